@@ -1,0 +1,80 @@
+# What can be done here: `make help`. Everything happens in .venv and build; nothing is installed into the system.
+
+PYTHON ?= python3
+BIN := .venv/bin
+# CMake and ninja come with the virtual environment.
+CMAKE := $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -S .
+CTEST := $(BIN)/ctest --output-on-failure --test-dir
+CPP_FILES := csrc tests/cpp -name '*.h' -o -name '*.cpp'
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build dllama test lint format bench sanitize test-isa clean
+
+# Show the targets.
+help:
+	@awk '/^# /{remark=substr($$0,3)} /^[a-z-]+:/{sub(":.*",""); printf "make %-10s %s\n", $$0, remark}' Makefile
+
+# Prepare .venv with everything a developer needs: build tools, tests, linters.
+setup:
+	@$(PYTHON) launch.py setup test lint
+
+# Compile the core into .venv; quick when nothing has changed.
+build:
+	@$(PYTHON) launch.py setup
+
+# Build, and say where the command is.
+dllama: build
+	@echo "$(CURDIR)/$(BIN)/dllama"
+
+# Run all tests: the C++ programs, then pytest.
+test:
+	@$(PYTHON) launch.py setup test
+	$(CMAKE) -B build/cpp -DCMAKE_BUILD_TYPE=Release -DDLLAMA_BUILD_TESTS=ON
+	$(BIN)/cmake --build build/cpp
+	$(CTEST) build/cpp
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# Check form, types, layers and formatting; changes nothing.
+lint:
+	@$(PYTHON) launch.py setup test lint
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python tools/check_layers.py
+	find $(CPP_FILES) | xargs $(BIN)/clang-format --dry-run --Werror
+
+# Format all code the way lint wants it.
+format:
+	@$(PYTHON) launch.py setup test lint
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	find $(CPP_FILES) | xargs $(BIN)/clang-format -i
+
+# Measure this machine with the bundled model.
+bench: build
+	$(BIN)/dllama bench -m dllama/demo/model.m -p 512 -n 128
+
+# Run the C++ tests under AddressSanitizer and UBSan, and those with threads under ThreadSanitizer.
+sanitize: build
+	$(CMAKE) -B build/asan -DDLLAMA_BUILD_TESTS=ON -DDLLAMA_SANITIZE=address
+	$(BIN)/cmake --build build/asan
+	$(CTEST) build/asan
+	$(CMAKE) -B build/tsan -DDLLAMA_BUILD_TESTS=ON -DDLLAMA_SANITIZE=thread
+	$(BIN)/cmake --build build/tsan
+	$(CTEST) build/tsan -R 'base|net|model'
+
+# Run the C++ tests as ARM programs under user-mode QEMU: a Cortex-A53 (Pi 3), and all that QEMU can emulate.
+test-isa: build
+	@missing=; \
+	command -v aarch64-linux-gnu-g++ > /dev/null || missing="$$missing g++-aarch64-linux-gnu"; \
+	command -v qemu-aarch64-static > /dev/null || missing="$$missing qemu-user-static"; \
+	test -z "$$missing" || { echo "🚨 missing here; run: sudo apt-get install -y$$missing" >&2; exit 2; }
+	$(CMAKE) -B build/aarch64 -DCMAKE_TOOLCHAIN_FILE=tools/aarch64-toolchain.cmake -DDLLAMA_BUILD_TESTS=ON
+	$(BIN)/cmake --build build/aarch64
+	QEMU_CPU=cortex-a53 $(CTEST) build/aarch64
+	QEMU_CPU=max $(CTEST) build/aarch64
+
+# Remove everything that was made here.
+clean:
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

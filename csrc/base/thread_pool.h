@@ -1,0 +1,72 @@
+// Threads that live as long as their node and run one function together, phase after phase.
+// Knows nothing of what they compute. The calling thread is thread 0, so a pool of 1 starts no thread at all.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace dllama {
+
+class ThreadPool {
+ public:
+  using Task = std::function<void(size_t thread)>;
+
+  // num_threads >= 1. More threads than CPUs is allowed: they then sleep at once instead of spinning.
+  explicit ThreadPool(size_t num_threads);
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  size_t size() const { return num_threads_; }
+
+  // Runs task(thread) once on every thread and returns when all have returned; rethrows the first exception.
+  // A task that calls barrier() must not throw before its last barrier: the others would wait for ever.
+  // One caller at a time.
+  void run(const Task& task);
+
+  // Inside a task: waits until every thread is here, then starts the chunk count anew. All threads must call it.
+  void barrier();
+
+  // Inside a task: the next chunk number 0, 1, 2 ... since the last barrier, each handed out once. One loop of chunks
+  // between two barriers.
+  size_t next_chunk() { return next_chunk_.fetch_add(1, std::memory_order_relaxed); }
+
+ private:
+  void serve(size_t thread);
+  void run_one(size_t thread);
+  void wait_while(const std::atomic<uint32_t>& value, uint32_t old) const;
+
+  const size_t num_threads_;
+  const int spins_;
+  const Task* task_ = nullptr;
+  std::exception_ptr error_;
+  std::mutex error_mutex_;
+  std::vector<std::thread> threads_;
+
+  // Each on a cache line of its own: they are written by all threads at different moments.
+  alignas(64) std::atomic<uint32_t> round_{0};  // increments per run(), and once to end
+  alignas(64) std::atomic<uint32_t> arrived_{0};
+  alignas(64) std::atomic<uint32_t> phase_{0};
+  alignas(64) std::atomic<size_t> next_chunk_{0};
+  bool ending_ = false;
+};
+
+// A half-open range of work.
+struct Range {
+  size_t begin = 0;
+  size_t end = 0;
+  size_t size() const { return end - begin; }
+};
+
+// The part of `total` items that is `index`-th of `parts`: contiguous, sizes differ by at most one.
+inline Range split(size_t total, size_t parts, size_t index) {
+  return {total * index / parts, total * (index + 1) / parts};
+}
+
+}  // namespace dllama

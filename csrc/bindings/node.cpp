@@ -1,0 +1,158 @@
+// Groups, nodes and steps.
+#include <memory>
+
+#include "bindings/bindings.h"
+#include "kernels/dispatch.h"
+#include "model/node.h"
+
+namespace dllama {
+
+namespace {
+
+// Rows of an int32 array [n, 3] as structs of three int32.
+template <typename T>
+std::vector<T> rows_of(const Array<int32_t>& array, const char* name) {
+  static_assert(sizeof(T) == 3 * sizeof(int32_t));
+  if (array.ndim() != 2 || array.shape(1) != 3) throw py::value_error(std::string(name) + " must have shape [n, 3]");
+  const auto* first = reinterpret_cast<const T*>(array.data());
+  return {first, first + array.shape(0)};
+}
+
+Batch make_batch(const NodeConfig& config, const Array<float>& embeddings, const Array<int32_t>& spans,
+                 const Array<int32_t>& pages, const Array<int32_t>& wants) {
+  if (embeddings.ndim() != 2 || static_cast<size_t>(embeddings.shape(1)) != config.hidden_size) {
+    throw py::value_error("embeddings must have shape [tokens, hidden_size]");
+  }
+  Batch batch;
+  batch.spans = rows_of<Span>(spans, "spans");
+  batch.pages = rows_of<PageChange>(pages, "pages");
+  batch.wants = rows_of<Want>(wants, "wants");
+  batch.embeddings.assign(embeddings.data(), embeddings.data() + embeddings.size());
+  return batch;
+}
+
+// Arrays over the node's memory; `owner` keeps it alive.
+struct StepResult {
+  py::array logits;  // rows are padded, so this one is strided
+  py::array scores;
+};
+
+StepResult make_result(const Outputs& outputs, size_t vocab_size, const py::object& owner) {
+  const auto stride = static_cast<py::ssize_t>(outputs.stride * sizeof(float));
+  const auto float_size = static_cast<py::ssize_t>(sizeof(float));
+  py::array logits(py::dtype::of<float>(),
+                   {static_cast<py::ssize_t>(outputs.num_logits), static_cast<py::ssize_t>(vocab_size)},
+                   {stride, float_size}, outputs.logits.data(), owner);
+  py::array scores(py::dtype::of<float>(), {static_cast<py::ssize_t>(outputs.scores.size())}, {float_size},
+                   outputs.scores.data(), owner);
+  return {logits, scores};
+}
+
+StepResult run_step(const py::object& self, const Array<float>& embeddings, const Array<int32_t>& spans,
+                    const Array<int32_t>& pages, const Array<int32_t>& wants) {
+  auto& node = self.cast<Node&>();
+  Batch batch = make_batch(node.config(), embeddings, spans, pages, wants);
+  const Outputs* outputs = nullptr;
+  {
+    const py::gil_scoped_release release;
+    outputs = &node.step(std::move(batch));
+  }
+  return make_result(*outputs, node.config().vocab_size, self);
+}
+
+void load_rows(Node& node, const std::string& name, size_t first_row, const Array<uint8_t>& rows) {
+  if (rows.ndim() != 2) throw py::value_error("rows must have shape [n, row_bytes]");
+  const auto num_rows = static_cast<size_t>(rows.shape(0));
+  const auto* data = reinterpret_cast<const std::byte*>(rows.data());
+  const auto size = static_cast<size_t>(rows.size());
+  const py::gil_scoped_release release;
+  node.load_rows(name, first_row, num_rows, data, size);
+}
+
+py::dict counters(const Node& node) {
+  const StepCounters c = node.counters();
+  py::dict result;
+  result["steps"] = c.steps;
+  result["tokens"] = c.tokens;
+  result["compute_us"] = c.compute_ns / 1000;
+  result["sync_us"] = c.traffic.wait_ns / 1000;
+  result["sent_bytes"] = c.traffic.sent_bytes;
+  result["received_bytes"] = c.traffic.received_bytes;
+  return result;
+}
+
+NodeConfig make_config(size_t hidden_size, size_t head_dim, size_t vocab_size, float rms_norm_eps,
+                       std::vector<float> rope_frequencies, const std::vector<bool>& has_qk_norm, int weight_type,
+                       int kv_type, int wire_type, std::vector<Shard> shards, size_t num_threads, size_t max_tokens,
+                       size_t num_pages, size_t num_slots) {
+  for (const int type : {weight_type, kv_type, wire_type}) {
+    if (type < 0 || type > 3) throw py::value_error("number types are 0 (F32), 1 (F16), 2 (Q40), 3 (Q80)");
+  }
+  NodeConfig config;
+  config.hidden_size = hidden_size;
+  config.head_dim = head_dim;
+  config.vocab_size = vocab_size;
+  config.rms_norm_eps = rms_norm_eps;
+  config.rope_frequencies = std::move(rope_frequencies);
+  for (const bool qk_norm : has_qk_norm) config.layers.push_back({qk_norm});
+  config.weight_type = static_cast<DType>(weight_type);
+  config.kv_type = static_cast<DType>(kv_type);
+  config.wire_type = static_cast<DType>(wire_type);
+  config.shards = std::move(shards);
+  config.num_threads = num_threads;
+  config.max_tokens = max_tokens;
+  config.num_pages = num_pages;
+  config.num_slots = num_slots;
+  config.validate();
+  return config;
+}
+
+void register_config(py::module_& m) {
+  py::class_<Shard>(m, "Shard")
+      .def(py::init([](size_t num_heads, size_t num_kv_heads, size_t intermediate_size, size_t vocab_begin,
+                       size_t vocab_end) {
+             return Shard{num_heads, num_kv_heads, intermediate_size, vocab_begin, vocab_end};
+           }),
+           py::kw_only(), py::arg("num_heads"), py::arg("num_kv_heads"), py::arg("intermediate_size"),
+           py::arg("vocab_begin"), py::arg("vocab_end"));
+  py::class_<NodeConfig>(m, "NodeConfig")
+      .def(py::init(&make_config), py::kw_only(), py::arg("hidden_size"), py::arg("head_dim"), py::arg("vocab_size"),
+           py::arg("rms_norm_eps"), py::arg("rope_frequencies"), py::arg("has_qk_norm"), py::arg("weight_type"),
+           py::arg("kv_type"), py::arg("wire_type"), py::arg("shards"), py::arg("num_threads"), py::arg("max_tokens"),
+           py::arg("num_pages"), py::arg("num_slots"))
+      .def("weight_bytes",
+           [](const NodeConfig& c, size_t rank) { return Weights(kernels(), c, c.shards.at(rank)).bytes(); })
+      .def("kv_bytes", [](const NodeConfig& c, size_t rank) { return KvCache::bytes(c, c.shards.at(rank)); })
+      .def("buffer_bytes",
+           [](const NodeConfig& c, size_t rank) { return Activations::bytes(kernels(), c, c.shards.at(rank)); });
+}
+
+}  // namespace
+
+void register_node(py::module_& m) {
+  m.attr("WANT_LOGITS") = static_cast<int>(WantKind::Logits);
+  m.attr("WANT_SCORE") = static_cast<int>(WantKind::Score);
+  register_config(m);
+  py::class_<Group, std::shared_ptr<Group>>(m, "Group")
+      .def(py::init([](size_t rank, const std::vector<int>& fds) { return std::make_shared<Group>(rank, fds); }),
+           py::arg("rank") = 0, py::arg("fds") = std::vector<int>{})
+      .def_property_readonly("rank", &Group::rank)
+      .def_property_readonly("world_size", &Group::world_size)
+      .def("abort", &Group::abort, py::arg("reason"));
+  py::class_<StepResult>(m, "StepResult")
+      .def_readonly("logits", &StepResult::logits)
+      .def_readonly("scores", &StepResult::scores);
+  py::class_<Node>(m, "Node")
+      .def(py::init<NodeConfig, std::shared_ptr<Group>>(), py::arg("config"), py::arg("group"))
+      .def("weight_names", [](const Node& node) { return node.weights().names(); })
+      .def("weight_shape",
+           [](const Node& node, const std::string& name) { return py::tuple(py::cast(node.weights().shape(name))); })
+      .def("load_rows", &load_rows, py::arg("name"), py::arg("first_row"), py::arg("rows").noconvert())
+      .def("step", &run_step, py::arg("embeddings").noconvert(), py::arg("spans").noconvert(),
+           py::arg("pages").noconvert(), py::arg("wants").noconvert())
+      .def("follow", &Node::follow, py::call_guard<py::gil_scoped_release>())
+      .def("stop", &Node::stop, py::call_guard<py::gil_scoped_release>())
+      .def("counters", &counters);
+}
+
+}  // namespace dllama

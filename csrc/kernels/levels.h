@@ -1,0 +1,22 @@
+// The functions by which each instruction-set level puts its kernels into a table. Included by dispatch.cpp and by the
+// files that define them, nothing else. A level overwrites what it does better than the table it is given.
+#pragma once
+
+#include "kernels/kernels.h"
+
+namespace dllama {
+
+void install_generic(Kernels& table);  // fills every entry
+
+// x86-64 with AVX2, FMA and F16C. The three parts are one level: packing and products in the first, attention in the
+// second, codecs and vectors in the third.
+void install_avx2_matmul(Kernels& table);
+void install_avx2_attention(Kernels& table);
+void install_avx2_vector(Kernels& table);
+
+// 64-bit ARM as every such CPU has it (armv8-a).
+void install_neon(Kernels& table);
+// On top of neon: CPUs with the dot-product instructions (Cortex-A76 and later, every Apple M).
+void install_dotprod(Kernels& table);
+
+}  // namespace dllama

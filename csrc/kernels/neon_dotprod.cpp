@@ -1,0 +1,8 @@
+// Placeholder until the real kernels land.
+#include "kernels/levels.h"
+
+namespace dllama {
+
+void install_dotprod(Kernels&) {}
+
+}  // namespace dllama

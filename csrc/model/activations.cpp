@@ -1,0 +1,71 @@
+#include "model/activations.h"
+
+#include <algorithm>
+#include <numeric>
+
+namespace dllama {
+
+namespace {
+
+size_t padded(const Kernels& kernels, size_t rows) {
+  return (rows + kernels.row_group - 1) / kernels.row_group * kernels.row_group;
+}
+
+// Values of the heads that a thread projects at a time.
+size_t chunk_values(const Kernels& kernels, const NodeConfig& config) {
+  return heads_per_unit(config.head_dim, kernels.row_group) * config.head_dim;
+}
+
+size_t group_size(const Shard& shard) { return shard.num_heads / shard.num_kv_heads; }
+
+size_t tile_rows(const Shard& shard) { return std::max(kTileRows, group_size(shard)); }
+
+size_t unit_values(const NodeConfig& config, const Shard& shard) {
+  const size_t values = group_size(shard) * config.head_dim;
+  return heads_per_unit(values, kBlockSize) * values;
+}
+
+}  // namespace
+
+size_t heads_per_unit(size_t head_values, size_t unit) { return unit / std::gcd(head_values, unit); }
+
+ThreadBuffers::ThreadBuffers(const Kernels& kernels, const NodeConfig& config, const Shard& shard)
+    : residual(kRedundantTokens * config.hidden_size),
+      normed(wants_quantized(config.weight_type), kRedundantTokens, config.hidden_size),
+      scratch(config.hidden_size),
+      heads(config.max_tokens * chunk_values(kernels, config)),
+      gate(config.max_tokens * kChunkRows),
+      up(config.max_tokens * kChunkRows),
+      attention(tile_rows(shard), config.head_dim),
+      attended(std::max<size_t>(1, tile_rows(shard) / group_size(shard)) * unit_values(config, shard)) {}
+
+Activations::Activations(const Kernels& kernels, const NodeConfig& config, const Shard& shard)
+    : position(config.max_tokens),
+      slot(config.max_tokens),
+      cos(config.max_tokens * config.head_dim / 2 * sizeof(float)),
+      sin(config.max_tokens * config.head_dim / 2 * sizeof(float)),
+      residual(config.max_tokens * config.hidden_size * sizeof(float)),
+      update(config.max_tokens * config.hidden_size * sizeof(float)),
+      q(config.max_tokens * padded(kernels, shard.num_heads * config.head_dim) * sizeof(float)),
+      q_stride(padded(kernels, shard.num_heads * config.head_dim)),
+      normed(wants_quantized(config.weight_type), config.max_tokens, config.hidden_size),
+      attended(wants_quantized(config.weight_type), config.max_tokens, shard.num_heads * config.head_dim),
+      gated(wants_quantized(config.weight_type), config.max_tokens, shard.intermediate_size) {
+  for (size_t thread = 0; thread < config.num_threads; ++thread) threads.emplace_back(kernels, config, shard);
+}
+
+size_t Activations::bytes(const Kernels& kernels, const NodeConfig& config, const Shard& shard) {
+  const bool quantized = wants_quantized(config.weight_type);
+  const size_t tokens = config.max_tokens;
+  const size_t q_size = shard.num_heads * config.head_dim;
+  const size_t per_token = config.head_dim + 2 * config.hidden_size + padded(kernels, q_size);
+  const size_t per_thread = chunk_values(kernels, config) + 2 * kChunkRows;
+  size_t total = tokens * (per_token + config.num_threads * per_thread) * sizeof(float);
+  for (const size_t cols : {config.hidden_size, q_size, shard.intermediate_size}) {
+    total += ActivationRows::bytes(quantized, tokens, cols);
+  }
+  // Logits: one row of the whole vocabulary to sample from, kScoreRows of this rank's to score.
+  return total + (config.vocab_size + kScoreRows * padded(kernels, shard.vocab_size())) * sizeof(float);
+}
+
+}  // namespace dllama

@@ -1,0 +1,59 @@
+// Every buffer of a forward step, named and sized once. A step only uses the first `num_tokens` rows.
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+#include "base/os_memory.h"
+#include "model/config.h"
+#include "ops/attention.h"
+#include "ops/matmul.h"
+
+namespace dllama {
+
+// Up to this many tokens, every thread does the serial work between two products (residual, norm, quantization) for all
+// tokens itself: about a microsecond each, cheaper than a barrier and its imbalance.
+inline constexpr size_t kRedundantTokens = 4;
+// Rows of a weight matrix that a thread takes at a time: 64 rows of 2048 Q40 inputs are 74 KB, which stays in L2 while
+// all tokens of a prompt chunk stream past it.
+inline constexpr size_t kChunkRows = 64;
+// Query rows (tokens x query heads of a KV head) that attention handles together.
+inline constexpr size_t kTileRows = 64;
+// Rows of logits computed at a time when only scores are wanted.
+inline constexpr size_t kScoreRows = 32;
+
+// The smallest number of heads whose outputs are whole multiples of `unit` values, at most `num_heads`.
+size_t heads_per_unit(size_t head_values, size_t unit);
+
+// What one thread has for itself.
+struct ThreadBuffers {
+  ThreadBuffers(const Kernels& kernels, const NodeConfig& config, const Shard& shard);
+
+  std::vector<float> residual;  // [kRedundantTokens, hidden_size]
+  ActivationRows normed;        // [kRedundantTokens, hidden_size]
+  std::vector<float> scratch;   // [hidden_size]
+  std::vector<float> heads;     // [max_tokens, heads of a chunk x head_dim] keys or values before they are stored
+  std::vector<float> gate;      // [max_tokens, kChunkRows]
+  std::vector<float> up;        // [max_tokens, kChunkRows]
+  AttentionScratch attention;   // [kTileRows or one token's group]
+  std::vector<float> attended;  // [tokens of a tile, heads of a unit x head_dim]
+};
+
+struct Activations {
+  Activations(const Kernels& kernels, const NodeConfig& config, const Shard& shard);
+  static size_t bytes(const Kernels& kernels, const NodeConfig& config, const Shard& shard);
+
+  std::vector<size_t> position;  // [max_tokens]
+  std::vector<size_t> slot;      // [max_tokens]
+  Buffer cos, sin;               // [max_tokens, head_dim / 2]
+  Buffer residual;               // [max_tokens, hidden_size]
+  Buffer update;                 // [max_tokens, hidden_size] what o_proj or down_proj adds to the residual
+  Buffer q;                      // [max_tokens, q_stride] rotated queries
+  size_t q_stride;               // this rank's query outputs, padded to whole row groups
+  ActivationRows normed;         // [max_tokens, hidden_size] input of q, k, v or gate, up
+  ActivationRows attended;       // [max_tokens, this rank's query outputs] input of o_proj
+  ActivationRows gated;          // [max_tokens, this rank's FFN columns] input of down_proj
+  std::vector<ThreadBuffers> threads;
+};
+
+}  // namespace dllama

@@ -1,0 +1,59 @@
+// One step's work: spans of tokens of several sequences, and what is wanted of them. Checked before it runs, whoever
+// sent it, and carried from the root to the other ranks as one frame.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "kernels/kernels.h"
+#include "model/config.h"
+#include "model/kv_cache.h"
+
+namespace dllama {
+
+// `num_tokens` tokens of sequence `slot`, the first at `first_position`; they see all earlier positions of the slot.
+struct Span {
+  int32_t slot;
+  int32_t first_position;
+  int32_t num_tokens;
+};
+
+struct PageChange {
+  int32_t slot;
+  int32_t page_idx;
+  int32_t page;
+};
+
+enum class WantKind : int32_t { Logits = 1, Score = 2 };
+
+// What is wanted at one row of the batch (at most one thing): its logits, or the log-probability of `token`.
+struct Want {
+  int32_t row;
+  WantKind kind;
+  int32_t token;
+};
+
+struct Batch {
+  std::vector<Span> spans;
+  std::vector<PageChange> pages;
+  std::vector<Want> wants;
+  std::vector<float> embeddings;  // [num_tokens, hidden_size], rows of all spans in order
+
+  size_t num_tokens(size_t hidden_size) const { return embeddings.size() / hidden_size; }
+
+  // Throws InvalidArgument unless every index is in range and spans and embeddings agree.
+  void check(const NodeConfig& config) const;
+  // After the page changes are made: throws InvalidArgument if a span's positions have no pages.
+  void check_pages(const KvCache& cache) const;
+
+  // The frame's payload, embeddings as `wire` carries them, and back. from_frame throws InvalidArgument if the bytes are
+  // not a batch of this config.
+  std::vector<std::byte> to_frame(const Kernels& kernels, DType wire) const;
+  static Batch from_frame(const Kernels& kernels, const NodeConfig& config, std::span<const std::byte> frame);
+  // Upper bound of a frame's length.
+  static size_t max_frame_bytes(const NodeConfig& config);
+};
+
+}  // namespace dllama

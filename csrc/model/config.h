@@ -1,0 +1,46 @@
+// What the core must know of a model and of the node it runs on. Python fills it in; every rank holds the same but its rank.
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+#include "quant/blocks.h"
+
+namespace dllama {
+
+// The features of one layer.
+struct LayerSpec {
+  bool has_qk_norm = false;  // RMSNorm of each query and key head before the rotation
+};
+
+// What one rank owns. Query heads come in whole groups of the KV heads owned.
+struct Shard {
+  size_t num_heads = 0;
+  size_t num_kv_heads = 0;
+  size_t intermediate_size = 0;
+  size_t vocab_begin = 0;
+  size_t vocab_end = 0;
+  size_t vocab_size() const { return vocab_end - vocab_begin; }
+};
+
+struct NodeConfig {
+  size_t hidden_size = 0;
+  size_t head_dim = 0;
+  size_t vocab_size = 0;
+  float rms_norm_eps = 0.0f;
+  std::vector<float> rope_frequencies;  // [head_dim / 2] angle per position, scaling applied
+  std::vector<LayerSpec> layers;
+  DType weight_type = DType::Q40;
+  DType kv_type = DType::F16;
+  DType wire_type = DType::Q80;
+  std::vector<Shard> shards;  // by rank
+  size_t num_threads = 1;
+  size_t max_tokens = 512;  // in one step
+  size_t num_pages = 0;     // of the KV cache
+  size_t num_slots = 1;     // sequences that can have pages at once
+
+  // Throws InvalidArgument if the sizes do not fit together, saying which.
+  void validate() const;
+};
+
+}  // namespace dllama

@@ -1,0 +1,71 @@
+#include "model/kv_cache.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace dllama {
+
+namespace {
+
+size_t element_bytes(DType type) { return type == DType::F16 ? sizeof(uint16_t) : sizeof(float); }
+
+size_t bytes_of_half(const NodeConfig& config) { return kPageSize * config.head_dim * element_bytes(config.kv_type); }
+
+}  // namespace
+
+size_t KvCache::bytes(const NodeConfig& config, const Shard& shard) {
+  return config.num_pages * config.layers.size() * shard.num_kv_heads * 2 * bytes_of_half(config);
+}
+
+KvCache::KvCache(const Kernels& kernels, const NodeConfig& config, const Shard& shard)
+    : kernels_(kernels),
+      type_(config.kv_type),
+      head_dim_(config.head_dim),
+      half_bytes_(bytes_of_half(config)),
+      layer_bytes_(shard.num_kv_heads * 2 * half_bytes_),
+      page_bytes_(config.layers.size() * layer_bytes_),
+      tables_(config.num_slots),
+      pool_(bytes(config, shard)) {}
+
+void KvCache::set_page(size_t slot, size_t page_idx, int32_t page) {
+  auto& table = tables_[slot];
+  if (table.size() <= page_idx) table.resize(page_idx + 1, -1);
+  table[page_idx] = page;
+}
+
+bool KvCache::covers(size_t slot, size_t position) const {
+  const auto& table = tables_[slot];
+  const size_t count = position / kPageSize + 1;
+  return table.size() >= count && std::all_of(table.begin(), table.begin() + count, [](int32_t p) { return p >= 0; });
+}
+
+std::byte* KvCache::page(size_t slot, size_t layer, size_t kv_head, size_t position) const {
+  const auto page = static_cast<size_t>(tables_[slot][position / kPageSize]);
+  return pool_.data() + page * page_bytes_ + layer * layer_bytes_ + kv_head * 2 * half_bytes_;
+}
+
+void KvCache::store_key(size_t slot, size_t layer, size_t kv_head, size_t position, const float* k) {
+  std::byte* keys = page(slot, layer, kv_head, position);
+  if (type_ == DType::F16) {
+    kernels_.store_key_f16(k, head_dim_, position % kPageSize, reinterpret_cast<uint16_t*>(keys));
+  } else {
+    kernels_.store_key_f32(k, head_dim_, position % kPageSize, reinterpret_cast<float*>(keys));
+  }
+}
+
+void KvCache::store_value(size_t slot, size_t layer, size_t kv_head, size_t position, const float* v) {
+  std::byte* values = page(slot, layer, kv_head, position) + half_bytes_;
+  const size_t offset = position % kPageSize * head_dim_;
+  if (type_ == DType::F16) {
+    kernels_.f32_to_f16(v, reinterpret_cast<uint16_t*>(values) + offset, head_dim_);
+  } else {
+    std::memcpy(reinterpret_cast<float*>(values) + offset, v, head_dim_ * sizeof(float));
+  }
+}
+
+KvPages KvCache::pages(size_t slot, size_t layer, size_t kv_head) const {
+  return {type_, pool_.data() + layer * layer_bytes_ + kv_head * 2 * half_bytes_, page_bytes_, half_bytes_,
+          tables_[slot].data()};
+}
+
+}  // namespace dllama

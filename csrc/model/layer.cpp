@@ -1,0 +1,217 @@
+// One transformer layer, in the order of the paper:
+//
+//   residual += update; x = norm(residual)
+//   q, k, v = x projected by this rank's heads; norm and rotate q and k; append k, v to the cache   -- barrier
+//   attention of each KV head's queries over its pages                                             -- barrier
+//   update = sum over ranks of o_proj                                                              -- barrier
+//   residual += update; x = norm(residual)
+//   gated = silu(gate_proj x) * up_proj x                                                          -- barrier
+//   update = sum over ranks of down_proj                                                           -- barrier
+//
+// All threads run these functions together. Work inside a phase is taken in chunks, so a slow core takes fewer; no
+// result's bits depend on who computed it.
+#include "model/layer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "ops/norm.h"
+
+namespace dllama {
+
+float* residual_row(Step& step, size_t thread, size_t token) {
+  const size_t hidden = step.config.hidden_size;
+  if (step.num_tokens <= kRedundantTokens) return step.buffers.threads[thread].residual.data() + token * hidden;
+  return step.buffers.residual.as<float>() + token * hidden;
+}
+
+const ActivationRows& add_norm(Step& step, size_t thread, const float* weight, bool has_update) {
+  const size_t hidden = step.config.hidden_size;
+  ThreadBuffers& own = step.buffers.threads[thread];
+  const bool redundant = step.num_tokens <= kRedundantTokens;
+  ActivationRows& rows = redundant ? own.normed : step.buffers.normed;
+  const Range tokens = redundant ? Range{0, step.num_tokens} : split(step.num_tokens, step.pool.size(), thread);
+  for (size_t t = tokens.begin; t < tokens.end; ++t) {
+    const float* update = has_update ? step.buffers.update.as<float>() + t * hidden : nullptr;
+    add_norm_store(step.kernels, residual_row(step, thread, t), update, weight, step.config.rms_norm_eps, hidden,
+                   own.scratch.data(), rows, t);
+  }
+  if (!redundant) step.pool.barrier();
+  return rows;
+}
+
+namespace {
+
+// Where one projection's heads go once they are computed.
+enum class HeadKind { Query, Key, Value };
+
+// Normalizes and rotates one head of one token in place.
+void norm_and_rotate(Step& step, size_t token, const float* norm_weight, float* head) {
+  const size_t half = step.config.head_dim / 2;
+  if (norm_weight != nullptr) {
+    rms_norm(step.kernels, head, norm_weight, step.config.rms_norm_eps, head, step.config.head_dim);
+  }
+  step.kernels.rotate_half(head, step.buffers.cos.as<float>() + token * half, step.buffers.sin.as<float>() + token * half,
+                           half);
+}
+
+// Finishes `num_heads` heads of all tokens, which lie at heads[token * stride].
+void finish_heads(Step& step, size_t layer, HeadKind kind, size_t first_head, size_t num_heads, float* heads,
+                  size_t stride) {
+  const LayerWeights& w = step.weights.layers[layer];
+  const size_t head_dim = step.config.head_dim;
+  for (size_t t = 0; t < step.num_tokens; ++t) {
+    const size_t slot = step.buffers.slot[t];
+    const size_t position = step.buffers.position[t];
+    for (size_t i = 0; i < num_heads; ++i) {
+      float* head = heads + t * stride + i * head_dim;
+      if (kind == HeadKind::Value) {
+        step.cache.store_value(slot, layer, first_head + i, position, head);
+        continue;
+      }
+      norm_and_rotate(step, t, kind == HeadKind::Query ? w.q_norm : w.k_norm, head);
+      if (kind == HeadKind::Key) step.cache.store_key(slot, layer, first_head + i, position, head);
+    }
+  }
+}
+
+// Projects one chunk of heads for all tokens and finishes them. Queries stay in buffers.q, keys and values go to the cache.
+void project_heads(Step& step, size_t thread, size_t layer, const ActivationRows& x, HeadKind kind, const Matrix& w,
+                   size_t chunk, size_t chunk_heads) {
+  const size_t head_dim = step.config.head_dim;
+  const size_t chunk_groups = chunk_heads * head_dim / step.kernels.row_group;
+  const size_t first_group = chunk * chunk_groups;
+  const size_t first_head = chunk * chunk_heads;
+  const size_t num_heads = std::min(chunk_heads, w.rows / head_dim - first_head);
+  const bool is_query = kind == HeadKind::Query;
+  float* out = is_query ? step.buffers.q.as<float>() + first_head * head_dim
+                        : step.buffers.threads[thread].heads.data();
+  const size_t stride = is_query ? step.buffers.q_stride : chunk_heads * head_dim;
+  matmul(step.kernels, w, first_group, std::min(chunk_groups, w.groups - first_group), x, 0, step.num_tokens, out,
+         stride);
+  finish_heads(step, layer, kind, first_head, num_heads, out, stride);
+}
+
+// Fused q, k, v: a chunk is a few heads of one of the three, whole row groups and whole heads.
+void project_qkv(Step& step, size_t thread, size_t layer, const ActivationRows& x) {
+  const LayerWeights& w = step.weights.layers[layer];
+  const size_t chunk_heads = heads_per_unit(step.config.head_dim, step.kernels.row_group);
+  const size_t kv_chunks = (step.shard.num_kv_heads + chunk_heads - 1) / chunk_heads;
+  const size_t q_chunks = (step.shard.num_heads + chunk_heads - 1) / chunk_heads;
+  for (size_t c; (c = step.pool.next_chunk()) < q_chunks + 2 * kv_chunks;) {
+    if (c < q_chunks) {
+      project_heads(step, thread, layer, x, HeadKind::Query, w.q_proj, c, chunk_heads);
+    } else if (c < q_chunks + kv_chunks) {
+      project_heads(step, thread, layer, x, HeadKind::Key, w.k_proj, c - q_chunks, chunk_heads);
+    } else {
+      project_heads(step, thread, layer, x, HeadKind::Value, w.v_proj, c - q_chunks - kv_chunks, chunk_heads);
+    }
+  }
+  step.pool.barrier();
+}
+
+// Attention of all queries of one KV head for the tokens of a tile; the result goes to own.attended at `column`.
+void attend_head(Step& step, ThreadBuffers& own, size_t layer, const AttentionTile& tile, size_t kv_head, size_t column,
+                 size_t stride) {
+  const size_t head_dim = step.config.head_dim;
+  const size_t group = step.shard.num_heads / step.shard.num_kv_heads;
+  const float scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
+  for (size_t t = 0; t < tile.num_tokens; ++t) {
+    const size_t token = tile.first_row + t;
+    const float* q = step.buffers.q.as<float>() + token * step.buffers.q_stride + kv_head * group * head_dim;
+    float* rows = own.attention.q.data() + t * group * head_dim;
+    for (size_t i = 0; i < group * head_dim; ++i) rows[i] = q[i] * scale;
+    std::fill_n(own.attention.positions.begin() + static_cast<std::ptrdiff_t>(t * group), group,
+                step.buffers.position[token]);
+  }
+  const KvPages pages = step.cache.pages(step.buffers.slot[tile.first_row], layer, kv_head);
+  attend(step.kernels, pages, tile.num_tokens * group, head_dim, own.attention);
+  for (size_t t = 0; t < tile.num_tokens; ++t) {
+    std::memcpy(own.attended.data() + t * stride + column, own.attention.acc.data() + t * group * head_dim,
+                group * head_dim * sizeof(float));
+  }
+}
+
+// A chunk is a tile of tokens by as many KV heads as fill whole blocks of o_proj's input.
+void attention(Step& step, size_t thread, size_t layer) {
+  const size_t values = step.shard.num_heads / step.shard.num_kv_heads * step.config.head_dim;  // per KV head
+  const size_t unit = heads_per_unit(values, kBlockSize);
+  const size_t units = step.shard.num_kv_heads / unit;
+  ThreadBuffers& own = step.buffers.threads[thread];
+  for (size_t c; (c = step.pool.next_chunk()) < step.tiles.size() * units;) {
+    const AttentionTile& tile = step.tiles[c / units];
+    const size_t first_head = c % units * unit;
+    for (size_t i = 0; i < unit; ++i) {
+      attend_head(step, own, layer, tile, first_head + i, i * values, unit * values);
+    }
+    for (size_t t = 0; t < tile.num_tokens; ++t) {
+      step.buffers.attended.store(step.kernels, tile.first_row + t, first_head * values,
+                                  own.attended.data() + t * unit * values, unit * values);
+    }
+  }
+  step.pool.barrier();
+}
+
+// SwiGLU: a chunk is kChunkRows columns of the FFN, gate and up together, so its owner can finish them at once.
+void gate_and_up(Step& step, size_t thread, size_t layer, const ActivationRows& x) {
+  const LayerWeights& w = step.weights.layers[layer];
+  const size_t group = step.kernels.row_group;
+  const size_t columns = step.shard.intermediate_size;
+  ThreadBuffers& own = step.buffers.threads[thread];
+  for (size_t c; (c = step.pool.next_chunk()) * kChunkRows < columns;) {
+    const size_t first = c * kChunkRows;
+    const size_t size = std::min(kChunkRows, columns - first);
+    matmul(step.kernels, w.gate_proj, first / group, size / group, x, 0, step.num_tokens, own.gate.data(), kChunkRows);
+    matmul(step.kernels, w.up_proj, first / group, size / group, x, 0, step.num_tokens, own.up.data(), kChunkRows);
+    for (size_t t = 0; t < step.num_tokens; ++t) {
+      float* gate = own.gate.data() + t * kChunkRows;
+      step.kernels.silu_mul(gate, own.up.data() + t * kChunkRows, gate, size);
+      step.buffers.gated.store(step.kernels, t, first, gate, size);
+    }
+  }
+  step.pool.barrier();
+}
+
+// Adds up `update` over the ranks, by thread 0 while the others wait.
+void sum_over_ranks(Step& step, size_t thread) {
+  if (step.group.world_size() == 1) return;
+  if (thread == 0 && !step.failed) {
+    try {
+      step.group.all_reduce(step.kernels, step.config.wire_type, step.buffers.update.as<float>(),
+                            step.num_tokens * step.config.hidden_size);
+    } catch (...) {
+      step.error = std::current_exception();
+      step.failed = true;
+    }
+  }
+  step.pool.barrier();
+}
+
+}  // namespace
+
+void project_and_sum(Step& step, size_t thread, const Matrix& w, const ActivationRows& rows) {
+  const size_t chunk_groups = kChunkRows / step.kernels.row_group;
+  float* update = step.buffers.update.as<float>();
+  for (size_t c; (c = step.pool.next_chunk()) * chunk_groups < w.groups;) {
+    const size_t first = c * chunk_groups;
+    matmul(step.kernels, w, first, std::min(chunk_groups, w.groups - first), rows, 0, step.num_tokens,
+           update + first * step.kernels.row_group, step.config.hidden_size);
+  }
+  step.pool.barrier();
+  sum_over_ranks(step, thread);
+}
+
+void run_layer(Step& step, size_t thread, size_t layer) {
+  const LayerWeights& w = step.weights.layers[layer];
+  const ActivationRows& attention_input = add_norm(step, thread, w.input_layernorm, layer > 0);
+  project_qkv(step, thread, layer, attention_input);
+  attention(step, thread, layer);
+  project_and_sum(step, thread, w.o_proj, step.buffers.attended);
+
+  const ActivationRows& ffn_input = add_norm(step, thread, w.post_attention_layernorm, true);
+  gate_and_up(step, thread, layer, ffn_input);
+  project_and_sum(step, thread, w.down_proj, step.buffers.gated);
+}
+
+}  // namespace dllama

@@ -1,0 +1,92 @@
+#include "model/node.h"
+
+#include "base/clock.h"
+#include "base/errors.h"
+#include "kernels/dispatch.h"
+
+namespace dllama {
+
+namespace {
+
+NodeConfig checked(NodeConfig config, const Group& group) {
+  config.validate();
+  require(config.shards.size() == group.world_size(), "one shard per rank is needed");
+  return config;
+}
+
+}  // namespace
+
+Node::Node(NodeConfig config, std::shared_ptr<Group> group)
+    : config_(checked(std::move(config), *group)),
+      group_(std::move(group)),
+      kernels_(kernels()),
+      shard_(config_.shards[group_->rank()]),
+      pool_(config_.num_threads),
+      weights_(kernels_, config_, shard_),
+      cache_(kernels_, config_, shard_),
+      buffers_(kernels_, config_, shard_) {
+  weights_.allocate();
+}
+
+void Node::load_rows(const std::string& name, size_t first_row, size_t num_rows, const std::byte* data, size_t size) {
+  weights_.load_rows(pool_, name, first_row, num_rows, data, size);
+}
+
+void Node::run(const Batch& batch) {
+  for (const PageChange& change : batch.pages) {
+    cache_.set_page(static_cast<size_t>(change.slot), static_cast<size_t>(change.page_idx), change.page);
+  }
+  batch.check_pages(cache_);
+  Step step{kernels_, config_, shard_, weights_, cache_, buffers_, pool_, *group_};
+  forward(step, batch, outputs_);
+  ++steps_;
+  tokens_ += step.num_tokens;
+}
+
+const Outputs& Node::step(Batch batch) {
+  const uint64_t start_ns = now_ns();
+  require(group_->is_root(), "only rank 0 starts steps");
+  batch.check(config_);
+  group_->begin_step();
+  if (group_->world_size() > 1) {
+    // Rank 0 takes the embeddings as the wire carries them, so every rank starts from the same bits.
+    const auto frame = batch.to_frame(kernels_, config_.wire_type);
+    batch = Batch::from_frame(kernels_, config_, frame);
+    group_->broadcast(FrameType::Step, frame);
+  }
+  run(batch);
+  step_ns_ += now_ns() - start_ns;
+  return outputs_;
+}
+
+void Node::follow() {
+  require(!group_->is_root(), "rank 0 does not follow");
+  std::vector<std::byte> frame;
+  const size_t max_frame = Batch::max_frame_bytes(config_);
+  while (true) {
+    group_->begin_step();
+    if (group_->receive_broadcast(frame, max_frame) == FrameType::Stop) return;
+    const uint64_t start_ns = now_ns();
+    const Batch batch = Batch::from_frame(kernels_, config_, frame);
+    batch.check(config_);
+    run(batch);
+    step_ns_ += now_ns() - start_ns;
+  }
+}
+
+void Node::stop() {
+  group_->begin_step();
+  group_->broadcast(FrameType::Stop, {});
+}
+
+StepCounters Node::counters() const {
+  StepCounters counters;
+  counters.steps = steps_;
+  counters.tokens = tokens_;
+  counters.traffic = group_->counters();
+  const uint64_t step_ns = step_ns_;
+  counters.compute_ns = step_ns > counters.traffic.wait_ns ? step_ns - counters.traffic.wait_ns : 0;
+  return counters;
+}
+
+}  // namespace dllama

@@ -1,0 +1,57 @@
+// One rank: its slices, its pages and its threads. Rank 0 is told what to do by Python; the others follow it.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "model/forward.h"
+
+namespace dllama {
+
+struct StepCounters {
+  uint64_t steps = 0;
+  uint64_t tokens = 0;
+  uint64_t compute_ns = 0;  // wall time of steps less the time in exchanges
+  TrafficCounters traffic;
+};
+
+class Node {
+ public:
+  // Reserves all memory. Throws InvalidArgument or OutOfMemory.
+  Node(NodeConfig config, std::shared_ptr<Group> group);
+
+  const NodeConfig& config() const { return config_; }
+  const Weights& weights() const { return weights_; }
+  void load_rows(const std::string& name, size_t first_row, size_t num_rows, const std::byte* data, size_t size);
+
+  // Rank 0: runs one step on every rank. The result is valid until the next step.
+  const Outputs& step(Batch batch);
+  // Other ranks: run rank 0's steps until it stops the group (returns) or is lost (throws GroupFailed).
+  void follow();
+  // Rank 0: ends follow() on the others.
+  void stop();
+
+  // May be called from any thread.
+  StepCounters counters() const;
+
+ private:
+  void run(const Batch& batch);
+
+  NodeConfig config_;
+  std::shared_ptr<Group> group_;
+  const Kernels& kernels_;
+  const Shard& shard_;
+  ThreadPool pool_;
+  Weights weights_;
+  KvCache cache_;
+  Activations buffers_;
+  Outputs outputs_;
+  std::atomic<uint64_t> steps_{0};
+  std::atomic<uint64_t> tokens_{0};
+  std::atomic<uint64_t> step_ns_{0};
+};
+
+}  // namespace dllama

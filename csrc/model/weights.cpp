@@ -1,0 +1,110 @@
+#include "model/weights.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/errors.h"
+
+namespace dllama {
+
+Weights::Weights(const Kernels& kernels, const NodeConfig& config, const Shard& shard)
+    : layers(config.layers.size()), kernels_(kernels), config_(config), shard_(shard) {
+  for (size_t i = 0; i < layers.size(); ++i) {
+    add_layer("layers." + std::to_string(i) + ".", layers[i], config.layers[i]);
+  }
+  add_vector("norm", norm, config.hidden_size);
+  add_matrix("lm_head", lm_head, shard.vocab_size(), config.hidden_size);
+}
+
+void Weights::add_layer(const std::string& prefix, LayerWeights& layer, const LayerSpec& spec) {
+  const size_t hidden = config_.hidden_size;
+  const size_t q_size = shard_.num_heads * config_.head_dim;
+  const size_t kv_size = shard_.num_kv_heads * config_.head_dim;
+  add_vector(prefix + "input_layernorm", layer.input_layernorm, hidden);
+  add_matrix(prefix + "q_proj", layer.q_proj, q_size, hidden);
+  add_matrix(prefix + "k_proj", layer.k_proj, kv_size, hidden);
+  add_matrix(prefix + "v_proj", layer.v_proj, kv_size, hidden);
+  if (spec.has_qk_norm) {
+    add_vector(prefix + "q_norm", layer.q_norm, config_.head_dim);
+    add_vector(prefix + "k_norm", layer.k_norm, config_.head_dim);
+  }
+  add_matrix(prefix + "o_proj", layer.o_proj, hidden, q_size);
+  add_vector(prefix + "post_attention_layernorm", layer.post_attention_layernorm, hidden);
+  add_matrix(prefix + "gate_proj", layer.gate_proj, shard_.intermediate_size, hidden);
+  add_matrix(prefix + "up_proj", layer.up_proj, shard_.intermediate_size, hidden);
+  add_matrix(prefix + "down_proj", layer.down_proj, hidden, shard_.intermediate_size);
+}
+
+size_t Weights::reserve(size_t size) {
+  constexpr size_t kAlign = 128;  // two cache lines: prefetchers fetch them in pairs
+  const size_t offset = bytes_;
+  bytes_ += (size + kAlign - 1) / kAlign * kAlign;
+  return offset;
+}
+
+void Weights::add_matrix(const std::string& name, Matrix& matrix, size_t rows, size_t cols) {
+  matrix = make_matrix(kernels_, config_.weight_type, rows, cols);
+  slots_[name] = {&matrix, nullptr, 0, reserve(matrix.groups * matrix.group_bytes)};
+}
+
+void Weights::add_vector(const std::string& name, float*& vector, size_t length) {
+  slots_[name] = {nullptr, &vector, length, reserve(length * sizeof(float))};
+}
+
+void Weights::allocate() {
+  buffer_ = Buffer(bytes_);
+  for (auto& [name, slot] : slots_) {
+    std::byte* data = buffer_.data() + slot.offset;
+    if (slot.matrix != nullptr) {
+      slot.matrix->data = data;
+    } else {
+      *slot.vector = reinterpret_cast<float*>(data);
+    }
+  }
+}
+
+std::vector<std::string> Weights::names() const {
+  std::vector<std::string> names;
+  for (const auto& [name, slot] : slots_) names.push_back(name);
+  return names;
+}
+
+const Weights::Slot& Weights::slot(const std::string& name) const {
+  const auto found = slots_.find(name);
+  require(found != slots_.end(), "this model has no weight named " + name);
+  return found->second;
+}
+
+std::vector<size_t> Weights::shape(const std::string& name) const {
+  const Slot& s = slot(name);
+  if (s.matrix == nullptr) return {s.length};
+  return {s.matrix->rows, s.matrix->cols};
+}
+
+void Weights::load_rows(ThreadPool& pool, const std::string& name, size_t first_row, size_t num_rows,
+                        const std::byte* data, size_t size) {
+  const Slot& s = slot(name);
+  if (s.matrix == nullptr) {
+    require(first_row == 0 && num_rows == 1 && size == s.length * sizeof(float), name + ": expected one F32 row");
+    std::memcpy(*s.vector, data, size);
+    return;
+  }
+  const Matrix& m = *s.matrix;
+  const size_t group_rows = kernels_.row_group;
+  const size_t bytes = row_bytes(m.type, m.cols);
+  require(first_row % group_rows == 0, name + ": rows must start at a row group");
+  require(first_row <= m.rows && num_rows <= m.rows - first_row, name + ": rows outside the matrix");
+  require(first_row + num_rows == m.rows || num_rows % group_rows == 0, name + ": only the last rows may be ragged");
+  require(size == num_rows * bytes, name + ": rows of a wrong size");
+  const size_t groups = (num_rows + group_rows - 1) / group_rows;
+  pool.run([&](size_t thread) {
+    const Range range = split(groups, pool.size(), thread);
+    const size_t begin = range.begin * group_rows;
+    const size_t end = std::min(range.end * group_rows, num_rows);
+    if (begin >= end) return;
+    std::byte* packed = m.data + (first_row / group_rows + range.begin) * m.group_bytes;
+    kernels_.pack(m.type, data + begin * bytes, end - begin, m.cols, packed);
+  });
+}
+
+}  // namespace dllama

@@ -1,0 +1,27 @@
+// The header before every message between nodes. Nothing else knows bytes on the wire.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
+namespace dllama {
+
+enum class FrameType : uint16_t { Step = 1, Stop = 2, Sum = 3, Logits = 4 };
+
+// Little-endian, as every machine we run on. The receiver knows which frame must come next and how long it must be: it
+// compares each field before it reads on, so a peer out of step or hostile cannot make it allocate or overrun.
+struct FrameHeader {
+  uint32_t magic = kMagic;
+  FrameType type = FrameType::Step;
+  uint16_t stage = 0;  // of the plan; there is one so far
+  uint64_t step = 0;   // counts steps of the group
+  uint32_t layer = 0;  // counts the exchanges within a step
+  uint32_t reserved = 0;
+  uint64_t length = 0;  // bytes of payload that follow
+
+  static constexpr uint32_t kMagic = 0x314c4c44;  // "DLL1"
+};
+static_assert(sizeof(FrameHeader) == 32 && std::is_trivially_copyable_v<FrameHeader>);
+
+}  // namespace dllama

@@ -1,0 +1,97 @@
+#include "net/socket.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <vector>
+
+#include "base/errors.h"
+
+namespace dllama {
+
+namespace {
+
+[[noreturn]] void fail(const char* what) { throw GroupFailed(std::string(what) + ": " + std::strerror(errno)); }
+
+bool is_transient(int error) { return error == EAGAIN || error == EWOULDBLOCK || error == EINTR; }
+
+void set_nonblocking(int fd) {
+  const int flags = fcntl(fd, F_GETFL);
+  if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0) fail("cannot make a link non-blocking");
+}
+
+}  // namespace
+
+UniqueFd::~UniqueFd() {
+  if (fd_ >= 0) close(fd_);
+}
+
+Socket::Socket(int fd) : fd_(fcntl(fd, F_DUPFD_CLOEXEC, 0)) {
+  require(fd_.get() >= 0, "a link needs an open socket, found descriptor " + std::to_string(fd));
+  set_nonblocking(fd_.get());
+}
+
+size_t Socket::send_some(std::span<const Piece> pieces, size_t skip) const {
+  constexpr size_t kMaxPieces = 16;
+  iovec vectors[kMaxPieces];
+  size_t count = 0;
+  for (const Piece& piece : pieces) {
+    if (skip >= piece.size) {
+      skip -= piece.size;
+      continue;
+    }
+    if (count == kMaxPieces) break;
+    vectors[count++] = {const_cast<std::byte*>(piece.data) + skip, piece.size - skip};
+    skip = 0;
+  }
+  if (count == 0) return 0;
+  msghdr message{};
+  message.msg_iov = vectors;
+  message.msg_iovlen = count;
+  const ssize_t sent = sendmsg(fd_.get(), &message, MSG_NOSIGNAL);
+  if (sent >= 0) return static_cast<size_t>(sent);
+  if (is_transient(errno)) return 0;
+  fail("sending to a node failed");
+}
+
+size_t Socket::receive_some(std::byte* data, size_t size) const {
+  const ssize_t received = recv(fd_.get(), data, size, 0);
+  if (received > 0) return static_cast<size_t>(received);
+  if (received == 0) throw GroupFailed("a node closed its connection");
+  if (is_transient(errno)) return 0;
+  fail("receiving from a node failed");
+}
+
+WakeUp::WakeUp() {
+  int ends[2];
+  if (pipe(ends) != 0) fail("cannot create a pipe");
+  read_end_ = UniqueFd(ends[0]);
+  write_end_ = UniqueFd(ends[1]);
+  for (const int end : ends) {
+    set_nonblocking(end);
+    fcntl(end, F_SETFD, FD_CLOEXEC);
+  }
+}
+
+void WakeUp::raise() const {
+  const char byte = 1;
+  // A full pipe is already readable, which is all a raise wants.
+  [[maybe_unused]] const ssize_t written = write(write_end_.get(), &byte, 1);
+}
+
+void wait_any(std::span<const Waiting> waiting) {
+  if (waiting.empty()) return;
+  std::vector<pollfd> polled;
+  for (const Waiting& w : waiting) {
+    const int events = (w.to_send ? POLLOUT : 0) | (w.to_receive ? POLLIN : 0);
+    polled.push_back({w.fd, static_cast<short>(events), 0});
+  }
+  if (poll(polled.data(), polled.size(), -1) < 0 && errno != EINTR) fail("waiting for the other nodes failed");
+}
+
+}  // namespace dllama

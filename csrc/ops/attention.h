@@ -1,0 +1,39 @@
+// Causal attention of query rows over the pages of one sequence. Knows pages and heads; not layers, tables or threads.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "kernels/kernels.h"
+#include "quant/blocks.h"
+
+namespace dllama {
+
+// Where the K and V pages of one (sequence, layer, KV head) lie.
+struct KvPages {
+  DType type = DType::F16;
+  const std::byte* pool = nullptr;  // start of the pool, moved on to this layer and head
+  size_t page_bytes = 0;            // from one page to the next
+  size_t v_offset = 0;              // from a K page to its V page
+  const int32_t* table = nullptr;   // page ids by page index
+};
+
+// Scratch of one thread for up to `max_rows` query rows.
+struct AttentionScratch {
+  AttentionScratch(size_t max_rows, size_t head_dim);
+
+  std::vector<float> q;           // [max_rows, head_dim]
+  std::vector<float> acc;         // [max_rows, head_dim]
+  std::vector<float> max;         // [max_rows]
+  std::vector<float> sum;         // [max_rows]
+  std::vector<uint32_t> valid;    // [max_rows] positions of the page in hand
+  std::vector<size_t> positions;  // [max_rows] the row sees positions 0..positions[row]
+};
+
+// Attention of the first `rows` rows of scratch (q and positions filled in, positions ascending) over pages 0 to that of
+// the last position. Leaves softmax(q . K) . V of each row in scratch.acc. `q` must be multiplied by 1/sqrt(head_dim).
+// Pages are taken in order and whole, so a row's bits depend on nothing but its q and its sequence.
+void attend(const Kernels& kernels, const KvPages& pages, size_t rows, size_t head_dim, AttentionScratch& scratch);
+
+}  // namespace dllama

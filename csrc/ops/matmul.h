@@ -1,0 +1,57 @@
+// Matrix products: which rows, of which type, with which activations. Splitting over threads is the caller's.
+#pragma once
+
+#include <cstddef>
+
+#include "base/os_memory.h"
+#include "kernels/kernels.h"
+#include "quant/blocks.h"
+
+namespace dllama {
+
+// Whether a product with weights of this type reads its activations as Q80 blocks (else as floats).
+inline bool wants_quantized(DType weights) { return weights == DType::Q40 || weights == DType::Q80; }
+
+// Bytes of one canonical row, as files hold it.
+size_t row_bytes(DType type, size_t cols);
+
+// The inputs of a product for up to `max_tokens` tokens, in the form its weights want. [max_tokens, cols]
+class ActivationRows {
+ public:
+  ActivationRows() = default;
+  ActivationRows(bool quantized, size_t max_tokens, size_t cols);
+  static size_t bytes(bool quantized, size_t max_tokens, size_t cols);
+
+  // Stores x[0..n) as columns [col, col + n) of a token; quantized rows take whole blocks (col and n multiples of 32).
+  void store(const Kernels& kernels, size_t token, size_t col, const float* x, size_t n);
+
+  // Records of one token: ActivationQ80 [cols / kBlockSize] or float [cols].
+  const void* row(size_t token) const { return buffer_.data() + token * stride_ * record_bytes_; }
+  size_t stride() const { return stride_; }  // records per token
+
+ private:
+  bool quantized_ = false;
+  size_t record_bytes_ = 0;
+  size_t stride_ = 0;
+  Buffer buffer_;
+};
+
+// A weight matrix packed for the kernels in use: `groups` row groups over memory that Weights owns.
+struct Matrix {
+  DType type = DType::F32;
+  size_t rows = 0;
+  size_t cols = 0;
+  size_t groups = 0;       // ceil(rows / row_group)
+  size_t group_bytes = 0;  // of one group
+  std::byte* data = nullptr;
+};
+
+// A matrix of these sizes without memory yet.
+Matrix make_matrix(const Kernels& kernels, DType type, size_t rows, size_t cols);
+
+// out[t * out_stride + (r - first row of `first_group`)] = w[r] . x[first_token + t] for the rows of `num_groups` groups.
+// Writes num_groups * row_group floats per token: padding rows of the last group come out as zero.
+void matmul(const Kernels& kernels, const Matrix& w, size_t first_group, size_t num_groups, const ActivationRows& x,
+            size_t first_token, size_t num_tokens, float* out, size_t out_stride);
+
+}  // namespace dllama

@@ -1,0 +1,33 @@
+// From a row of logits to a token. Random numbers, penalties and seeds are the caller's.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/kernels.h"
+
+namespace dllama {
+
+struct SamplingFilters {
+  float temperature = 1.0f;  // > 0
+  size_t top_k = 0;          // 0: off
+  float top_p = 1.0f;        // outside (0, 1): off
+  float min_p = 0.0f;        // 0: off
+};
+
+// Index of the first largest logit.
+size_t argmax(const Kernels& kernels, const float* logits, size_t n);
+
+// log(sum(exp(logits))).
+double log_sum_exp(const Kernels& kernels, const float* logits, size_t n);
+
+// Draws one token of softmax(logits / temperature), 0 <= coin < 1.
+//
+// Without filters: the first token, in token order, at which the cumulative probability exceeds the coin. With filters:
+// tokens in descending probability (ties by id), cut to the top_k first, then after the one whose cumulative
+// probability exceeds top_p, then those below min_p times the largest; the coin is scaled to what is left. With
+// temperature and top_p alone these are the steps of distributed-llama's sampler, its threshold
+// (1 - top_p) / (n - 1) below which no token can be in the top_p set included.
+size_t sample(const Kernels& kernels, const float* logits, size_t n, const SamplingFilters& filters, float coin);
+
+}  // namespace dllama

@@ -1,0 +1,43 @@
+// The definition of Q40, Q80 and F16, one value or row of blocks at a time, in plain scalar code.
+//
+// Every kernel level must give exactly these bytes for finite input; NaN and infinity give unspecified quants and never
+// an out-of-range access. The floating-point environment is taken to be the default one (nearest even, no flushing).
+// Knows nothing of tensors, files or instruction sets.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "quant/blocks.h"
+
+namespace dllama {
+
+// Rounds to nearest even; 65520 and above become infinity; subnormals are exact; a NaN stays a NaN, made quiet.
+uint16_t f32_to_f16(float value);
+
+// Exact for every input.
+float f16_to_f32(uint16_t bits);
+
+// Arrays of `n` values, as above.
+void f32_to_f16(const float* x, uint16_t* out, size_t n);
+void f16_to_f32(const uint16_t* x, float* out, size_t n);
+
+// Reads blocks * kBlockSize floats, writes `blocks` blocks.
+//
+//   m  = the element of largest magnitude, the positive one on a tie (zeros of either sign count as +0)
+//   d  = m / -8, stored as F16(d);   id = 1 / d in F32, or 0 where |d| is below the smallest normal float
+//   q  = trunc(x * id + 8.5) clamped to 0..15, product and sum rounded separately
+void quantize_q40(const float* x, BlockQ40* out, size_t blocks);
+
+//   d  = amax / 127, stored as F16(d);   id = 1 / d in F32, or 0 where d is below the smallest normal float
+//   q  = round-half-even(x * id): always in -127..127
+void quantize_q80(const float* x, BlockQ80* out, size_t blocks);
+
+// The quants of quantize_q80 with d itself as scale, and the offsets that blocks.h describes.
+void quantize_activation(const float* x, ActivationQ80* out, size_t blocks);
+
+// Exact: a 4- or 8-bit integer times an 11-bit significand fits a float.
+void dequantize_q40(const BlockQ40* x, float* out, size_t blocks);
+void dequantize_q80(const BlockQ80* x, float* out, size_t blocks);
+
+}  // namespace dllama

@@ -1,0 +1,136 @@
+"""The compiled core as Python sees it: the typed page of ``csrc/bindings``.
+
+Only ``dllama.engine`` and ``dllama.cluster`` (and the CLI's ``--version``) import it.
+Every call that computes or waits releases the GIL. Arrays must be C-contiguous with the dtype stated; anything out of
+range raises ``ValueError`` before a step starts, and leaves the node usable.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+F32Array = npt.NDArray[np.float32]
+I32Array = npt.NDArray[np.int32]
+U8Array = npt.NDArray[np.uint8]
+
+PAGE_SIZE: int  # positions in one KV page
+WANT_LOGITS: int  # kinds of wants in a batch
+WANT_SCORE: int
+
+class UnsupportedIsaError(RuntimeError):
+    """DLLAMA_ISA names a level that is unknown, not built, or missing in this CPU."""
+
+class GroupFailedError(RuntimeError):
+    """A link failed or the group was aborted."""
+
+def build_info() -> dict[str, str]:
+    """Compiler, build type and target architecture."""
+
+def isa() -> str:
+    """The instruction-set level in use. Raises UnsupportedIsaError if DLLAMA_ISA cannot be had."""
+
+def supported_isas() -> list[str]:
+    """Levels that DLLAMA_ISA may name on this CPU, best first."""
+
+def read_bandwidth(num_bytes: int, num_threads: int, seconds: float) -> float:
+    """Best read rate of memory in bytes per second, over a buffer of ``num_bytes`` in huge pages."""
+
+def argmax(logits: F32Array) -> int:
+    """Index of the first largest value of ``[vocab_size]``."""
+
+def log_sum_exp(logits: F32Array) -> float:
+    """log(sum(exp(logits))) of ``[vocab_size]``."""
+
+def sample(
+    logits: F32Array, temperature: float, top_k: int, top_p: float, min_p: float, coin: float
+) -> int:
+    """Draw a token from softmax(logits / temperature) cut by top-k, then top-p, then min-p, with ``0 <= coin < 1``.
+
+    temperature > 0; top_k 0, top_p outside (0, 1) and min_p 0 switch their filter off. Without filters the walk is in
+    token order; otherwise in descending probability: as distributed-llama's sampler does.
+    """
+
+class Group:
+    """This rank's links to all others. World size 1 needs no links, and makes every exchange a no-op."""
+
+    def __init__(self, rank: int = 0, fds: Sequence[int] = ()) -> None:
+        """``fds``: connected stream sockets to every other rank, ascending by rank; duplicated, the caller's stay open."""
+    @property
+    def rank(self) -> int: ...
+    @property
+    def world_size(self) -> int: ...
+    def abort(self, reason: str) -> None:
+        """End any wait in this group now, from any thread: the running step raises GroupFailedError(reason)."""
+
+class Shard:
+    """What one rank owns, in whole units."""
+
+    def __init__(
+        self, *, num_heads: int, num_kv_heads: int, intermediate_size: int, vocab_begin: int, vocab_end: int
+    ) -> None: ...
+
+class NodeConfig:
+    """All that the core must know of the model and of this node."""
+
+    def __init__(
+        self,
+        *,
+        hidden_size: int,
+        head_dim: int,
+        vocab_size: int,
+        rms_norm_eps: float,
+        rope_frequencies: F32Array,
+        has_qk_norm: Sequence[bool],
+        weight_type: int,
+        kv_type: int,
+        wire_type: int,
+        shards: Sequence[Shard],
+        num_threads: int,
+        max_tokens: int,
+        num_pages: int,
+        num_slots: int,
+    ) -> None:
+        """``has_qk_norm``: one per layer. ``kv_type``: DType F16 or F32. ``wire_type``: DType F32, F16 or Q80.
+
+        ``shards``: one per rank, the same list on every rank. ``max_tokens``: tokens in one step.
+        ``num_pages``: KV pages of this node; ``num_slots``: sequences that can have pages at once.
+        """
+    def weight_bytes(self, rank: int) -> int:
+        """Bytes of packed weights of ``rank``."""
+    def kv_bytes(self, rank: int) -> int:
+        """Bytes of the KV pages of ``rank``."""
+    def buffer_bytes(self, rank: int) -> int:
+        """Bytes of the activation buffers of ``rank``."""
+
+class StepResult:
+    """What a step was asked for. Arrays are views of the node's memory, valid until its next step."""
+
+    logits: F32Array  # [number of WANT_LOGITS, vocab_size], in the order of the wants
+    scores: F32Array  # [number of WANT_SCORE], log-probability of the token given in the want
+
+class Node:
+    """One rank: its packed slices, KV pages and threads. Not for use by two threads at once, but for ``counters``."""
+
+    def __init__(self, config: NodeConfig, group: Group) -> None:
+        """Reserve all memory. Raises MemoryError if the system refuses."""
+    def weight_names(self) -> list[str]:
+        """Every tensor ``load_rows`` must fill, e.g. ``"layers.0.q_proj"``; no ``embed_tokens``."""
+    def weight_shape(self, name: str) -> tuple[int, ...]:
+        """This rank's ``(rows, cols)`` of a matrix, ``(n,)`` of a norm."""
+    def load_rows(self, name: str, first_row: int, rows: U8Array) -> None:
+        """Pack canonical rows ``[n, row_bytes]`` of this rank's slice; ``first_row`` a multiple of 64 (norms: one row)."""
+    def step(self, embeddings: F32Array, spans: I32Array, pages: I32Array, wants: I32Array) -> StepResult:
+        """Run one step on every node of the group; call it on rank 0 only.
+
+        embeddings: ``[T, hidden_size]``, T <= max_tokens, rows of all spans in order.
+        spans: ``[S, 3]`` of (slot, first position, number of tokens); a span attends to its slot's earlier positions.
+        pages: ``[P, 3]`` of (slot, page index, page id), written into the page tables before the step.
+        wants: ``[W, 3]`` of (row of embeddings, WANT_LOGITS or WANT_SCORE, token id to score), one per row, ascending.
+        """
+    def follow(self) -> None:
+        """Serve rank 0's steps until it stops the group. Raises GroupFailedError if it is lost."""
+    def stop(self) -> None:
+        """Rank 0: end ``follow`` on every other rank."""
+    def counters(self) -> dict[str, int]:
+        """Since the start: steps, tokens, compute_us, sync_us, sent_bytes, received_bytes."""

@@ -1,0 +1,168 @@
+"""What the commands share: flags of the model and the machine, loading with the start lines, printing, timing.
+
+The printed lines are distributed-llama's, because scripts read them; each is flushed, so that a reader of a pipe sees
+it at once. Heavy modules are imported when they are used: an error in the flags must not wait for numpy.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dllama.cli.parser import Refused, whole
+from dllama.errors import UsageError
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+    from dllama.engine import Engine, Output
+    from dllama.text.tokenizer import Tokenizer
+
+MIB = 1 << 20
+DEFAULT_CONTEXT = 8192  # the engine's, unless the model has less
+PATIENCE_S = 10  # loading says how far it is when it takes longer than this
+_ONE_MACHINE = "this version runs on one machine; leave the flag away"
+_CPU_ONLY = "dllama runs on CPUs only; leave the flag away"
+
+
+def say(text: str = "") -> None:
+    """Print one line on stdout, now."""
+    print(text, flush=True)
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of every command that runs a model on text."""
+    group = parser.add_argument_group("model and machine")
+    group.add_argument("--model", required=True, metavar="FILE", help="model file (.m)")
+    group.add_argument("--tokenizer", required=True, metavar="FILE", help="tokenizer file (.t)")
+    group.add_argument(
+        "--nthreads", type=whole(1, 1024), metavar="N", help="compute threads (default: the physical cores it may use)"
+    )
+    group.add_argument(
+        "--max-seq-len",
+        type=whole(0),
+        default=0,
+        metavar="N",
+        help="longest context, at most the model's (default: the model's, 8192 or what memory allows)",
+    )
+    group.add_argument(
+        "--buffer-float-type",
+        choices=["f32", "f16", "q80"],
+        help="number type of activations between machines (default: q80 for quantized models, else f32)",
+    )
+    group.add_argument("--net-turbo", type=whole(0, 1), metavar="0|1", help="accepted and ignored: always on")
+    group.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    group.add_argument("--workers", action=Refused, why=_ONE_MACHINE)
+    group.add_argument("--gpu-index", action=Refused, why=_CPU_ONLY)
+    group.add_argument("--gpu-segments", action=Refused, why=_CPU_ONLY)
+
+
+def add_prompt_flags(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add ``--prompt`` and ``--prompt-file``."""
+    group = parser.add_mutually_exclusive_group(required=True)
+    group.add_argument("--prompt", metavar="TEXT", help=what)
+    group.add_argument("--prompt-file", metavar="FILE", help="read it from a file in UTF-8; - for standard input")
+
+
+def read_prompt(args: argparse.Namespace) -> str:
+    """Get the text of ``--prompt`` or ``--prompt-file``.
+
+    Raises:
+        UsageError: The file cannot be read, or is not UTF-8.
+    """
+    if args.prompt_file is None:
+        return str(args.prompt)
+    try:
+        raw = sys.stdin.buffer.read() if args.prompt_file == "-" else Path(args.prompt_file).read_bytes()
+        return raw.decode("utf-8")
+    except OSError as error:
+        raise UsageError(f"--prompt-file {args.prompt_file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"--prompt-file {args.prompt_file}: not UTF-8 at byte {error.start}") from error
+
+
+def load_tokenizer(args: argparse.Namespace, show: Callable[[str], None]) -> Tokenizer:
+    """Load ``--tokenizer``; show its facts and the model's, so that both files are known to be sound before the rest."""
+    from dllama.formats.m_file import open_m_file
+    from dllama.text.tokenizer import Tokenizer
+
+    with open_m_file(args.model) as model:
+        tokenizer = Tokenizer.from_file(args.tokenizer)
+        for name, value in tokenizer.summary().items():
+            show(f"📄 {name}: {value}")
+        for name, value in model.summary(min(args.max_seq_len or DEFAULT_CONTEXT, model.config.max_seq_len)).items():
+            show(f"💡 {name}: {value}")
+    return tokenizer
+
+
+def load_engine(args: argparse.Namespace, tokenizer: Tokenizer, show: Callable[[str], None]) -> Engine:
+    """Load ``--model``, saying so."""
+    from dllama.engine import Engine
+    from dllama.version import isa
+
+    show(f"🧠 CPU: {isa()}")
+    show("💿 Loading weights...")
+    engine = Engine.load(
+        args.model,
+        tokenizer,
+        num_threads=args.nthreads,
+        max_seq_len=args.max_seq_len or None,
+        progress=_Progress(show),
+    )
+    show("💿 Weights loaded")
+    show(f"📀 RequiredMemory: {engine.memory.total // MIB} MB")
+    if engine.max_seq_len < min(args.max_seq_len or DEFAULT_CONTEXT, engine.config.max_seq_len):
+        show(f"💡 SeqLen: {engine.max_seq_len} (what memory allows; --max-seq-len sets it)")
+    return engine
+
+
+class _Progress:
+    """Shows how much is loaded, once loading has taken a while, a few lines in all."""
+
+    def __init__(self, show: Callable[[str], None]) -> None:
+        self._show, self._next = show, time.monotonic() + PATIENCE_S
+
+    def __call__(self, done: int, total: int) -> None:
+        """Take the bytes loaded so far, and all of them."""
+        if time.monotonic() >= self._next:
+            self._show(f"💿 Loaded {done // MIB}/{total // MIB} MB")
+            self._next = time.monotonic() + PATIENCE_S
+
+
+@dataclass(frozen=True, slots=True)
+class StepCost:
+    """What steps cost: microseconds of wall clock, those of them spent in exchange, bytes, and tokens computed."""
+
+    wall_us: int = 0
+    sync_us: int = 0
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    tokens: int = 0
+
+    def __add__(self, other: StepCost) -> StepCost:
+        return StepCost(
+            self.wall_us + other.wall_us,
+            self.sync_us + other.sync_us,
+            self.sent_bytes + other.sent_bytes,
+            self.received_bytes + other.received_bytes,
+            self.tokens + other.tokens,
+        )
+
+    def line(self, mark: str, rest: str) -> str:
+        """Write distributed-llama's line of one step; ``mark`` is its first word."""
+        compute, sync = (self.wall_us - self.sync_us) // 1000, self.sync_us // 1000
+        sent, received = self.sent_bytes // 1024, self.received_bytes // 1024
+        return f"{mark}{compute:5d} ms Sync{sync:5d} ms | Sent{sent:6d} kB Recv{received:6d} kB | {rest}"
+
+
+def timed_step(engine: Engine) -> tuple[list[Output], StepCost]:
+    """Run one step of the engine and measure it, sampling and text included."""
+    before, start = engine.counters(), time.perf_counter_ns()
+    outputs = engine.step()
+    wall_us, after = (time.perf_counter_ns() - start) // 1000, engine.counters()
+    spent = {name: after[name] - before[name] for name in ("sync_us", "sent_bytes", "received_bytes", "tokens")}
+    return outputs, StepCost(wall_us=wall_us, **spent)

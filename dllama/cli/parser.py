@@ -1,0 +1,108 @@
+"""Command lines: argparse with errors of one line, suggestions, and values that may begin with a dash.
+
+Knows no command and no flag of ours. Also the types of flags: functions from text to a checked value.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn
+
+from dllama.errors import UsageError
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that raises ``UsageError``. Flags are ``--name value`` or ``--name=value``, never shortened."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse has to say as a UsageError."""
+        raise UsageError(f"{message.removeprefix('argument ')}; see {self.prog} --help")
+
+    def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """Read all of ``arguments``."""
+        args, unknown = self.parse_known_args(self._join_values(arguments))
+        if unknown:
+            what = "flag" if unknown[0].startswith("-") else "argument"
+            name = unknown[0].split("=", maxsplit=1)[0]
+            hint = suggestion(name, self._option_string_actions)
+            raise UsageError(f"unknown {what} '{name}'{hint}; see {self.prog} --help")
+        return args
+
+    def _join_values(self, arguments: Sequence[str]) -> list[str]:
+        """Write ``--flag -value`` as ``--flag=-value``, so that a prompt or a number may begin with a dash."""
+        joined: list[str] = []
+        for word in arguments:
+            last = joined[-1] if joined else ""
+            action = self._option_string_actions.get(last)
+            takes_one = action is not None and action.nargs is None and last.startswith("--")
+            if takes_one and word.startswith("-") and word not in self._option_string_actions:
+                joined[-1] = f"{last}={word}"
+            else:
+                joined.append(word)
+        return joined
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """``"; did you mean X?"`` if a known word is close to ``word``, else nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+class Refused(argparse.Action):
+    """A flag that others know and dllama cannot serve: says why, whatever its value."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, *, why: str) -> None:
+        super().__init__(option_strings, dest, nargs="*", help=argparse.SUPPRESS)
+        self.why = why
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        """Raise UsageError."""
+        raise UsageError(f"{option_string}: {self.why}")
+
+
+def whole(low: int, high: int = 2**31 - 1) -> Callable[[str], int]:
+    """Make the type of a whole number in a range."""
+
+    def convert(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = low - 1
+        if not low <= value <= high:
+            expected = f"of at least {low}" if high == 2**31 - 1 else f"from {low} to {high}"
+            raise argparse.ArgumentTypeError(f"expected a whole number {expected}, found {text!r}")
+        return value
+
+    return convert
+
+
+def number(low: float, high: float) -> Callable[[str], float]:
+    """Make the type of a number in a range."""
+
+    def convert(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"expected a number from {low:g} to {high:g}, found {text!r}")
+        return value
+
+    return convert
+
+
+def list_of(convert: Callable[[str], int]) -> Callable[[str], list[int]]:
+    """Make the type of a comma list."""
+    return lambda text: [convert(part) for part in text.split(",")]

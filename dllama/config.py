@@ -1,0 +1,138 @@
+"""What a model is, as data: sizes, and per layer the features that the core must compute.
+
+Every reader of a file format produces a ``ModelConfig``; everything after it (plan, core, engine) sees nothing else of
+the model's origin. Names are Hugging Face's in vLLM's short forms.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+
+BLOCK_SIZE = 32  # values per quantization block, the unit in which inputs and FFN columns are cut
+
+
+class DType(IntEnum):
+    """Number types of weights, with the ids that ``.m`` files store."""
+
+    F32 = 0
+    F16 = 1
+    Q40 = 2
+    Q80 = 3
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether values come in blocks of ``BLOCK_SIZE`` with one scale."""
+        return self in (DType.Q40, DType.Q80)
+
+    def row_bytes(self, cols: int) -> int:
+        """Bytes of one stored row of ``cols`` values (a multiple of ``BLOCK_SIZE`` if quantized)."""
+        if self.is_quantized:
+            return cols // BLOCK_SIZE * (18 if self is DType.Q40 else 34)
+        return cols * (4 if self is DType.F32 else 2)
+
+
+@dataclass(frozen=True, slots=True)
+class RopeScaling:
+    """Llama-3.1 rotary scaling: low frequencies are divided by ``factor``, with a smooth passage between."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_seq_len: int
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSpec:
+    """The features of one layer."""
+
+    has_qk_norm: bool = False  # RMSNorm of every query and key head before the rotation (Qwen3)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """Sizes and features of a model. ``validate()`` says in one line what does not fit together."""
+
+    model_type: str  # Hugging Face's name of the family: "llama", "qwen3"
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    vocab_size: int
+    max_seq_len: int
+    rms_norm_eps: float
+    rope_theta: float
+    weight_type: DType
+    layers: tuple[LayerSpec, ...]
+    rope_scaling: RopeScaling | None = None
+
+    @property
+    def q_size(self) -> int:
+        """Outputs of ``q_proj``: all query heads."""
+        return self.num_heads * self.head_dim
+
+    @property
+    def kv_size(self) -> int:
+        """Outputs of ``k_proj`` and of ``v_proj``: all KV heads."""
+        return self.num_kv_heads * self.head_dim
+
+    @property
+    def group_size(self) -> int:
+        """Query heads that share one KV head."""
+        return self.num_heads // self.num_kv_heads
+
+    def problem(self) -> str | None:
+        """Say what does not fit together, as ``"<what>: <expected>, found <value>"``, or None."""
+        for name, limit in _LIMITS.items():
+            value = getattr(self, name)
+            if not 1 <= value <= limit:
+                return f"{name}: expected 1 to {limit}, found {value}"
+        if self.num_heads % self.num_kv_heads:
+            return f"num_heads: expected a multiple of num_kv_heads={self.num_kv_heads}, found {self.num_heads}"
+        if self.head_dim % 2:
+            return f"head_dim: expected an even number, found {self.head_dim}"
+        for name in ("hidden_size", "intermediate_size", "q_size"):
+            if getattr(self, name) % BLOCK_SIZE:
+                return f"{name}: expected a multiple of {BLOCK_SIZE}, found {getattr(self, name)}"
+        if len(self.layers) != self.num_layers:
+            return f"layers: expected {self.num_layers} layer specs, found {len(self.layers)}"
+        for name in ("rms_norm_eps", "rope_theta"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                return f"{name}: expected a positive number, found {value}"
+        return None
+
+    def rope_frequencies(self) -> np.ndarray:
+        """Angles per position of each rotated pair, float32 ``[head_dim / 2]``, scaling applied.
+
+        The steps and roundings are those of transformers' ``default`` and ``llama3`` rotary embeddings: frequencies
+        in float32, the blend between scaled and unscaled where the wavelength is medium.
+        """
+        exponents = np.arange(0, self.head_dim, 2, dtype=np.float64) / self.head_dim
+        freqs = 1.0 / self.rope_theta**exponents
+        scaling = self.rope_scaling
+        if scaling is None:
+            return freqs.astype(np.float32)
+        wavelengths = 2 * math.pi / freqs
+        span = scaling.high_freq_factor - scaling.low_freq_factor
+        smooth = (scaling.original_max_seq_len / wavelengths - scaling.low_freq_factor) / span
+        smooth = np.clip(smooth, 0.0, 1.0)
+        return ((1 - smooth) * freqs / scaling.factor + smooth * freqs).astype(np.float32)
+
+
+# Generous bounds of every size: far above any model, small enough that no product of them overflows 63 bits.
+_LIMITS = {
+    "hidden_size": 1 << 20,
+    "intermediate_size": 1 << 20,
+    "num_layers": 1 << 12,
+    "num_heads": 1 << 12,
+    "num_kv_heads": 1 << 12,
+    "head_dim": 1 << 12,
+    "vocab_size": 1 << 24,
+    "max_seq_len": 1 << 28,
+}

@@ -1,0 +1,270 @@
+"""The engine: a loaded model, the requests it works on, and the loop that turns steps into tokens.
+
+Knows no socket and no terminal. What a step does is in ``executor``; what becomes of its
+logits is in ``tasks``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import count
+from os import PathLike
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from dllama import _native, machine
+from dllama.config import DType, ModelConfig
+from dllama.engine.executor import Executor
+from dllama.engine.loading import Progress, open_node
+from dllama.engine.pages import PagePool
+from dllama.engine.params import Output, SamplingParams
+from dllama.engine.prompts import check_ids, check_length, open_tokenizer, to_token_ids
+from dllama.engine.scheduler import Scheduler
+from dllama.engine.sequence import Sequence as TokenSequence
+from dllama.engine.sizing import NodeOptions, NodeSize
+from dllama.engine.tasks import Collection, Generation
+from dllama.plan import MemoryPlan
+
+if TYPE_CHECKING:
+    from dllama.formats.m_file import ModelFile
+    from dllama.text.tokenizer import Tokenizer
+
+F32Array = npt.NDArray[np.float32]
+FilePath = str | PathLike[str]
+Prompt = str | Sequence[int]
+
+_DEFAULT_SAMPLING = SamplingParams()
+
+
+class Engine:
+    """A loaded model and the requests it is working on. For one thread at a time.
+
+    Attributes:
+        config: The model.
+        tokenizer: Its tokenizer, if one was given.
+        options: What was asked for at loading.
+        max_seq_len: Most tokens in a sequence, prompt included.
+        memory: Bytes in use on this node.
+    """
+
+    def __init__(
+        self, node: _native.Node, file: ModelFile, tokenizer: Tokenizer | None, options: NodeOptions, size: NodeSize
+    ) -> None:
+        """Take over a node whose weights are loaded, and the open file that its embeddings come from.
+
+        Use ``Engine.load``; this is for those who make nodes themselves, as the cluster does.
+        """
+        self.config: ModelConfig = file.config
+        self.tokenizer, self.options = tokenizer, options
+        self.max_seq_len: int = size.max_seq_len
+        self.memory: MemoryPlan = size.memory
+        pool = PagePool(size.num_pages, size.num_slots, _native.PAGE_SIZE)
+        self._executor = Executor(node, Scheduler(pool, options.max_batch_tokens), file.embedding_rows)
+        self._file = file
+        self._requests: dict[int, Generation] = {}
+        self._ready: list[Output] = []  # for step()
+        self._inboxes: dict[int, list[Output]] = {}  # for generate(), by request
+        self._ids = count()
+
+    @classmethod
+    def load(
+        cls,
+        model: FilePath,
+        tokenizer: FilePath | Tokenizer | None = None,
+        *,
+        num_threads: int | None = None,
+        max_seq_len: int | None = None,
+        max_batch_tokens: int = 512,
+        kv_type: DType | None = None,
+        kv_tokens: int | None = None,
+        progress: Progress | None = None,
+    ) -> Self:
+        """Load a model into memory.
+
+        Args:
+            model: A ``.m`` file. It stays open: embedding rows are read when they are needed.
+            tokenizer: A ``.t`` file or a Tokenizer; None: prompts are token ids and outputs have no text.
+            num_threads: Compute threads; None: the physical cores that this process may use.
+            max_seq_len: Most tokens in a sequence, cut to the model's own; None: that, 8192, or what memory allows.
+            max_batch_tokens: Most tokens in one step.
+            kv_type: ``DType.F16`` or ``DType.F32`` for keys and values; None: F32 for F32 models, else F16.
+            kv_tokens: Positions that all running sequences share; None: ``max_seq_len``. No sequence can be longer.
+            progress: Called with (bytes done, bytes in all) while weights are loaded.
+
+        Raises:
+            UsageError: An option out of range, no such file, or a tokenizer of another model.
+            BadFile: A file that is not what it should be; UnsupportedModel: a model that dllama cannot run.
+            NotEnoughMemory: With need and have in MiB; nothing was allocated.
+        """
+        from dllama.formats.m_file import open_m_file
+
+        options = NodeOptions(
+            num_threads=machine.physical_cores() if num_threads is None else num_threads,
+            max_seq_len=max_seq_len,
+            max_batch_tokens=max_batch_tokens,
+            kv_type=kv_type,
+            kv_tokens=kv_tokens,
+        )
+        file = open_m_file(model)
+        try:
+            text = open_tokenizer(tokenizer, file.config)
+            node, size = open_node(file, options, progress)
+        except BaseException:
+            file.close()
+            raise
+        return cls(node, file, text, options, size)
+
+    @property
+    def num_threads(self) -> int:
+        """Compute threads of this node."""
+        return self.options.num_threads
+
+    @property
+    def kv_type(self) -> DType:
+        """Number type of keys and values."""
+        return self.options.kv_type_for(self.config)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether ``step`` has something to do or to give."""
+        return self._executor.has_work or bool(self._ready)
+
+    def add(self, prompt: Prompt, sampling: SamplingParams = _DEFAULT_SAMPLING) -> int:
+        """Queue a request.
+
+        Args:
+            prompt: Text, or token ids that are used as they are.
+            sampling: How to choose tokens and when to end.
+
+        Returns:
+            The request's id, which its outputs carry.
+
+        Raises:
+            ContextFull: The prompt leaves no room for a single token.
+            UsageError: An empty prompt, token ids outside the vocabulary, or text without a tokenizer.
+            EngineStopped: A step failed before, or the engine is closed.
+        """
+        check_ids("stop_token_ids", sampling.stop_token_ids, self.config)
+        check_ids("logit_bias", sampling.logit_bias, self.config)
+        sequence = self._sequence(prompt, longest=self.max_seq_len - 1)
+        sequence.first_wanted = len(sequence.token_ids) - 1
+        request = Generation(sequence, sampling, self.max_seq_len, self.config.vocab_size, self.tokenizer)
+        self._requests[sequence.request_id] = request
+        self._executor.add(request)
+        return sequence.request_id
+
+    def step(self) -> list[Output]:
+        """Run one step for all requests together and give their new tokens.
+
+        Returns:
+            One output for each request that got a token: none yet for prompts that need more steps, and an empty list
+            if there is nothing to do. Outputs of ``generate`` go to its iterator, not here.
+
+        Raises:
+            EngineStopped: The step failed, or one before, or the engine is closed.
+        """
+        if not self._ready:
+            self._advance()
+        ready, self._ready = self._ready, []
+        return ready
+
+    def cancel(self, request_id: int) -> None:
+        """End a request. Its last output has no token and says ``"cancelled"``; a finished request is left alone."""
+        if request := self._requests.get(request_id):
+            self._executor.remove(request)
+            self._deliver(request.cancel())
+
+    def generate(self, prompt: Prompt, sampling: SamplingParams = _DEFAULT_SAMPLING) -> Iterator[Output]:
+        """Give the tokens that follow a prompt as they come; closing the iterator early cancels the request.
+
+        Other requests advance meanwhile, so several iterators and ``step`` can take turns. Arguments and errors are
+        those of ``add`` and ``step``; the first ``next`` starts the request.
+        """
+        request_id = self.add(prompt, sampling)
+        inbox = self._inboxes[request_id] = []
+        try:
+            while not (inbox and inbox[-1].finish_reason):
+                inbox.clear()
+                self._advance()  # first the prompt, chunk by chunk; then token by token
+                yield from inbox
+        finally:
+            self._drop(request_id)
+
+    def logits(self, token_ids: Sequence[int]) -> F32Array:
+        """Compute the logits after each token, float32 ``[len(token_ids), vocab_size]``.
+
+        Raises:
+            ContextFull: More tokens than the context.
+            UsageError: No tokens, or ids outside the vocabulary.
+            EngineStopped: A step failed, or the engine is closed.
+        """
+        sequence = self._sequence(token_ids, longest=self.max_seq_len)
+        return self._collect(sequence, np.empty((len(token_ids), self.config.vocab_size), np.float32))
+
+    def score(self, token_ids: Sequence[int]) -> F32Array:
+        """Compute the log-probability of each token but the first after those before it, float32 ``[len - 1]``.
+
+        Errors are those of ``logits``; no logits are held.
+        """
+        sequence = self._sequence(token_ids, longest=self.max_seq_len)
+        sequence.targets = sequence.token_ids[1:]
+        del sequence.token_ids[-1]
+        return self._collect(sequence, np.empty(len(sequence.targets), np.float32))
+
+    def counters(self) -> dict[str, int]:
+        """Give the node's steps, tokens, compute_us, sync_us, sent_bytes and received_bytes since it was loaded."""
+        return self._executor.node.counters()
+
+    def close(self) -> None:
+        """End all requests, free the memory and close the file; a second call does nothing."""
+        self._executor.stop("it was closed")
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        """Return the engine itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the engine."""
+        self.close()
+
+    def _advance(self) -> None:
+        """Run one step, and put each output where its reader looks."""
+        for output in self._executor.step():
+            self._deliver(output)
+
+    def _deliver(self, output: Output) -> None:
+        self._inboxes.get(output.request_id, self._ready).append(output)
+        if output.finish_reason:
+            del self._requests[output.request_id]
+
+    def _drop(self, request_id: int) -> None:
+        """Forget a request and whatever it still had to say."""
+        del self._inboxes[request_id]
+        if request := self._requests.pop(request_id, None):
+            self._executor.remove(request)
+
+    def _sequence(self, prompt: Prompt, longest: int) -> TokenSequence:
+        """Make a sequence of which every result is wanted."""
+        _ = self._executor.node  # a stopped engine says so before it judges a prompt
+        token_ids = to_token_ids(prompt, self.tokenizer, self.config)
+        check_length(len(token_ids), longest)
+        return TokenSequence(next(self._ids), token_ids, first_wanted=0)
+
+    def _collect(self, sequence: TokenSequence, out: F32Array) -> F32Array:
+        """Fill ``out`` with the results of a sequence, among whatever else is running."""
+        if not out.size:
+            return out
+        task = Collection(sequence, out)
+        self._executor.add(task)
+        try:
+            while not task.is_finished:
+                self._advance()
+        finally:
+            self._executor.remove(task)
+        return out

@@ -1,0 +1,108 @@
+"""The heart of the engine: one step after the other, over all sequences that want something.
+
+Schedules, computes on every node of the group, and hands each result to the task it is for. Knows no text and no files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+
+import numpy as np
+import numpy.typing as npt
+
+from dllama import _native
+from dllama.engine.params import Output
+from dllama.engine.scheduler import Batch, Scheduler, Want, want_rows
+from dllama.engine.sequence import Sequence as TokenSequence
+from dllama.engine.tasks import Task
+from dllama.errors import DllamaError
+
+F32Array = npt.NDArray[np.float32]
+Embed = Callable[[Sequence[int]], F32Array]  # token ids -> [len, hidden_size]
+
+
+class EngineStopped(DllamaError):
+    """The engine was closed, or a step failed for good: the model must be loaded again."""
+
+
+class Executor:
+    """Runs tasks on a node.
+
+    Args:
+        node: Rank 0 of a group, weights loaded.
+        scheduler: Chooses what runs; its pool has the node's pages and slots.
+        embed: Gives the embedding rows of tokens.
+    """
+
+    def __init__(self, node: _native.Node, scheduler: Scheduler, embed: Embed) -> None:
+        self._node: _native.Node | None = node
+        self._scheduler, self._embed = scheduler, embed
+        self._tasks: dict[TokenSequence, Task] = {}
+        self._reason = ""  # why it stopped
+
+    @property
+    def node(self) -> _native.Node:
+        """The node. Raises EngineStopped if it is gone."""
+        if self._node is None:
+            raise EngineStopped(f"the engine has stopped: {self._reason}; load the model again")
+        return self._node
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a task is not finished."""
+        return bool(self._tasks)
+
+    def add(self, task: Task) -> None:
+        """Queue a task."""
+        self._tasks[task.sequence] = task
+        self._scheduler.add(task.sequence)
+
+    def remove(self, task: Task) -> None:
+        """Forget a task, finished or not; one that is not known is left alone."""
+        if self._tasks.pop(task.sequence, None):
+            self._scheduler.remove(task.sequence)
+
+    def step(self) -> list[Output]:
+        """Run one step and give what the tasks made of its results; nothing if there is no task.
+
+        Raises:
+            EngineStopped: The step failed, or the executor stopped before.
+        """
+        node, batch = self.node, self._scheduler.next_batch()
+        if not batch.spans:
+            return []
+        wants = batch.wants
+        result = self._compute(node, batch, wants)
+        outputs = [self._tasks[want.sequence].receive(want.position, value) for want, value in _matched(wants, result)]
+        self._scheduler.commit(batch)
+        for want in wants:
+            task = self._tasks.get(want.sequence)
+            if task and task.is_finished:
+                self.remove(task)
+        return [output for output in outputs if output]
+
+    def stop(self, reason: str) -> None:
+        """Release the node and the other ranks, and refuse all further work for ``reason``."""
+        node, self._node = self._node, None
+        if node is not None:
+            self._reason = reason
+            self._tasks.clear()
+            with suppress(_native.GroupFailedError):  # they are gone already
+                node.stop()
+
+    def _compute(self, node: _native.Node, batch: Batch, wants: list[Want]) -> _native.StepResult:
+        embeddings = self._embed(batch.token_ids)
+        try:
+            return node.step(embeddings, batch.span_rows, self._scheduler.page_changes, want_rows(wants))
+        except Exception as error:  # whatever it was, the nodes may no longer agree on what is in their pages
+            self.stop(f"a step failed: {error}")
+            raise EngineStopped(f"a step failed: {error}; load the model again") from error
+
+
+def _matched(wants: list[Want], result: _native.StepResult) -> Iterator[tuple[Want, F32Array | np.float32]]:
+    """Pair each want with its result and note it as delivered."""
+    logits, scores = iter(result.logits), iter(result.scores)
+    for want in wants:
+        yield want, next(logits if want.sequence.targets is None else scores)
+        want.sequence.first_wanted = want.position + 1

@@ -1,0 +1,57 @@
+"""From what a caller gives to token ids that a model can take, or one line that says why not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from os import PathLike
+from typing import TYPE_CHECKING
+
+from dllama.config import ModelConfig
+from dllama.errors import ContextFull, UsageError
+
+if TYPE_CHECKING:
+    from dllama.text.tokenizer import Tokenizer
+
+
+def open_tokenizer(source: str | PathLike[str] | Tokenizer | None, config: ModelConfig) -> Tokenizer | None:
+    """Load a tokenizer, unless it is loaded or None, and check that it can be the model's."""
+    if source is None:
+        return None
+    from dllama.text.tokenizer import Tokenizer
+
+    tokenizer = source if isinstance(source, Tokenizer) else Tokenizer.from_file(source)
+    if tokenizer.vocab_size > config.vocab_size:  # fewer is usual: models pad their vocabularies
+        raise UsageError(
+            f"tokenizer: expected at most the model's {config.vocab_size} tokens, found {tokenizer.vocab_size}; "
+            "it belongs to another model"
+        )
+    return tokenizer
+
+
+def to_token_ids(prompt: str | Sequence[int], tokenizer: Tokenizer | None, config: ModelConfig) -> list[int]:
+    """Encode text, or check token ids: at least one, all in the vocabulary."""
+    if isinstance(prompt, str):
+        if tokenizer is None:
+            raise UsageError("prompt: expected token ids, found text; text needs a tokenizer")
+        prompt = tokenizer.encode(prompt)
+    token_ids = [int(token) for token in prompt]
+    if not token_ids:
+        raise UsageError("prompt: expected at least one token, found none")
+    check_ids("prompt", token_ids, config)
+    return token_ids
+
+
+def check_ids(name: str, token_ids: Iterable[int], config: ModelConfig) -> None:
+    """Raise UsageError for the first id outside the model's vocabulary."""
+    for token in token_ids:
+        if not 0 <= token < config.vocab_size:
+            raise UsageError(f"{name}: expected token ids from 0 to {config.vocab_size - 1}, found {token}")
+
+
+def check_length(num_tokens: int, longest: int) -> None:
+    """Raise ContextFull if there are more than ``longest`` tokens."""
+    if num_tokens > longest:
+        raise ContextFull(
+            f"the prompt has {num_tokens} tokens, and the context takes at most {longest}; "
+            "shorten it or raise --max-seq-len"
+        )

@@ -1,0 +1,171 @@
+"""Which tokens of which sequences run in the next step.
+
+Tokens of running sequences first, so that no prompt delays them, then prompts in the order of arrival, up to the step's
+size. When the pool of KV pages runs dry, the youngest sequence gives its pages back and waits; it is computed again
+later, with the same results. So at any time the running sequences are older than the waiting ones, and the oldest,
+which alone always fits the pool, makes progress.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from dllama import _native
+from dllama.engine.pages import PagePool, PageTable
+from dllama.engine.sequence import Sequence
+
+I32Array = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Consecutive tokens of one sequence in a step: positions ``first`` to ``first + count - 1``."""
+
+    sequence: Sequence
+    table: PageTable
+    first: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """One result of a step: that of ``row`` among its tokens, which is ``position`` of ``sequence``."""
+
+    sequence: Sequence
+    position: int
+    row: int
+
+
+def _rows(rows: Iterable[tuple[int, int, int]]) -> I32Array:
+    return np.array(list(rows), np.int32).reshape(-1, 3)
+
+
+@dataclass(slots=True)
+class Batch:
+    """The spans of one step, and the same as the arrays that ``Node.step`` takes."""
+
+    spans: list[Span] = field(default_factory=list)
+    num_tokens: int = 0
+
+    def add(self, sequence: Sequence, table: PageTable, limit: int) -> None:
+        """Append the next pending tokens of ``sequence``, at most ``limit``."""
+        count = min(sequence.num_pending, limit)
+        self.spans.append(Span(sequence, table, sequence.num_computed, count))
+        self.num_tokens += count
+
+    @property
+    def token_ids(self) -> list[int]:
+        """Ids of all tokens, span after span."""
+        return [token for span in self.spans for token in span.sequence.token_ids[span.first : span.first + span.count]]
+
+    @property
+    def span_rows(self) -> I32Array:
+        """``[S, 3]`` of (slot, first position, number of tokens)."""
+        return _rows((span.table.slot, span.first, span.count) for span in self.spans)
+
+    @property
+    def wants(self) -> list[Want]:
+        """All results wanted, by row."""
+        wants: list[Want] = []
+        first_row = 0
+        for span in self.spans:
+            positions = range(max(span.first, span.sequence.first_wanted), span.first + span.count)
+            wants += [Want(span.sequence, position, first_row + position - span.first) for position in positions]
+            first_row += span.count
+        return wants
+
+
+def want_rows(wants: list[Want]) -> I32Array:
+    """``[W, 3]`` of (row, kind, token to score)."""
+    return _rows(
+        (want.row, _native.WANT_LOGITS, 0)
+        if want.sequence.targets is None
+        else (want.row, _native.WANT_SCORE, want.sequence.targets[want.position])
+        for want in wants
+    )
+
+
+class Scheduler:
+    """Deals steps and pages out to sequences.
+
+    Args:
+        pool: KV pages; no sequence may grow longer than all of it.
+        max_batch_tokens: Tokens in one step.
+    """
+
+    def __init__(self, pool: PagePool, max_batch_tokens: int) -> None:
+        self._pool, self._max_batch_tokens = pool, max_batch_tokens
+        self.running: dict[Sequence, PageTable] = {}  # oldest first
+        self.waiting: deque[Sequence] = deque()  # oldest first
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a sequence behind all others."""
+        self.waiting.append(sequence)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Forget a sequence, finished or not."""
+        if sequence in self.running:
+            self._pool.close(self.running.pop(sequence))
+        else:
+            self.waiting.remove(sequence)
+
+    @property
+    def page_changes(self) -> I32Array:
+        """What the nodes must learn before the next step: ``[P, 3]`` of (slot, page index, page id)."""
+        return self._pool.changes()
+
+    def next_batch(self) -> Batch:
+        """Choose the tokens of the next step; none only if there is no sequence left."""
+        batch = Batch()
+        self._add_decodes(batch)
+        self._add_prompts(batch)
+        return batch
+
+    def commit(self, batch: Batch) -> None:
+        """Note that a step computed ``batch`` on all nodes. Without this call the same tokens would run again."""
+        self._pool.changes_done()
+        for span in batch.spans:
+            span.sequence.num_computed += span.count
+
+    def _add_decodes(self, batch: Batch) -> None:
+        for sequence, table in list(self.running.items()):
+            is_next = sequence in self.running and sequence.num_pending == 1 and self._room(batch)
+            if is_next and self._grow(sequence, table):
+                batch.add(sequence, table, 1)
+
+    def _add_prompts(self, batch: Batch) -> None:
+        for sequence, table in self.running.items():
+            if sequence.num_pending > 1 and self._room(batch):
+                batch.add(sequence, table, self._room(batch))
+        while self.waiting and self._room(batch) and self._has_pages_for(self.waiting[0]):
+            sequence = self.waiting.popleft()
+            table = self.running[sequence] = self._pool.open()
+            self._pool.grow(table, len(sequence.token_ids))
+            batch.add(sequence, table, self._room(batch))
+
+    def _room(self, batch: Batch) -> int:
+        return self._max_batch_tokens - batch.num_tokens
+
+    def _grow(self, sequence: Sequence, table: PageTable) -> bool:
+        """Give a running sequence pages for all its tokens, those of the youngest if need be; False if it is that."""
+        while not self._pool.grow(table, len(sequence.token_ids)):
+            youngest = next(reversed(self.running))
+            self._preempt(youngest)
+            if youngest is sequence:
+                return False
+        return True
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self._pool.close(self.running.pop(sequence))
+        sequence.num_computed = 0
+        self.waiting.appendleft(sequence)
+
+    def _has_pages_for(self, sequence: Sequence) -> bool:
+        """Whether a waiting sequence fits, with one more page for each that runs, lest it be sent back at once."""
+        needed = self._pool.num_pages_for(len(sequence.token_ids)) + len(self.running)
+        return self._pool.has_free_slot and needed <= self._pool.num_free

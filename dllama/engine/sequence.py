@@ -1,0 +1,33 @@
+"""A sequence: token ids, how far they are computed, and what is wanted of them.
+
+Its KV can always be rebuilt from the ids, so a sequence that lost its pages simply starts again at position 0; results
+that were delivered before are not asked for again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """Token ids on their way through the model.
+
+    Attributes:
+        token_ids: Prompt, then what was generated.
+        first_wanted: The first position whose result (logits, or a score) is wanted and not delivered yet; results of
+            all positions from here on are wanted.
+        targets: The token to score at each position; None: the results are logits.
+        num_computed: Positions whose KV is in pages; 0 while it waits.
+    """
+
+    request_id: int
+    token_ids: list[int]
+    first_wanted: int
+    targets: list[int] | None = None
+    num_computed: int = 0
+
+    @property
+    def num_pending(self) -> int:
+        """Tokens that are still to be computed."""
+        return len(self.token_ids) - self.num_computed

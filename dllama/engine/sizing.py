@@ -1,0 +1,144 @@
+"""How large a node is made: context, KV pages and buffers, settled and checked before anything is allocated."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+
+from dllama import _native
+from dllama.config import DType, ModelConfig
+from dllama.errors import UsageError
+from dllama.plan import MemoryPlan, Plan
+
+PIECE_BYTES = 16 << 20  # of the model file at once while loading; two are in flight
+_DEFAULT_MAX_SEQ_LEN = 8192
+_LEAST_MAX_SEQ_LEN = 256  # a context that nobody asked for is not made shorter than this
+_MAX_SLOTS = 64  # sequences with pages at once: far above what one machine serves at a useful speed
+_LIMITS = {"num_threads": 1024, "max_seq_len": 1 << 24, "max_batch_tokens": 4096, "kv_tokens": 1 << 24}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeOptions:
+    """What may be set of a node.
+
+    Attributes:
+        num_threads: Compute threads.
+        max_seq_len: Most tokens in a sequence, cut to the model's own; None: that, 8192 and what memory allows.
+        max_batch_tokens: Tokens in one step.
+        kv_type: Number type of keys and values, F16 or F32; None: F32 for F32 models, else F16.
+        kv_tokens: Positions in the pool of KV pages that all sequences share; None: ``max_seq_len``.
+        wire_type: Number type of activations between nodes; None: Q80 for quantized models, else F32.
+
+    Raises:
+        UsageError: A value out of range.
+    """
+
+    num_threads: int = 1
+    max_seq_len: int | None = None
+    max_batch_tokens: int = 512
+    kv_type: DType | None = None
+    kv_tokens: int | None = None
+    wire_type: DType | None = None
+
+    def __post_init__(self) -> None:
+        for name, limit in _LIMITS.items():
+            value = getattr(self, name)
+            if value is not None and not 1 <= value <= limit:
+                raise UsageError(f"{name}: expected a whole number from 1 to {limit}, found {value}")
+        if self.kv_type not in (None, DType.F16, DType.F32):
+            raise UsageError(f"kv_type: expected F16 or F32, found {self.kv_type!r}")
+        if self.wire_type not in (None, DType.F32, DType.F16, DType.Q80):
+            raise UsageError(f"wire_type: expected F32, F16 or Q80, found {self.wire_type!r}")
+
+    def kv_type_for(self, config: ModelConfig) -> DType:
+        """The type of keys and values, chosen or by default."""
+        if self.kv_type is not None:
+            return self.kv_type
+        return DType.F32 if config.weight_type is DType.F32 else DType.F16
+
+    def wire_type_for(self, config: ModelConfig) -> DType:
+        """The type of activations between nodes, chosen or by default."""
+        if self.wire_type is not None:
+            return self.wire_type
+        return DType.Q80 if config.weight_type.is_quantized else DType.F32
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSize:
+    """Sizes that are settled, equal on all ranks, and the memory that one rank needs for them."""
+
+    max_seq_len: int
+    num_pages: int
+    num_slots: int
+    memory: MemoryPlan
+
+
+def settle_size(config: ModelConfig, plan: Plan, rank: int, options: NodeOptions, available: int) -> NodeSize:
+    """Choose context and KV pages so that ``rank`` fits ``available`` bytes.
+
+    Raises:
+        NotEnoughMemory: It cannot fit; the text has need and have in MiB and what to change.
+    """
+
+    def size_for(kv_tokens: int) -> NodeSize:
+        return _size(config, plan, rank, options, min(max_seq_len, kv_tokens), kv_tokens)
+
+    max_seq_len = min(config.max_seq_len, options.max_seq_len or _DEFAULT_MAX_SEQ_LEN)
+    wanted = options.kv_tokens or max_seq_len
+    size = size_for(wanted)
+    if size.memory.total <= available:
+        return size
+    fitting = bisect_right(range(1, wanted + 1), available, key=lambda kv_tokens: size_for(kv_tokens).memory.total)
+    if options.max_seq_len is None and options.kv_tokens is None and fitting >= _LEAST_MAX_SEQ_LEN:
+        return size_for(fitting)
+    size.memory.check(available, _advice(fitting, "kv_tokens" if options.kv_tokens else "--max-seq-len"))
+    return size
+
+
+def make_node_config(
+    config: ModelConfig, plan: Plan, options: NodeOptions, num_pages: int, num_slots: int
+) -> _native.NodeConfig:
+    """Say what the core must know: the same on every rank, but for ``options.num_threads``."""
+    shards = [
+        _native.Shard(
+            num_heads=shard.kv_heads.size * config.group_size,
+            num_kv_heads=shard.kv_heads.size,
+            intermediate_size=shard.ffn.size,
+            vocab_begin=shard.vocab.begin,
+            vocab_end=shard.vocab.end,
+        )
+        for shard in plan.shards
+    ]
+    return _native.NodeConfig(
+        hidden_size=config.hidden_size,
+        head_dim=config.head_dim,
+        vocab_size=config.vocab_size,
+        rms_norm_eps=config.rms_norm_eps,
+        rope_frequencies=config.rope_frequencies(),
+        has_qk_norm=[layer.has_qk_norm for layer in config.layers],
+        weight_type=config.weight_type,
+        kv_type=options.kv_type_for(config),
+        wire_type=options.wire_type_for(config),
+        shards=shards,
+        num_threads=options.num_threads,
+        max_tokens=options.max_batch_tokens,
+        num_pages=num_pages,
+        num_slots=num_slots,
+    )
+
+
+def _size(
+    config: ModelConfig, plan: Plan, rank: int, options: NodeOptions, max_seq_len: int, kv_tokens: int
+) -> NodeSize:
+    num_pages = -(-kv_tokens // _native.PAGE_SIZE)
+    num_slots = min(_MAX_SLOTS, num_pages, options.max_batch_tokens)
+    node = make_node_config(config, plan, options, num_pages, num_slots)
+    buffers = node.buffer_bytes(rank) + 2 * PIECE_BYTES
+    memory = MemoryPlan(weights=node.weight_bytes(rank), kv=node.kv_bytes(rank), buffers=buffers)
+    return NodeSize(max_seq_len, num_pages, num_slots, memory)
+
+
+def _advice(fitting: int, option: str) -> str:
+    if fitting >= 1:
+        return f"it fits with {option} {fitting}"
+    return "free some, use a smaller model, or share it among more machines with --workers"

@@ -1,0 +1,58 @@
+"""From a Hugging Face ``config.json`` and its tensor names to ``ModelConfig`` and our names.
+
+One module per ``model_type``, named after it; ``_fields`` is what they share. Pure: parsed JSON in, data out, no
+file opened. What a config asks for and the core lacks is refused by name, never ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from os import PathLike
+from reprlib import repr as brief
+from typing import Protocol, cast
+
+from dllama.config import ModelConfig
+from dllama.errors import BadFile, UnsupportedModel
+
+MODEL_TYPES = ("llama", "qwen3")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A Hugging Face model as this project sees it.
+
+    Attributes:
+        config: Its sizes and features. ``weight_type`` is the type that holds the checkpoint's numbers without loss; a
+            converter replaces it by what it is asked to write.
+        tensor_names: Our name of every tensor to the name it has in the checkpoint. With tied embeddings ``lm_head``
+            names the embedding again.
+    """
+
+    config: ModelConfig
+    tensor_names: dict[str, str]
+
+
+class _Family(Protocol):
+    def describe(self, raw: Mapping[str, object], path: str | PathLike[str]) -> Checkpoint: ...
+
+
+def describe(raw: object, path: str | PathLike[str]) -> Checkpoint:
+    """Map a parsed ``config.json``.
+
+    Args:
+        raw: What the JSON parser gave.
+        path: The file it came from, for messages.
+
+    Raises:
+        BadFile: A field is missing, or is not what it must be.
+        UnsupportedModel: It is a model that the core cannot run; the text names the feature.
+    """
+    if not isinstance(raw, Mapping):
+        raise BadFile(path, "", "a JSON object", type(raw).__name__)
+    model_type = raw.get("model_type")
+    if not isinstance(model_type, str) or model_type not in MODEL_TYPES:
+        raise UnsupportedModel(path, "model_type", f"one of {', '.join(MODEL_TYPES)}", brief(model_type))
+    family = cast("_Family", import_module(f"dllama.families.{model_type}"))
+    return family.describe(raw, path)

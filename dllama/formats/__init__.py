@@ -1,0 +1,1 @@
+"""What model and tokenizer files say: readers and writers, one module per format."""

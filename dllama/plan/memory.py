@@ -1,0 +1,39 @@
+"""How much memory one node needs, and the words for when it is not there.
+
+Pure arithmetic: the sizes come from the core's ``NodeConfig``, what is free from ``dllama.machine``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dllama.errors import NotEnoughMemory
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """Bytes that one node allocates, by what they hold."""
+
+    weights: int
+    kv: int
+    buffers: int  # activations of a step, and the pieces of the file in flight while loading
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.kv + self.buffers
+
+    def check(self, available: int, advice: str) -> None:
+        """Raise NotEnoughMemory, saying need, have and ``advice``, unless the plan fits ``available`` bytes."""
+        if self.total > available:
+            raise NotEnoughMemory(
+                f"needs {mib(self.total)} MiB of memory (weights {mib(self.weights)}, KV {mib(self.kv)}, buffers "
+                f"{mib(self.buffers)}), but {available // MIB} MiB are free; {advice}"
+            )
+
+
+def mib(num_bytes: int) -> int:
+    """Whole MiB that hold ``num_bytes``."""
+    return -(-num_bytes // MIB)

@@ -1,0 +1,68 @@
+"""Which part of a tensor a shard owns.
+
+Column-parallel matrices (q, k, v, gate, up, lm_head) are cut by rows, their outputs; row-parallel ones (o, down) by
+columns, their inputs, and followed by a sum over ranks. Norms are whole everywhere. Tensor names are the core's, e.g.
+``"layers.0.q_proj"``; only the part behind the last dot matters here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from dllama.config import ModelConfig
+from dllama.plan.partition import Range, Shard
+
+
+class Axis(Enum):
+    """What a slice cuts."""
+
+    ROWS = "rows"
+    COLUMNS = "columns"
+    WHOLE = "whole"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSlice:
+    """A shard's part of one tensor ``shape``, which is ``(rows, columns)``, or ``(n,)`` of a norm."""
+
+    shape: tuple[int, ...]
+    axis: Axis
+    range: Range  # along ``axis``; all columns if WHOLE
+
+    @property
+    def rows(self) -> Range:
+        """Rows of the tensor to read. A norm is stored as one row."""
+        if self.axis is Axis.ROWS:
+            return self.range
+        return Range(0, self.shape[0] if len(self.shape) == 2 else 1)
+
+    @property
+    def columns(self) -> Range:
+        """Columns to keep of each row."""
+        return Range(0, self.shape[-1]) if self.axis is Axis.ROWS else self.range
+
+
+def tensor_slice(config: ModelConfig, shard: Shard, name: str) -> TensorSlice:
+    """Say which part of tensor ``name`` belongs to ``shard``. Raises KeyError for a name that no model has."""
+    hidden, kind = config.hidden_size, name.rpartition(".")[2]
+    kv = shard.kv_heads.scaled(config.head_dim)
+    queries = kv.scaled(config.group_size)
+    match kind:
+        case "q_proj":
+            return TensorSlice((config.q_size, hidden), Axis.ROWS, queries)
+        case "k_proj" | "v_proj":
+            return TensorSlice((config.kv_size, hidden), Axis.ROWS, kv)
+        case "o_proj":
+            return TensorSlice((hidden, config.q_size), Axis.COLUMNS, queries)
+        case "gate_proj" | "up_proj":
+            return TensorSlice((config.intermediate_size, hidden), Axis.ROWS, shard.ffn)
+        case "down_proj":
+            return TensorSlice((hidden, config.intermediate_size), Axis.COLUMNS, shard.ffn)
+        case "lm_head":
+            return TensorSlice((config.vocab_size, hidden), Axis.ROWS, shard.vocab)
+        case "q_norm" | "k_norm":
+            return TensorSlice((config.head_dim,), Axis.WHOLE, Range(0, config.head_dim))
+        case "input_layernorm" | "post_attention_layernorm" | "norm":
+            return TensorSlice((hidden,), Axis.WHOLE, Range(0, hidden))
+    raise KeyError(f"no such tensor: {name}")

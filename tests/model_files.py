@@ -1,0 +1,76 @@
+"""Tiny model and tokenizer files for tests: random weights, made in milliseconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from dllama.config import DType, LayerSpec, ModelConfig, RopeScaling
+from dllama.formats.m_file import write_m_file
+from dllama.formats.m_layout import tensors_in_order
+from dllama.formats.t_file import TokenizerData, write_t_file
+
+LLAMA3_SCALING = RopeScaling(factor=32.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_seq_len=8192)
+
+
+def tiny_config(model_type: str = "llama", weight_type: DType = DType.Q40, **changes: object) -> ModelConfig:
+    """Give a model of two layers, 4 query heads on 2 KV heads; ``changes`` replace any field."""
+    num_layers = changes.get("num_layers", 2)
+    assert isinstance(num_layers, int)
+    fields: dict[str, object] = {
+        "model_type": model_type,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_layers": num_layers,
+        "num_heads": 4,
+        "num_kv_heads": 2,
+        "head_dim": 32 if model_type == "qwen3" else 16,
+        "vocab_size": 320,
+        "max_seq_len": 128,
+        "rms_norm_eps": 1e-6 if model_type == "qwen3" else 1e-5,
+        "rope_theta": 1e6 if model_type == "qwen3" else 1e4,
+        "weight_type": weight_type,
+        "layers": (LayerSpec(has_qk_norm=model_type == "qwen3"),) * num_layers,
+    }
+    return ModelConfig(**(fields | changes))  # type: ignore[arg-type]
+
+
+def random_weights(config: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:
+    """Give float32 tensors by name in Hugging Face's row order, scaled so that activations stay near 1."""
+    rng = np.random.default_rng(seed)
+    weights = {}
+    for info in tensors_in_order(config):
+        values = rng.standard_normal(info.shape, dtype=np.float32)
+        is_norm = len(info.shape) == 1
+        weights[info.name] = 1 + values / 8 if is_norm else values / np.float32(info.cols**0.5)
+    return weights
+
+
+def write_tiny_model(path: Path, config: ModelConfig | None = None, seed: int = 0) -> dict[str, np.ndarray]:
+    """Write a ``.m`` file of random weights; give the weights before they were quantized."""
+    config = config or tiny_config()
+    weights = random_weights(config, seed)
+    write_m_file(path, config, weights)
+    return weights
+
+
+def byte_tokenizer_data(vocab_size: int = 320, chat_template: str | None = None) -> TokenizerData:
+    """Give a rank vocabulary: 256 bytes, pairs of letters, then 8 special tokens with the names of Llama 3."""
+    special = [b"<|begin_of_text|>", b"<|end_of_text|>", b"<|start_header_id|>", b"<|end_header_id|>", b"<|eot_id|>"]
+    special += [b"<|reserved_%d|>" % number for number in range(3)]
+    letters = b"etaoinshrdlu "
+    pairs = [bytes([first, second]) for first in letters for second in letters]
+    num_pairs = vocab_size - 256 - len(special)
+    assert 0 <= num_pairs <= len(pairs)
+    pieces = [bytes([byte]) for byte in range(256)] + pairs[:num_pairs] + special
+    bos_id = vocab_size - len(special)
+    scores = -np.arange(vocab_size, dtype=np.float32)
+    return TokenizerData(tuple(pieces), scores, bos_id, (bos_id + 1, bos_id + 4), True, chat_template)
+
+
+def write_tiny_tokenizer(path: Path, vocab_size: int = 320, chat_template: str | None = None) -> TokenizerData:
+    """Write ``byte_tokenizer_data`` as a ``.t`` file and give it."""
+    data = byte_tokenizer_data(vocab_size, chat_template)
+    write_t_file(path, data)
+    return data
