@@ -5,7 +5,7 @@ BIN := .venv/bin
 # CMake and ninja come with the virtual environment.
 CMAKE := $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -S .
 CTEST := $(BIN)/ctest --output-on-failure --test-dir
-CPP_FILES := csrc tests/cpp -name '*.h' -o -name '*.cpp'
+CPP_FILES := csrc tests/cpp benchmarks -name '*.h' -o -name '*.cpp'
 
 .DEFAULT_GOAL := help
 .PHONY: help setup build dllama test lint format bench sanitize test-isa clean

@@ -44,6 +44,16 @@ class RopeScaling:
     high_freq_factor: float
     original_max_seq_len: int
 
+    def problem(self) -> str | None:
+        """Say what does not fit together, as ``"<what>: <expected>, found <value>"``, or None."""
+        low, high, original = self.low_freq_factor, self.high_freq_factor, self.original_max_seq_len
+        if 0 < self.factor < math.inf and 0 <= low < high < math.inf and original > 0:
+            return None
+        found = f"factor {self.factor}, {low} and {high}, {original}"
+        return (
+            f"rope_scaling: expected factor > 0, 0 <= low < high_freq_factor, original_max_seq_len > 0, found {found}"
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class LayerSpec:
@@ -105,13 +115,14 @@ class ModelConfig:
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 return f"{name}: expected a positive number, found {value}"
-        return None
+        return self.rope_scaling.problem() if self.rope_scaling else None
 
     def rope_frequencies(self) -> np.ndarray:
         """Angles per position of each rotated pair, float32 ``[head_dim / 2]``, scaling applied.
 
-        The steps and roundings are those of transformers' ``default`` and ``llama3`` rotary embeddings: frequencies
-        in float32, the blend between scaled and unscaled where the wavelength is medium.
+        The formulas are those of transformers' ``default`` and ``llama3`` rotary embeddings, a blend of scaled and
+        unscaled where the wavelength is medium. They are computed in float64 and rounded once; transformers' float32
+        steps end within three units in the last place.
         """
         exponents = np.arange(0, self.head_dim, 2, dtype=np.float64) / self.head_dim
         freqs = 1.0 / self.rope_theta**exponents

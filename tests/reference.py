@@ -26,8 +26,8 @@ class Reference:
 
     Attributes:
         config: The model; replace it to see what a wrong setting does to the logits.
-        rounded: The numbers of the last evaluation that were rounded to blocks or to F16, just before that, and the
-            step between two neighbours they can be rounded to: a pair of arrays for each rounding, in order.
+        rounded: The activations of the last evaluation that were rounded, just before that, and the scales of their
+            blocks: a pair of arrays for each quantization, in order.
     """
 
     def __init__(self, path: Path, kv_type: DType = DType.F32, dtype: type[np.floating[Any]] = np.float64) -> None:
@@ -88,10 +88,7 @@ class Reference:
 
     def cached(self, x: Array) -> Array:
         """Give keys or values as the cache returns them."""
-        if self.kv_type is DType.F32:
-            return x
-        self.rounded.append((x, f16_steps(x)))
-        return x.astype(np.float16).astype(self.dtype)
+        return x.astype(np.float16).astype(self.dtype) if self.kv_type is DType.F16 else x
 
     def products(self, x: Array, *names: str) -> tuple[Array, ...]:
         """Multiply the same activations with each of the matrices named."""
@@ -106,11 +103,6 @@ class Reference:
         self.rounded.append((blocks, scales))
         units = np.divide(blocks, scales, out=np.zeros_like(blocks), where=scales > 0)
         return (np.rint(units) * scales).reshape(x.shape)
-
-
-def f16_steps(x: Array) -> Array:
-    """Give the distance between neighbours in F16 around numbers in its normal range."""
-    return np.exp2(np.floor(np.log2(np.abs(x))) - 10).astype(x.dtype)
 
 
 def write_random_model(path: Path, config: ModelConfig, seed: int) -> None:

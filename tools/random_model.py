@@ -75,7 +75,7 @@ _QWEN_SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 def random_rows(info: TensorInfo, rng: np.random.Generator) -> Iterator[RawRows]:
     """Give the stored rows of a random tensor in chunks, uint8 ``[n, row_bytes]``.
 
-    Matrices have a mean near 0 and a standard deviation of 1 / sqrt(cols), so that what is multiplied by them keeps its size;
+    Matrices have a mean near 0 and a standard deviation of 1 / sqrt(cols), so that what they multiply keeps its size;
     norm weights are near 1.
     """
     step = max(1, _CHUNK_BYTES // info.row_bytes)

@@ -1,25 +1,19 @@
-// AVX2: codecs and operations on vectors of floats.
+// AVX2: the block codecs, the bandwidth probe, and the vector operations of simd_vector.h.
 //
 // The codecs give the bytes that quant/codec.h defines: the same operations on the same values in the same order.
-// Sealed: intrinsics and plain structs only, nothing the linker could share with code for older CPUs.
-#include <immintrin.h>
-
+// Sealed: nothing here that the linker could share with code for older CPUs.
 #include <cfloat>
-#include <cstddef>
-#include <cstdint>
-#include <cstring>
 
-#include "kernels/avx2_common.h"
-#include "kernels/kernels.h"
 #include "kernels/levels.h"
+#include "kernels/simd_avx2.h"
 #include "quant/blocks.h"
+// after the vocabulary it is written in
+#include "kernels/simd_vector.h"
 
 namespace dllama {
 namespace {
 
 constexpr size_t kVectors = kBlockSize / kLanes;  // per block
-
-// --- codecs ---
 
 struct BlockFloats {
   __m256 v[kVectors];
@@ -154,117 +148,6 @@ void dequantize_q80(const BlockQ80* x, float* out, size_t blocks) {
   }
 }
 
-void f32_to_f16(const float* x, uint16_t* out, size_t n) {
-  for (size_t i = 0; i < n; i += kLanes) {
-    const __m128i half_f16x8 = _mm256_cvtps_ph(load_floats(x + i, n - i), _MM_FROUND_TO_NEAREST_INT);
-    if (n - i >= kLanes) {
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i), half_f16x8);
-    } else {
-      std::memcpy(out + i, &half_f16x8, (n - i) * sizeof(uint16_t));
-    }
-  }
-}
-
-void f16_to_f32(const uint16_t* x, float* out, size_t n) {
-  for (size_t i = 0; i < n; i += kLanes) {
-    __m128i half_f16x8 = _mm_setzero_si128();
-    if (n - i >= kLanes) {
-      half_f16x8 = _mm_loadu_si128(reinterpret_cast<const __m128i*>(x + i));
-    } else {
-      std::memcpy(&half_f16x8, x + i, (n - i) * sizeof(uint16_t));
-    }
-    store_floats(out + i, _mm256_cvtph_ps(half_f16x8), n - i);
-  }
-}
-
-// --- vectors ---
-
-void add(float* x, const float* y, size_t n) {
-  for (size_t i = 0; i < n; i += kLanes) {
-    store_floats(x + i, _mm256_add_ps(load_floats(x + i, n - i), load_floats(y + i, n - i)), n - i);
-  }
-}
-
-// Sums 32 values at a time into 8 lanes, then adds those to the total's lanes; missing values count as zero.
-float sum_squares(const float* x, size_t n) {
-  __m256 total = _mm256_setzero_ps();
-  for (size_t i = 0; i < n; i += kBlockSize) {
-    __m256 square[kVectors];
-    for (size_t j = 0; j < kVectors; j++) {
-      const size_t at = i + j * kLanes;
-      const __m256 v = at < n ? load_floats(x + at, n - at) : _mm256_setzero_ps();
-      square[j] = _mm256_mul_ps(v, v);
-    }
-    total = _mm256_add_ps(
-        total, _mm256_add_ps(_mm256_add_ps(square[0], square[1]), _mm256_add_ps(square[2], square[3])));
-  }
-  return sum_lanes(total);
-}
-
-void scale_mul(const float* x, const float* weight, float scale, float* out, size_t n) {
-  const __m256 scale_f32x8 = _mm256_set1_ps(scale);
-  for (size_t i = 0; i < n; i += kLanes) {
-    const __m256 scaled = _mm256_mul_ps(load_floats(x + i, n - i), scale_f32x8);
-    store_floats(out + i, _mm256_mul_ps(scaled, load_floats(weight + i, n - i)), n - i);
-  }
-}
-
-// For large negative gates exp is infinite and the quotient -0; for large positive ones it is the gate.
-void silu_mul(const float* gate, const float* up, float* out, size_t n) {
-  const __m256 one = _mm256_set1_ps(1.0f);
-  for (size_t i = 0; i < n; i += kLanes) {
-    const __m256 g = load_floats(gate + i, n - i);
-    const __m256 negative = _mm256_xor_ps(g, _mm256_set1_ps(-0.0f));
-    const __m256 silu = _mm256_div_ps(g, _mm256_add_ps(one, exp_f32x8(negative)));
-    store_floats(out + i, _mm256_mul_ps(silu, load_floats(up + i, n - i)), n - i);
-  }
-}
-
-float max(const float* x, size_t n) {
-  __m256 result = _mm256_set1_ps(x[0]);
-  for (size_t i = 0; i < n; i += kLanes) {
-    const size_t left = n - i;
-    const __m256 v = load_floats(x + i, left);
-    const __m256 bounded = left >= kLanes ? v : _mm256_blendv_ps(result, v, _mm256_castsi256_ps(first_lanes(left)));
-    result = _mm256_max_ps(result, bounded);
-  }
-  return max_lanes(result);
-}
-
-float exp_sum(const float* x, float shift, float scale, float* out, size_t n) {
-  const __m256 shift_f32x8 = _mm256_set1_ps(shift);
-  const __m256 scale_f32x8 = _mm256_set1_ps(scale);
-  __m256 total = _mm256_setzero_ps();
-  for (size_t i = 0; i < n; i += kBlockSize) {
-    __m256 partial[kVectors];
-    for (size_t j = 0; j < kVectors; j++) {
-      const size_t at = i + j * kLanes;
-      partial[j] = _mm256_setzero_ps();
-      if (at >= n) continue;
-      const size_t left = n - at;
-      const __m256 shifted = _mm256_sub_ps(load_floats(x + at, left), shift_f32x8);
-      const __m256 e = exp_f32x8(_mm256_mul_ps(shifted, scale_f32x8));
-      store_floats(out + at, e, left);
-      partial[j] = left >= kLanes ? e : _mm256_and_ps(e, _mm256_castsi256_ps(first_lanes(left)));
-    }
-    total = _mm256_add_ps(
-        total, _mm256_add_ps(_mm256_add_ps(partial[0], partial[1]), _mm256_add_ps(partial[2], partial[3])));
-  }
-  return sum_lanes(total);
-}
-
-void rotate_half(float* x, const float* cos, const float* sin, size_t half) {
-  for (size_t j = 0; j < half; j += kLanes) {
-    const size_t left = half - j;
-    const __m256 first = load_floats(x + j, left);
-    const __m256 second = load_floats(x + half + j, left);
-    const __m256 c = load_floats(cos + j, left);
-    const __m256 s = load_floats(sin + j, left);
-    store_floats(x + j, _mm256_fmsub_ps(first, c, _mm256_mul_ps(second, s)), left);
-    store_floats(x + half + j, _mm256_fmadd_ps(second, c, _mm256_mul_ps(first, s)), left);
-  }
-}
-
 // The fastest read found: 4 lines per turn into 8 sums. Software prefetch only slowed it down.
 uint64_t read_memory(const void* data, size_t bytes) {
   constexpr size_t kSums = 8;
@@ -291,20 +174,12 @@ uint64_t read_memory(const void* data, size_t bytes) {
 }  // namespace
 
 void install_avx2_vector(Kernels& table) {
+  install_vectors(table);
   table.quantize_q40 = quantize_q40;
   table.quantize_q80 = quantize_q80;
   table.dequantize_q40 = dequantize_q40;
   table.dequantize_q80 = dequantize_q80;
-  table.f32_to_f16 = f32_to_f16;
-  table.f16_to_f32 = f16_to_f32;
   table.quantize_activation = quantize_activation;
-  table.add = add;
-  table.sum_squares = sum_squares;
-  table.scale_mul = scale_mul;
-  table.silu_mul = silu_mul;
-  table.max = max;
-  table.exp_sum = exp_sum;
-  table.rotate_half = rotate_half;
   table.read_memory = read_memory;
 }
 

@@ -32,11 +32,15 @@ void Node::load_rows(const std::string& name, size_t first_row, size_t num_rows,
   weights_.load_rows(pool_, name, first_row, num_rows, data, size);
 }
 
-void Node::run(const Batch& batch) {
+void Node::accept(const Batch& batch) {
+  batch.check(config_);
   for (const PageChange& change : batch.pages) {
     cache_.set_page(static_cast<size_t>(change.slot), static_cast<size_t>(change.page_idx), change.page);
   }
   batch.check_pages(cache_);
+}
+
+void Node::run(const Batch& batch) {
   Step step{kernels_, config_, shard_, weights_, cache_, buffers_, pool_, *group_};
   forward(step, batch, outputs_);
   ++steps_;
@@ -46,7 +50,7 @@ void Node::run(const Batch& batch) {
 const Outputs& Node::step(Batch batch) {
   const uint64_t start_ns = now_ns();
   require(group_->is_root(), "only rank 0 starts steps");
-  batch.check(config_);
+  accept(batch);  // before anyone else hears of it
   group_->begin_step();
   if (group_->world_size() > 1) {
     // Rank 0 takes the embeddings as the wire carries them, so every rank starts from the same bits.
@@ -68,7 +72,7 @@ void Node::follow() {
     if (group_->receive_broadcast(frame, max_frame) == FrameType::Stop) return;
     const uint64_t start_ns = now_ns();
     const Batch batch = Batch::from_frame(kernels_, config_, frame);
-    batch.check(config_);
+    accept(batch);
     run(batch);
     step_ns_ += now_ns() - start_ns;
   }

@@ -38,6 +38,7 @@ class Node {
   StepCounters counters() const;
 
  private:
+  void accept(const Batch& batch);
   void run(const Batch& batch);
 
   NodeConfig config_;

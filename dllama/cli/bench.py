@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = "example: dllama bench -m model.m -p 512 -n 128 -d 0,4096 -t 2,4 -o json"
 SEED = 42
+PAGE = 64  # room that a filler may waste in its last page of the context
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -38,14 +39,18 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-d", "--n-depth", **lists, help="tokens in the context before the test (default 0)")
     parser.add_argument("-b", "--batch-size", **positive, help="most tokens in one step (default 512)")
     parser.add_argument("-t", "--threads", **positive, help="compute threads (default: the physical cores)")
-    parser.add_argument("-r", "--repetitions", type=whole(1, 1000), default=5, metavar="N", help="measured runs (default 5)")
-    parser.add_argument("-o", "--output", choices=["md", "json", "jsonl", "csv"], default="md", help="form (default md)")
+    parser.add_argument(
+        "-r", "--repetitions", type=whole(1, 1000), default=5, metavar="N", help="measured runs (default 5)"
+    )
+    parser.add_argument(
+        "-o", "--output", choices=["md", "json", "jsonl", "csv"], default="md", help="form (default md)"
+    )
     parser.add_argument("--json", action="store_const", const="json", dest="output", help="the same as -o json")
     parser.add_argument("--no-warmup", action="store_true", help="leave out the unmeasured run")
 
 
 @dataclass(frozen=True, slots=True)
-class Test:
+class Case:
     """One thing to measure: ``prompt`` tokens processed or ``gen`` tokens generated, behind ``depth`` others."""
 
     prompt: int
@@ -53,24 +58,18 @@ class Test:
     depth: int
 
     @property
-    def name(self) -> str:
-        """llama-bench's name, e.g. ``tg128 @ d512``."""
-        name = f"pp{self.prompt}" if self.prompt else f"tg{self.gen}"
-        return f"{name} @ d{self.depth}" if self.depth else name
-
-    @property
     def positions(self) -> int:
         """Context that a run needs: its tokens and, before it, one to begin with."""
         return self.depth + self.prompt + self.gen + 1
 
 
-def tests_of(args: argparse.Namespace) -> list[Test]:
+def tests_of(args: argparse.Namespace) -> list[Case]:
     """List the tests the flags ask for: all of pp, then all of tg, each at all depths."""
     depths = args.n_depth or [0]
     prompts = [512] if args.n_prompt is None else args.n_prompt
     gens = [128] if args.n_gen is None else args.n_gen
-    tests = [Test(prompt, 0, depth) for prompt in prompts if prompt for depth in depths]
-    tests += [Test(0, gen, depth) for gen in gens if gen for depth in depths]
+    tests = [Case(prompt, 0, depth) for prompt in prompts if prompt for depth in depths]
+    tests += [Case(0, gen, depth) for gen in gens if gen for depth in depths]
     if not tests:
         raise UsageError("nothing to measure: -p and -n are both 0")
     return tests
@@ -81,25 +80,32 @@ class Bench:
 
     def __init__(self, engine: Engine, batch: int) -> None:
         self._engine, self._batch = engine, batch
-        self._random = random.Random(SEED)  # noqa: S311
+        self._random = random.Random(SEED)
 
-    def sample(self, test: Test) -> int:
+    def sample(self, test: Case) -> int:
         """Run once; the result is nanoseconds."""
         return self._prompt(test) if test.prompt else self._generate(test)
 
-    def _prompt(self, test: Test) -> int:
+    def _prompt(self, test: Case) -> int:
         """Time the steps that compute the last ``test.prompt`` tokens of a prompt.
 
-        A step begins exactly there because a filler, queued first, takes what the first step has too much of.
+        A step begins exactly there because fillers, queued first, take what the first step has too much of.
         """
-        over = test.depth % self._batch
-        if over:
-            self._add(self._batch - over, 1)
+        fillers = self.fillers(test, self._engine.max_seq_len, self._batch)
+        for filler in fillers:
+            self._add(filler, 1)
         self._add(test.depth + test.prompt, 1)
-        self._skip(test.depth + (self._batch - over if over else 0))
+        self._skip(test.depth + sum(fillers))
         return self._time(test.prompt)
 
-    def _generate(self, test: Test) -> int:
+    @staticmethod
+    def fillers(test: Case, max_seq_len: int, batch: int) -> list[int]:
+        """Prompts that together with the ``test.depth`` tokens before a prompt fill whole steps."""
+        missing = -test.depth % batch if test.prompt else 0
+        longest = min(batch, max_seq_len - 1)
+        return [min(longest, missing - begin) for begin in range(0, missing, longest)]
+
+    def _generate(self, test: Case) -> int:
         """Time the steps that compute ``test.gen`` tokens one by one."""
         self._add(test.depth + 1, test.gen + min(test.depth, 1))
         self._skip(test.depth + min(test.depth, 1))
@@ -128,7 +134,7 @@ class Bench:
         return spent
 
 
-def measure(bench: Bench, test: Test, args: argparse.Namespace) -> dict[str, Any]:
+def measure(bench: Bench, test: Case, args: argparse.Namespace) -> dict[str, Any]:
     """Run one test; the result has llama-bench's fields of one."""
     if not args.no_warmup:
         bench.sample(test)
@@ -165,15 +171,17 @@ def records(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def _records_of(
-    model: str, threads: int, batch: int, tests: list[Test], args: argparse.Namespace
+    model: str, threads: int, batch: int, tests: list[Case], args: argparse.Namespace
 ) -> Iterator[dict[str, Any]]:
     from dllama.cli.bench_report import facts_of
     from dllama.engine import Engine
     from dllama.version import read_bandwidth
 
     longest = max(test.positions for test in tests)
+    fillers = max((Bench.fillers(test, longest, batch) for test in tests), key=len)
+    room = longest + sum(filler + 2 * PAGE for filler in fillers)
     options: dict[str, Any] = {"num_threads": threads, "max_batch_tokens": batch, "max_seq_len": longest}
-    with Engine.load(model, kv_tokens=longest + batch, **options) as engine:
+    with Engine.load(model, kv_tokens=room, **options) as engine:
         if engine.max_seq_len < longest:
             raise UsageError(f"{model} has a context of {engine.max_seq_len}, the tests need {longest}")
         facts = {**facts_of(engine, model), "n_batch": batch, "n_ubatch": batch, "n_threads": threads}

@@ -6,14 +6,14 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dllama.engine import Engine
 
 Record = dict[str, Any]
-_COLUMNS = {"model": 30, "size": 10, "params": 10, "backend": 10, "threads": 7, "test": 15, "t/s": 20}
+_WIDTHS = {"model": 30, "size": 10, "params": 10, "backend": 10, "threads": 7, "test": 15, "t/s": 20}
+_RIGHT = {"size", "params", "threads", "test", "t/s"}
 
 
 def facts_of(engine: Engine, model: str) -> Record:
@@ -33,7 +33,7 @@ def facts_of(engine: Engine, model: str) -> Record:
         "backends": "CPU",
         "isa": isa(),
         "model_filename": model,
-        "model_type": f"{config.model_type} {_scaled(params, 1000)} {config.weight_type.name}",
+        "model_type": f"{config.model_type} {scaled(params, 1000)} {config.weight_type.name}",
         "model_size": size,
         "model_n_params": params,
         "type_k": kv_type,
@@ -41,7 +41,7 @@ def facts_of(engine: Engine, model: str) -> Record:
     }
 
 
-def _scaled(value: float, base: int) -> str:
+def scaled(value: float, base: int) -> str:
     """Shorten a count, ``1.24 B``, or with base 1024 a size, ``727.75 MiB``."""
     units = ["B", "KiB", "MiB", "GiB", "TiB"] if base == 1024 else ["", "K", "M", "B", "T"]
     while value >= base and len(units) > 1:
@@ -56,16 +56,51 @@ def lines(form: str, records: Iterable[Record]) -> Iterator[str]:
 
 def _markdown(records: Iterable[Record]) -> Iterator[str]:
     notes: list[str] = []
-    for number, record in enumerate(records):
-        if number == 0:
-            yield _row(list(_COLUMNS))
-            yield _row([f" {'-' * (width - 1)}:" if right else f" {'-' * width}" ...])
-        yield _row(_cells(record))
+    for record in records:
         if not notes:
-            notes = ["", f"build: {record['build_commit']} ({record['build_version']}), {record['isa']}, {record['cpu_info']}"]
+            yield _row({name: name for name in _WIDTHS})
+            yield _row(
+                {name: "-" * (width - (name in _RIGHT)) + ":" * (name in _RIGHT) for name, width in _WIDTHS.items()}
+            )
+            build = f"{record['build_commit']} ({record['build_version']})"
+            notes = ["", f"build: {build}; {record['isa']} on {record['cpu_info']}"]
+        yield _row(_cells(record))
         if record["n_gen"]:
             notes.append(_roof(record))
     yield from notes
+
+
+def _row(cells: dict[str, str]) -> str:
+    padded = [
+        cells[name].rjust(width) if name in _RIGHT else cells[name].ljust(width) for name, width in _WIDTHS.items()
+    ]
+    return f"| {' | '.join(padded)} |"
+
+
+def _cells(record: Record) -> dict[str, str]:
+    return {
+        "model": record["model_type"],
+        "size": scaled(record["model_size"], 1024),
+        "params": scaled(record["model_n_params"], 1000),
+        "backend": record["backends"],
+        "threads": str(record["n_threads"]),
+        "test": test_name(record),
+        "t/s": f"{record['avg_ts']:.2f} ± {record['stddev_ts']:.2f}",
+    }
+
+
+def test_name(record: Record) -> str:
+    """llama-bench's name of a test, e.g. ``pp512`` or ``tg128 @ d4096``."""
+    name = f"tg{record['n_gen']}" if record["n_gen"] else f"pp{record['n_prompt']}"
+    return f"{name} @ d{record['n_depth']}" if record["n_depth"] else name
+
+
+def _roof(record: Record) -> str:
+    per_token, bandwidth = record["weight_bytes_per_token"] / 1e9, record["read_bandwidth"] / 1e9
+    return (
+        f"{test_name(record)} with {record['n_threads']} threads read weights at {record['read_bandwidth_share']:.0%} "
+        f"of this machine's read bandwidth: {per_token:.3f} GB per token, {bandwidth:.2f} GB/s"
+    )
 
 
 def _jsonl(records: Iterable[Record]) -> Iterator[str]:

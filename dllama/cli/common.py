@@ -85,18 +85,23 @@ def read_prompt(args: argparse.Namespace) -> str:
         raise UsageError(f"--prompt-file {args.prompt_file}: not UTF-8 at byte {error.start}") from error
 
 
-def load_tokenizer(args: argparse.Namespace, show: Callable[[str], None]) -> Tokenizer:
-    """Load ``--tokenizer``; show its facts and the model's, so that both files are known to be sound before the rest."""
+def encode_prompt(args: argparse.Namespace, show: Callable[[str], None], text: str) -> tuple[Tokenizer, list[int], int]:
+    """Open both files, show their facts, and encode ``text``: all that can go wrong before weights are loaded.
+
+    Returns:
+        The tokenizer, the token ids, and the longest context there can be.
+    """
     from dllama.formats.m_file import open_m_file
     from dllama.text.tokenizer import Tokenizer
 
     with open_m_file(args.model) as model:
         tokenizer = Tokenizer.from_file(args.tokenizer)
+        context = min(args.max_seq_len or DEFAULT_CONTEXT, model.config.max_seq_len)
         for name, value in tokenizer.summary().items():
             show(f"📄 {name}: {value}")
-        for name, value in model.summary(min(args.max_seq_len or DEFAULT_CONTEXT, model.config.max_seq_len)).items():
+        for name, value in model.summary(context).items():
             show(f"💡 {name}: {value}")
-    return tokenizer
+    return tokenizer, tokenizer.encode(text), context
 
 
 def load_engine(args: argparse.Namespace, tokenizer: Tokenizer, show: Callable[[str], None]) -> Engine:

@@ -12,14 +12,14 @@ from dllama.cli.common import (
     StepCost,
     add_model_flags,
     add_prompt_flags,
+    encode_prompt,
     load_engine,
-    load_tokenizer,
     read_prompt,
     say,
     timed_step,
 )
 from dllama.cli.parser import number, whole
-from dllama.errors import UsageError
+from dllama.errors import ContextFull, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -217,10 +217,14 @@ def run(args: argparse.Namespace) -> None:
     """Run the command."""
     prompt, sampling = read_prompt(args), sampling_params(args)
     show = (lambda _line: None) if args.json else say
-    tokenizer = load_tokenizer(args, show)
-    tokens = tokenizer.encode(prompt)
+    tokenizer, tokens, context = encode_prompt(args, show, prompt)
     if not tokens:
         raise UsageError("--prompt: expected at least one token, found an empty text")
+    if len(tokens) >= context:
+        raise ContextFull(
+            f"the prompt has {len(tokens)} tokens, and a context of {context} takes at most {context - 1}; "
+            "shorten it or raise --max-seq-len"
+        )
     with load_engine(args, tokenizer, show) as engine:
         show(prompt)
         this = Run(prompt, len(tokens))

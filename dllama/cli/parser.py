@@ -26,16 +26,17 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
         """Read all of ``arguments``."""
-        args, unknown = self.parse_known_args(self._join_values(arguments))
-        if unknown:
-            what = "flag" if unknown[0].startswith("-") else "argument"
-            name = unknown[0].split("=", maxsplit=1)[0]
-            hint = suggestion(name, self._option_string_actions)
-            raise UsageError(f"unknown {what} '{name}'{hint}; see {self.prog} --help")
+        args, rest = self.parse_known_args(self._join_values(arguments))
+        if rest:
+            raise UsageError(f"unexpected argument '{rest[0]}'; see {self.prog} --help")
         return args
 
     def _join_values(self, arguments: Sequence[str]) -> list[str]:
-        """Write ``--flag -value`` as ``--flag=-value``, so that a prompt or a number may begin with a dash."""
+        """Write ``--flag -value`` as ``--flag=-value``, so that a prompt or a number may begin with a dash.
+
+        Raises:
+            UsageError: A flag that does not exist, whatever else is wrong.
+        """
         joined: list[str] = []
         for word in arguments:
             last = joined[-1] if joined else ""
@@ -43,9 +44,16 @@ class Parser(argparse.ArgumentParser):
             takes_one = action is not None and action.nargs is None and last.startswith("--")
             if takes_one and word.startswith("-") and word not in self._option_string_actions:
                 joined[-1] = f"{last}={word}"
-            else:
-                joined.append(word)
+                continue
+            if word.startswith("--"):
+                self._check_flag(word.split("=", maxsplit=1)[0])
+            joined.append(word)
         return joined
+
+    def _check_flag(self, name: str) -> None:
+        if name not in self._option_string_actions:
+            hint = suggestion(name, self._option_string_actions)
+            raise UsageError(f"unknown flag '{name}'{hint}; see {self.prog} --help")
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:

@@ -8,14 +8,14 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from dllama.cli.common import add_model_flags, add_prompt_flags, load_engine, load_tokenizer, read_prompt, say
+from dllama.cli.common import add_model_flags, add_prompt_flags, encode_prompt, load_engine, read_prompt, say
 from dllama.errors import UsageError
 
 if TYPE_CHECKING:
     from dllama.engine import Engine
 
-EXAMPLE = """A text longer than the context is scored in pieces of the context's length, each without what came before it;
-they overlap by one token, so that every token but the first is scored once.
+EXAMPLE = """A text longer than the context is scored in pieces of the context's length, each without what came before
+it; they overlap by one token, so that every token but the first is scored once.
 
 example: dllama perplexity --model dllama/demo/model.m --tokenizer dllama/demo/tokenizer.t --prompt-file story.txt"""
 
@@ -51,8 +51,7 @@ def run(args: argparse.Namespace) -> None:
     """Run the command."""
     text = read_prompt(args)
     show = (lambda _line: None) if args.json else say
-    tokenizer = load_tokenizer(args, show)
-    tokens = tokenizer.encode(text)
+    tokenizer, tokens, _ = encode_prompt(args, show, text)
     if len(tokens) < 2:
         raise UsageError(f"--prompt: expected a text of at least 2 tokens, found {len(tokens)}")
     scored: list[float] = []

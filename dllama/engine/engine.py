@@ -24,7 +24,7 @@ from dllama.engine.params import Output, SamplingParams
 from dllama.engine.prompts import check_ids, check_length, open_tokenizer, to_token_ids
 from dllama.engine.scheduler import Scheduler
 from dllama.engine.sequence import Sequence as TokenSequence
-from dllama.engine.sizing import NodeOptions, NodeSize
+from dllama.engine.sizing import LOGITS_BYTES, NodeOptions, NodeSize
 from dllama.engine.tasks import Collection, Generation
 from dllama.plan import MemoryPlan
 
@@ -62,7 +62,9 @@ class Engine:
         self.max_seq_len: int = size.max_seq_len
         self.memory: MemoryPlan = size.memory
         pool = PagePool(size.num_pages, size.num_slots, _native.PAGE_SIZE)
-        self._executor = Executor(node, Scheduler(pool, options.max_batch_tokens), file.embedding_rows)
+        max_logits = max(1, LOGITS_BYTES // (4 * self.config.vocab_size))
+        scheduler = Scheduler(pool, options.max_batch_tokens, max_logits)
+        self._executor = Executor(node, scheduler, file.embedding_rows)
         self._file = file
         self._requests: dict[int, Generation] = {}
         self._ready: list[Output] = []  # for step()

@@ -6,7 +6,7 @@ Plain data, checked when made. Knows no model: token ids are compared with the v
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -58,7 +58,7 @@ class SamplingParams:
     seed: int | None = None
     logprobs: int = 0
     ignore_eos: bool = False
-    stop_token_ids: tuple[int, ...] = ()
+    stop_token_ids: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         for name, low, high in _INT_RANGES:

@@ -96,10 +96,11 @@ class Scheduler:
     Args:
         pool: KV pages; no sequence may grow longer than all of it.
         max_batch_tokens: Tokens in one step.
+        max_logits: Rows of logits that one sequence may ask of a step; only those that want all of them ask for many.
     """
 
-    def __init__(self, pool: PagePool, max_batch_tokens: int) -> None:
-        self._pool, self._max_batch_tokens = pool, max_batch_tokens
+    def __init__(self, pool: PagePool, max_batch_tokens: int, max_logits: int) -> None:
+        self._pool, self._max_batch_tokens, self._max_logits = pool, max_batch_tokens, max_logits
         self.running: dict[Sequence, PageTable] = {}  # oldest first
         self.waiting: deque[Sequence] = deque()  # oldest first
 
@@ -141,15 +142,21 @@ class Scheduler:
     def _add_prompts(self, batch: Batch) -> None:
         for sequence, table in self.running.items():
             if sequence.num_pending > 1 and self._room(batch):
-                batch.add(sequence, table, self._room(batch))
+                batch.add(sequence, table, self._chunk(sequence, batch))
         while self.waiting and self._room(batch) and self._has_pages_for(self.waiting[0]):
             sequence = self.waiting.popleft()
             table = self.running[sequence] = self._pool.open()
             self._pool.grow(table, len(sequence.token_ids))
-            batch.add(sequence, table, self._room(batch))
+            batch.add(sequence, table, self._chunk(sequence, batch))
 
     def _room(self, batch: Batch) -> int:
         return self._max_batch_tokens - batch.num_tokens
+
+    def _chunk(self, sequence: Sequence, batch: Batch) -> int:
+        if sequence.targets is not None:
+            return self._room(batch)
+        num_unwanted = max(0, sequence.first_wanted - sequence.num_computed)
+        return min(self._room(batch), num_unwanted + self._max_logits)
 
     def _grow(self, sequence: Sequence, table: PageTable) -> bool:
         """Give a running sequence pages for all its tokens, those of the youngest if need be; False if it is that."""

@@ -11,9 +11,10 @@ from dllama.errors import UsageError
 from dllama.plan import MemoryPlan, Plan
 
 PIECE_BYTES = 16 << 20  # of the model file at once while loading; two are in flight
+LOGITS_BYTES = 64 << 20  # that one step gives to a caller who wants the logits of all positions
 _DEFAULT_MAX_SEQ_LEN = 8192
 _LEAST_MAX_SEQ_LEN = 256  # a context that nobody asked for is not made shorter than this
-_MAX_SLOTS = 64  # sequences with pages at once: far above what one machine serves at a useful speed
+_MAX_SLOTS = 32  # sequences with pages at once: far above what one machine serves at a useful speed
 _LIMITS = {"num_threads": 1024, "max_seq_len": 1 << 24, "max_batch_tokens": 4096, "kv_tokens": 1 << 24}
 
 
@@ -133,7 +134,8 @@ def _size(
     num_pages = -(-kv_tokens // _native.PAGE_SIZE)
     num_slots = min(_MAX_SLOTS, num_pages, options.max_batch_tokens)
     node = make_node_config(config, plan, options, num_pages, num_slots)
-    buffers = node.buffer_bytes(rank) + 2 * PIECE_BYTES
+    logits = num_slots * config.vocab_size * 4 if rank == 0 else 0
+    buffers = node.buffer_bytes(rank) + logits + 2 * PIECE_BYTES
     memory = MemoryPlan(weights=node.weight_bytes(rank), kv=node.kv_bytes(rank), buffers=buffers)
     return NodeSize(max_seq_len, num_pages, num_slots, memory)
 

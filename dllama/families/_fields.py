@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from os import PathLike
 from reprlib import repr as brief
@@ -35,46 +36,52 @@ class Fields:
         """Give a whole number; without a default the field is required."""
         value = self._value(name, default, "a whole number")
         if isinstance(value, bool) or not isinstance(value, int):
-            raise BadFile(self._path, self._place + name, "a whole number", brief(value))
+            raise self.bad(name, "a whole number", brief(value))
+        if abs(value) >= 1 << 63:  # JSON's have no bound
+            raise self.bad(name, "a whole number", "one too large")
         return value
 
     def number(self, name: str, default: float | None = None) -> float:
         """Give a number; without a default the field is required."""
         value = self._value(name, default, "a number")
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise BadFile(self._path, self._place + name, "a number", brief(value))
+            raise self.bad(name, "a number", brief(value))
         try:
             return float(value)
-        except OverflowError:  # JSON's whole numbers have no bound
-            raise BadFile(self._path, self._place + name, "a number", "one too large") from None
+        except OverflowError:
+            raise self.bad(name, "a number", "one too large") from None
 
     def text(self, name: str, default: str) -> str:
         """Give a string."""
         value = self._value(name, default, "a string")
         if not isinstance(value, str):
-            raise BadFile(self._path, self._place + name, "a string", brief(value))
+            raise self.bad(name, "a string", brief(value))
         return value
 
     def flag(self, name: str, default: bool = False) -> bool:
         """Give true or false."""
         value = self._value(name, default, "true or false")
         if not isinstance(value, bool):
-            raise BadFile(self._path, self._place + name, "true or false", brief(value))
+            raise self.bad(name, "true or false", brief(value))
         return value
 
     def texts(self, name: str) -> list[str]:
         """Give a list of strings; an empty one if it is absent."""
         value = self._value(name, [], "a list of strings")
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise BadFile(self._path, self._place + name, "a list of strings", brief(value))
+            raise self.bad(name, "a list of strings", brief(value))
         return value
 
     def group(self, name: str) -> Fields:
         """Give the object ``name``; an empty one if it is absent."""
         value = self._value(name, {}, "an object")
         if not isinstance(value, Mapping):
-            raise BadFile(self._path, self._place + name, "an object", brief(value))
+            raise self.bad(name, "an object", brief(value))
         return Fields(value, self._path, f"{self._place}{name}.")
+
+    def bad(self, name: str, expected: str, found: str) -> BadFile:
+        """Build the error for a field that is not what it must be."""
+        return BadFile(self._path, self._place + name, expected, found)
 
     def refuse(self, name: str, supported: str, found: object) -> UnsupportedModel:
         """Build the error for a feature that the core lacks."""
@@ -97,7 +104,7 @@ class Fields:
         if value is None:
             value = default
         if value is None:
-            raise BadFile(self._path, self._place + name, expected, "no such field")
+            raise self.bad(name, expected, "no such field")
         return value
 
 
@@ -110,9 +117,7 @@ def refuse_common(fields: Fields) -> None:
     fields.require_absent("quantization_config")
 
 
-def model_config(
-    fields: Fields, path: str | PathLike[str], model_type: str, head_dim: int, layer: LayerSpec
-) -> ModelConfig:
+def model_config(fields: Fields, model_type: str, head_dim: int, layer: LayerSpec) -> ModelConfig:
     """Build the config of a model whose layers are all alike, and check it."""
     num_layers, num_heads = fields.integer("num_hidden_layers"), fields.integer("num_attention_heads")
     rope = _rope_fields(fields)
@@ -136,7 +141,7 @@ def model_config(
     if problem is not None:
         place, _, rest = problem.partition(": expected ")
         expected, _, found = rest.rpartition(", found ")
-        raise BadFile(path, place, expected, found)
+        raise fields.bad(place, expected, found)
     return config
 
 
@@ -163,9 +168,12 @@ def _rope_scaling(fields: Fields, rope: Fields) -> RopeScaling | None:
     if kind != "llama3":
         raise rope.refuse("rope_type", "'default' or 'llama3'", kind)
     factor, low, high = (rope.number(name) for name in _LLAMA3_FACTORS)
-    if not (factor > 0 and 0 < low < high):
-        raise rope.refuse("factor", "factor > 0 and 0 < low_freq_factor < high_freq_factor", (factor, low, high))
-    return RopeScaling(factor, low, high, rope.integer("original_max_position_embeddings"))
+    if not (0 < factor < math.inf and 0 < low < high < math.inf):
+        raise rope.bad("factor", "factor > 0 and 0 < low_freq_factor < high_freq_factor", f"{factor}, {low}, {high}")
+    original = rope.integer("original_max_position_embeddings")
+    if original < 1:
+        raise rope.bad("original_max_position_embeddings", "1 or more", str(original))
+    return RopeScaling(factor, low, high, original)
 
 
 def tensor_names(config: ModelConfig, fields: Fields) -> dict[str, str]:

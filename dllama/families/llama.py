@@ -16,5 +16,5 @@ def describe(raw: Mapping[str, object], path: str | PathLike[str]) -> Checkpoint
     refuse_common(fields)
     heads = max(1, fields.integer("num_attention_heads"))  # a count below 1 is named by the check of the whole
     head_dim = fields.integer("head_dim", fields.integer("hidden_size") // heads)
-    config = model_config(fields, path, "llama", head_dim, LayerSpec())
+    config = model_config(fields, "llama", head_dim, LayerSpec())
     return Checkpoint(config, tensor_names(config, fields))

@@ -20,5 +20,5 @@ def describe(raw: Mapping[str, object], path: str | PathLike[str]) -> Checkpoint
     for kind in fields.texts("layer_types"):
         if kind != "full_attention":
             raise fields.refuse("layer_types", "'full_attention' only", kind)
-    config = model_config(fields, path, "qwen3", fields.integer("head_dim", _DEFAULT_HEAD_DIM), LayerSpec(True))
+    config = model_config(fields, "qwen3", fields.integer("head_dim", _DEFAULT_HEAD_DIM), LayerSpec(True))
     return Checkpoint(config, tensor_names(config, fields))

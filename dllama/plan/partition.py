@@ -79,11 +79,7 @@ def kv_heads_per_unit(config: ModelConfig) -> int:
 
 def max_world_size(config: ModelConfig) -> int:
     """Most nodes that can share the model, each with at least one unit of everything."""
-    return min(
-        config.num_kv_heads // kv_heads_per_unit(config),
-        config.intermediate_size // BLOCK_SIZE,
-        math.ceil(config.vocab_size / BLOCK_SIZE),
-    )
+    return min(_num_units(config).values())
 
 
 def make_plan(config: ModelConfig, world_size: int = 1, shares: Sequence[float] | None = None) -> Plan:
@@ -99,17 +95,26 @@ def make_plan(config: ModelConfig, world_size: int = 1, shares: Sequence[float] 
         UsageError: More nodes than units, or shares that are not ``world_size`` positive numbers.
     """
     weights = _weights(world_size, shares)
-    if not 1 <= world_size <= max_world_size(config):
+    scarcest, num_units = min(_num_units(config).items(), key=lambda item: item[1])
+    if not 1 <= world_size <= num_units:
         raise UsageError(
-            f"number of nodes: expected 1 to {max_world_size(config)} for this model ({config.num_kv_heads} KV heads, "
-            f"kept together in {kv_heads_per_unit(config)}s), found {world_size}; use fewer workers"
+            f"number of nodes: expected 1 to {num_units}, as this model has {num_units} {scarcest} to share out, "
+            f"found {world_size}; use fewer workers"
         )
-    heads_unit = kv_heads_per_unit(config)
-    kv_heads = _cut(config.num_kv_heads, heads_unit, weights)
+    kv_heads = _cut(config.num_kv_heads, kv_heads_per_unit(config), weights)
     ffn = _cut(config.intermediate_size, BLOCK_SIZE, weights)
     vocab = _cut(config.vocab_size, BLOCK_SIZE, weights)
     shards = tuple(Shard(*ranges) for ranges in zip(kv_heads, ffn, vocab, strict=True))
     return Plan(stages=(Stage(layers=Range(0, config.num_layers), shards=shards),))
+
+
+def _num_units(config: ModelConfig) -> dict[str, int]:
+    """What is shared out, and how many units of it there are."""
+    return {
+        "groups of KV heads": config.num_kv_heads // kv_heads_per_unit(config),
+        f"blocks of {BLOCK_SIZE} FFN columns": config.intermediate_size // BLOCK_SIZE,
+        f"blocks of {BLOCK_SIZE} vocabulary rows": math.ceil(config.vocab_size / BLOCK_SIZE),
+    }
 
 
 def _weights(world_size: int, shares: Sequence[float] | None) -> list[Fraction]:

@@ -103,7 +103,8 @@ inline void near(double left, double right, double tolerance, const char* text, 
 // True where every byte is the same, NaNs and signed zeros included.
 template <typename T>
 bool same_bits(const std::vector<T>& left, const std::vector<T>& right) {
-  return left.size() == right.size() && std::memcmp(left.data(), right.data(), left.size() * sizeof(T)) == 0;
+  if (left.size() != right.size()) return false;
+  return left.empty() || std::memcmp(left.data(), right.data(), left.size() * sizeof(T)) == 0;
 }
 
 // Returns the number of failures of one test.

@@ -95,7 +95,7 @@ TEST(q40_rounds_by_truncation_after_adding_a_half) {
   x[0] = -8.0f;  // d = 1
   x[1] = 0.5f;
   x[2] = -0.5f;
-  x[3] = std::nextafter(-0.5f, -1.0f);
+  x[3] = -0.500001f;
   x[4] = 6.5f;
   x[5] = 7.9f;
   const BlockQ40 block = q40_of(x);
@@ -104,7 +104,7 @@ TEST(q40_rounds_by_truncation_after_adding_a_half) {
 }
 
 TEST(q40_takes_the_reciprocal_before_rounding_the_scale) {
-  // d = 1.0004882 rounds to the F16 1.0; with the rounded one, 7.5 + 8.5 would be 16 instead of just below.
+  // d = 1.0004882 is the F16 1.0 once rounded; 5.5 / 1.0 + 8.5 would be 14, 5.5 / d + 8.5 is just below.
   Values x(32, 0.0f);
   x[0] = -8.0f * 0x1.002p+0f;
   x[1] = 5.5f;

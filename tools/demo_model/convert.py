@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from model import Llama, ModelArgs
+from tokenizer import BOS, EOS, EOT, token_bytes
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from model import Llama, ModelArgs
-from tokenizer import BOS, EOS, EOT, token_bytes
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from dllama.config import DType, LayerSpec, ModelConfig  # noqa: E402
-from dllama.formats.m_file import open_m_file, write_m_file  # noqa: E402
-from dllama.formats.t_file import TokenizerData, write_t_file  # noqa: E402
+from dllama.config import DType, LayerSpec, ModelConfig
+from dllama.formats.m_file import open_m_file, write_m_file
+from dllama.formats.t_file import TokenizerData, write_t_file
 
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
@@ -30,12 +28,14 @@ CHAT_TEMPLATE = (
 
 
 def load_checkpoint(path: Path) -> Llama:
+    """Load the trained weights, not quantized."""
     model = Llama(ModelArgs())
     model.load_state_dict(torch.load(path)["model"])
     return model.eval()
 
 
 def config_of(args: ModelArgs) -> ModelConfig:
+    """Describe the model in dllama's terms."""
     sizes = ("hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads", "head_dim")
     names = (*sizes, "vocab_size", "max_seq_len", "rms_norm_eps", "rope_theta")
     return ModelConfig(
@@ -52,6 +52,7 @@ def _file_name(name: str) -> str:
 
 
 def write_model(model: Llama, path: Path) -> None:
+    """Write the ``.m`` file; the writer quantizes."""
     tensors: dict[str, npt.NDArray[np.float32]] = {
         _file_name(name): value.float().numpy() for name, value in model.state_dict().items()
     }
@@ -60,6 +61,7 @@ def write_model(model: Llama, path: Path) -> None:
 
 
 def write_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
+    """Write the ``.t`` file. The end of a turn comes first: distributed-llama ends messages with the first one."""
     pieces = tuple(token_bytes(tokenizer))
     scores = -np.arange(len(pieces), dtype=np.float32)
     bos, eos, eot = (tokenizer.token_to_id(token) for token in (BOS, EOS, EOT))
@@ -86,12 +88,13 @@ def convert(work: Path, out: Path) -> None:
     write_model(load_checkpoint(work / "checkpoint.pt"), out / "model.m.new")
     write_tokenizer(Tokenizer.from_file(str(work / "tokenizer.json")), out / "tokenizer.t.new")
     for name in ("model.m", "tokenizer.t"):
-        os.replace(out / f"{name}.new", out / name)
+        (out / f"{name}.new").replace(out / name)
     total = sum((out / name).stat().st_size for name in ("model.m", "tokenizer.t"))
     print(f"wrote {out / 'model.m'} and tokenizer.t: {total} bytes", flush=True)
 
 
 def main() -> None:
+    """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("demo_model_work"))
     parser.add_argument("--out", type=Path, default=Path("demo_model_work/out"))

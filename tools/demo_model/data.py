@@ -8,11 +8,10 @@ from multiprocessing import Pool
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer
-
 from chats import Message, chat
 from stories import tell
 from tokenizer import BOS, EOH, EOS, EOT, SOH
+from tokenizers import Tokenizer
 
 STORY_SHARE = 0.5
 CHUNK = 500  # documents per seed
@@ -25,6 +24,7 @@ def render_chat(messages: list[Message], generation_prompt: bool = False) -> str
 
 
 def documents(seed: int, count: int) -> Iterator[str]:
+    """Give ``count`` texts, half of them plain stories."""
     rng = random.Random(seed)
     for _ in range(count):
         yield BOS + tell(rng).text + EOS if rng.random() < STORY_SHARE else render_chat(chat(rng))

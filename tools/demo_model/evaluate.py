@@ -10,8 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
-
 from chats import Message
 from convert import load_checkpoint, load_exported
 from data import render_chat
@@ -21,6 +19,7 @@ from sampling import sample
 from small_talk import fact
 from stories import tell
 from tokenizer import BOS, EOS, EOT
+from tokenizers import Tokenizer
 from train import loss_of
 
 Report = dict[str, float | int]
@@ -37,10 +36,12 @@ class Speaker:
         self.stops = {tokenizer.token_to_id(EOS), tokenizer.token_to_id(EOT)}
 
     def rows(self, prompt: str, rows: int, seed: int, temperature: float = 0.8) -> list[list[int]]:
+        """Sample several continuations of one prompt."""
         ids = self.tokenizer.encode(prompt).ids
         return sample(self.model, ids, self.stops, rows=rows, seed=seed, temperature=temperature)
 
     def text(self, prompt: str, seed: int, temperature: float = 0.8) -> str:
+        """Sample one continuation, as text without special tokens."""
         return self.tokenizer.decode(self.rows(prompt, 1, seed, temperature)[0])
 
 
@@ -54,16 +55,21 @@ def perplexity(model: Llama, tokens: np.ndarray, seq_len: int = 512) -> float:
 
 
 def judge(outputs: list[list[int]], stops: set[int], prompt: list[int]) -> Report:
+    """Count endings and repetitions."""
     ended = [ids for ids in outputs if ids[-1] in stops]
     repeats = [most_repeated(prompt + ids) for ids in outputs]
-    clean = sum(ids[-1] in stops and count <= 3 for ids, count in zip(outputs, repeats))
+    clean = sum(ids[-1] in stops and count <= 3 for ids, count in zip(outputs, repeats, strict=True))
     return {
-        "sampled": len(outputs), "ended_by_eos": len(ended), "a_4gram_over_3_times": sum(count > 3 for count in repeats),
-        "ended_and_unrepetitive": clean, "mean_tokens": round(float(np.mean([len(ids) for ids in outputs])), 1),
+        "sampled": len(outputs),
+        "ended_by_eos": len(ended),
+        "a_4gram_over_3_times": sum(count > 3 for count in repeats),
+        "ended_and_unrepetitive": clean,
+        "mean_tokens": round(float(np.mean([len(ids) for ids in outputs])), 1),
     }
 
 
 def story_report(speaker: Speaker, prompt: str, count: int = 100) -> Report:
+    """Judge plain stories."""
     ids = speaker.tokenizer.encode(prompt).ids
     return judge(speaker.rows(prompt, count, SAMPLE_SEED), speaker.stops, ids)
 
@@ -105,12 +111,17 @@ def recall_report(speaker: Speaker, count: int = 102) -> float:
     for index in range(count):
         question, key = RECALL[index % len(RECALL)]
         story = tell(rng)
-        messages = [("user", "Tell me a story."), ("assistant", story.text), ("user", expand(question, story.facts, rng))]
+        messages = [
+            ("user", "Tell me a story."),
+            ("assistant", story.text),
+            ("user", expand(question, story.facts, rng)),
+        ]
         right += story.facts[key] in speaker.text(render_chat(messages, True), 0, temperature=0)
     return round(right / count, 3)
 
 
 def measure(work: Path, model_file: Path) -> dict[str, object]:
+    """Take all measurements; the sampled ones from the exported model."""
     torch.manual_seed(0)
     tokenizer = Tokenizer.from_file(str(work / "tokenizer.json"))
     test = np.load(work / "test.npy")
@@ -118,7 +129,9 @@ def measure(work: Path, model_file: Path) -> dict[str, object]:
     f32, q40 = perplexity(load_checkpoint(work / "checkpoint.pt"), test), perplexity(exported, test)
     speaker = Speaker(exported, tokenizer)
     return {
-        "perplexity_f32": round(f32, 4), "perplexity_q40": round(q40, 4), "q40_over_f32": round(q40 / f32, 4),
+        "perplexity_f32": round(f32, 4),
+        "perplexity_q40": round(q40, 4),
+        "q40_over_f32": round(q40 / f32, 4),
         "stories_once_upon_a_time": story_report(speaker, BOS + "Once upon a time"),
         "stories_from_bos_alone": story_report(speaker, BOS),
         "stories_asked_for_in_chat": request_report(speaker),
@@ -128,12 +141,14 @@ def measure(work: Path, model_file: Path) -> dict[str, object]:
 
 
 def write(report: dict[str, object], path: Path) -> None:
+    """Write and print a report."""
     text = json.dumps(report, indent=2)
     path.write_text(text + "\n")
     print(text, flush=True)
 
 
 def main() -> None:
+    """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("demo_model_work"))
     parser.add_argument("--model", type=Path, default=Path("demo_model_work/out/model.m"))

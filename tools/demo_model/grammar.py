@@ -41,8 +41,10 @@ def most_repeated(items: Sequence[object], size: int = 4) -> int:
 
 
 def words_of(text: str) -> list[str]:
+    """Give the words in lower case."""
     return re.findall(r"[a-z']+", text.lower())
 
 
 def words_and_marks_of(text: str) -> list[str]:
+    """Give words and punctuation marks."""
     return re.findall(r"[A-Za-z']+|[^A-Za-z'\s]+", text)

@@ -13,15 +13,16 @@ import train
 
 
 def main() -> None:
+    """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("demo_model_work"), help="folder for everything that is made")
     parser.add_argument("--minutes", type=float, default=62.0, help="length of the training")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--processes", type=int, default=2)
     args = parser.parse_args()
     out = args.work / "out"
     if not (args.work / "test.npy").exists():
         prepare.prepare(args.work)
-    train.train(args.work, args.minutes, args.threads)
+    train.train(args.work, args.minutes, args.processes)
     convert.convert(args.work, out)
     report = evaluate.measure(args.work, out / "model.m")
     evaluate.write(report, args.work / "report.json")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 Q40_BLOCK = 32
@@ -52,22 +52,26 @@ class Linear(nn.Linear):
         self.fake_quant = False
 
     def forward(self, x: Tensor) -> Tensor:
+        """Multiply."""
         return F.linear(x, fake_quantize(self.weight) if self.fake_quant else self.weight)
 
 
 class RMSNorm(nn.Module):
+    """Root-mean-square norm, computed in F32."""
+
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(size))
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last dimension."""
         x = x.float()
         return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps) * self.weight
 
 
 def rotary_table(args: ModelArgs) -> tuple[Tensor, Tensor]:
-    """cos and sin, each (max_seq_len, head_dim / 2)."""
+    """Cos and sin, each (max_seq_len, head_dim / 2)."""
     pair = torch.arange(0, args.head_dim, 2, dtype=torch.float32)
     angle = torch.outer(torch.arange(args.max_seq_len).float(), args.rope_theta ** (-pair / args.head_dim))
     return angle.cos(), angle.sin()
@@ -80,6 +84,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class Layer(nn.Module):
+    """Attention and feed-forward, each behind its norm and added to its input."""
+
     def __init__(self, args: ModelArgs) -> None:
         super().__init__()
         self.args = args
@@ -95,6 +101,7 @@ class Layer(nn.Module):
         self.down_proj = Linear(args.intermediate_size, args.hidden_size)
 
     def attention(self, x: Tensor, cos: Tensor, sin: Tensor, cache: list[Tensor] | None) -> Tensor:
+        """Causal attention; ``cache`` is empty or holds the keys and values of earlier positions."""
         batch, seq, _ = x.shape
         shape = (batch, seq, -1, self.args.head_dim)
         q = rotate(self.q_proj(x).view(shape).transpose(1, 2), cos, sin)
@@ -109,6 +116,7 @@ class Layer(nn.Module):
         return self.o_proj(mixed.transpose(1, 2).reshape(batch, seq, -1))
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: list[Tensor] | None = None) -> Tensor:
+        """One layer on x (batch, seq, hidden)."""
         x = x + self.attention(self.input_norm(x), cos, sin, cache)
         y = self.post_norm(x)
         return x + self.down_proj(F.silu(self.gate_proj(y)) * self.up_proj(y))

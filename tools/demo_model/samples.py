@@ -5,19 +5,33 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tokenizers import Tokenizer
-
 from chats import Message
 from convert import load_exported
 from data import render_chat
 from evaluate import Speaker
 from tokenizer import BOS
+from tokenizers import Tokenizer
 
-STORIES = (("Once upon a time", 1), ("Once upon a time", 2), ("Once upon a time", 3), ("Once upon a time", 4), ("", 5), ("", 6))
+STORIES = (
+    ("Once upon a time", 1),
+    ("Once upon a time", 2),
+    ("Once upon a time", 3),
+    ("Once upon a time", 4),
+    ("", 5),
+    ("", 6),
+)
 CHATS = (
     (7, ("Tell me a story about a fox who wants a kite.", "Who helped?", "make it shorter")),
     (8, ("hello", "who are you?", "what can you do?", "tell me a short story about a brave mouse")),
-    (9, ("Can you tell me a story about a girl named Luna?", "Where did Luna live?", "How did it end?", "tell me another one")),
+    (
+        9,
+        (
+            "Can you tell me a story about a girl named Luna?",
+            "Where did Luna live?",
+            "How did it end?",
+            "tell me another one",
+        ),
+    ),
     (10, ("What is 3 + 4?", "what color is the sky", "What is the capital of France?", "thanks, bye")),
 )
 
@@ -31,7 +45,7 @@ def write(work: Path, model_file: Path, out: Path) -> None:
     speaker = Speaker(load_exported(model_file), Tokenizer.from_file(str(work / "tokenizer.json")))
     parts: list[str] = []
     for start, seed in STORIES:
-        parts.append(f"**Story, seed {seed}, prompt \"{start}\"**\n\n{_quote(start + speaker.text(BOS + start, seed))}")
+        parts.append(f'**Story, seed {seed}, prompt "{start}"**\n\n{_quote(start + speaker.text(BOS + start, seed))}')
     for seed, questions in CHATS:
         messages: list[Message] = []
         for question in questions:
@@ -44,6 +58,7 @@ def write(work: Path, model_file: Path, out: Path) -> None:
 
 
 def main() -> None:
+    """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("demo_model_work"))
     parser.add_argument("--model", type=Path, default=Path("demo_model_work/out/model.m"))

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
-
 from model import Llama
+from torch import Tensor
 
 
 def _choose(logits: Tensor, temperature: float, top_p: float, generator: torch.Generator) -> Tensor:
@@ -21,8 +20,15 @@ def _choose(logits: Tensor, temperature: float, top_p: float, generator: torch.G
 
 @torch.no_grad()
 def sample(
-    model: Llama, prompt: list[int], stops: set[int], *, rows: int = 1, seed: int = 0,
-    temperature: float = 0.8, top_p: float = 0.9, max_new_tokens: int = 480,
+    model: Llama,
+    prompt: list[int],
+    stops: set[int],
+    *,
+    rows: int = 1,
+    seed: int = 0,
+    temperature: float = 0.8,
+    top_p: float = 0.9,
+    max_new_tokens: int = 480,
 ) -> list[list[int]]:
     """Continuations of `prompt`, each with its stop token if it came to one."""
     generator = torch.Generator().manual_seed(seed)

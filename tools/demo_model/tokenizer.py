@@ -8,11 +8,16 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 BOS, EOS, SOH, EOH, EOT = SPECIAL_TOKENS = (
-    "<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>",
+    "<|begin_of_text|>",
+    "<|end_of_text|>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<|eot_id|>",
 )
 VOCAB_SIZE = 2048
 LLAMA3_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
 
@@ -20,10 +25,14 @@ def train_tokenizer(texts: Iterable[str], path: Path) -> Tokenizer:
     """`texts` may contain special tokens; they are cut out before training."""
     tokenizer = Tokenizer(models.BPE())
     split = pre_tokenizers.Split(Regex(LLAMA3_PATTERN), behavior="isolated")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB_SIZE - len(SPECIAL_TOKENS), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False,
+        vocab_size=VOCAB_SIZE - len(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     tokenizer.train_from_iterator((piece for text in texts for piece in _pieces(text)), trainer)
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
@@ -59,7 +68,8 @@ def check_ranks(tokenizer: Tokenizer, texts: Iterable[str]) -> int:
     import tiktoken
 
     regular = token_bytes(tokenizer)[: -len(SPECIAL_TOKENS)]
-    assert len(set(regular)) == len(regular) and all(bytes([byte]) in regular[:256] for byte in range(256))
+    assert len(set(regular)) == len(regular)
+    assert all(bytes([byte]) in regular[:256] for byte in range(256))
     ranks = {piece: index for index, piece in enumerate(regular)}
     special = {token: len(regular) + index for index, token in enumerate(SPECIAL_TOKENS)}
     reference = tiktoken.Encoding("demo", pat_str=LLAMA3_PATTERN, mergeable_ranks=ranks, special_tokens=special)

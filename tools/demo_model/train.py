@@ -1,122 +1,176 @@
-"""Train the model: AdamW, cosine schedule, and Q40 fake quantization for the last stretch."""
+"""Train the model: AdamW, cosine schedule, and Q40 fake quantization for the last stretch.
+
+Processes of one thread each share the rows of a step and average their gradients: on a machine that others use too,
+this loses far less time than threads that wait for each other in every operation.
+"""
 
 from __future__ import annotations
 
 import argparse
 import math
-import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+import torch.distributed as dist
+import torch.nn.functional as F  # noqa: N812
+from model import Llama, ModelArgs
 from torch import Tensor
 
-from model import Llama, ModelArgs
-
-TOKENS_PER_STEP = 4096
+TOKENS_PER_STEP = 2048
 SEQ_LENS = (512, 512, 512, 512, 512, 512, 512, 1024)  # taken in turn
 PEAK_LR, FINAL_LR, WARMUP_STEPS, WEIGHT_DECAY = 2e-3, 4e-5, 150, 0.05
 QUANT_START = 0.85  # share of the training after which every matrix acts as its Q40 copy
+CHECKPOINT_MINUTES = 3.0
 
 
 def learning_rate(step: int, progress: float) -> float:
+    """Cosine over the training's progress (0 to 1) after a linear start."""
     cosine = FINAL_LR + (PEAK_LR - FINAL_LR) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
     return cosine * min(1.0, (step + 1) / WARMUP_STEPS)
 
 
-def batch(tokens: np.ndarray, step: int, offset: int) -> tuple[Tensor, int]:
-    """The next rows (row, seq + 1) of the token stream, and the offset after them."""
+def batch(tokens: np.ndarray, step: int, offset: int) -> Tensor:
+    """The rows (row, seq + 1) of a step, which begin at ``offset`` of the token stream."""
     seq_len = SEQ_LENS[step % len(SEQ_LENS)]
-    if offset + TOKENS_PER_STEP + 1 > len(tokens):
-        offset = 0
     starts = range(offset, offset + TOKENS_PER_STEP, seq_len)
-    rows = np.stack([tokens[start : start + seq_len + 1] for start in starts]).astype(np.int64)
-    return torch.from_numpy(rows), offset + TOKENS_PER_STEP
+    return torch.from_numpy(np.stack([tokens[s : s + seq_len + 1] for s in starts]).astype(np.int64))
 
 
 def loss_of(model: Llama, rows: Tensor, bf16: bool = True) -> Tensor:
+    """Mean loss per token of rows (row, seq + 1)."""
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         logits = model(rows[:, :-1])
     return F.cross_entropy(logits.float().flatten(0, 1), rows[:, 1:].flatten())
 
 
 @torch.no_grad()
-def held_out_loss(model: Llama, tokens: np.ndarray, num_rows: int = 32) -> float:
+def held_out_loss(model: Llama, tokens: np.ndarray, num_rows: int = 16) -> float:
+    """Loss on the first rows of the test split."""
     rows = torch.from_numpy(tokens[: num_rows * 512].reshape(num_rows, 512).astype(np.int64))
     return float(np.mean([loss_of(model, part).item() for part in rows.split(8)]))
 
 
 def make_optimizer(model: Llama) -> torch.optim.AdamW:
+    """AdamW, with weight decay on matrices only."""
     matrices = [p for p in model.parameters() if p.dim() > 1]
     vectors = [p for p in model.parameters() if p.dim() == 1]
     groups = [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": vectors, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=PEAK_LR, betas=(0.9, 0.95), fused=True)
 
 
-def save(path: Path, **state: object) -> None:
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    os.replace(partial, path)
+@dataclass
+class Progress:
+    """Where the training stands; saved with the weights."""
+
+    step: int = 0
+    offset: int = 0  # in the token stream
+    tokens: int = 0  # seen so far
+    seconds: float = 0.0
 
 
-def train(work: Path, minutes: float, threads: int, checkpoint_minutes: float = 3.0) -> Path:
-    """Train for `minutes` of this machine's time; continues from work/checkpoint.pt when there is one."""
-    torch.set_num_threads(threads)
-    torch.manual_seed(7)
-    tokens, held_out = np.load(work / "train.npy"), np.load(work / "test.npy")
-    model = Llama(ModelArgs())
-    optimizer = make_optimizer(model)
-    path = work / "checkpoint.pt"
-    step = offset = 0
-    spent = 0.0
-    if path.exists():
-        state = torch.load(path)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        step, offset, spent = state["step"], state["offset"], state["spent"]
-    started, saved, recent = time.monotonic() - spent, time.monotonic(), []
+class Trainer:
+    """One of ``world_size`` processes; all hold the same weights, rank 0 keeps the clock and writes checkpoints."""
 
-    def checkpoint() -> None:
-        save(path, model=model.state_dict(), optimizer=optimizer.state_dict(), step=step, offset=offset, spent=spent)
+    def __init__(self, work: Path, minutes: float, rank: int, world_size: int) -> None:
+        torch.manual_seed(7)
+        self.rank, self.world_size, self.total_seconds = rank, world_size, minutes * 60
+        self.tokens, self.held_out = np.load(work / "train.npy"), np.load(work / "test.npy")
+        self.model = Llama(ModelArgs())
+        self.optimizer = make_optimizer(self.model)
+        self.at = Progress()
+        self.path = work / "checkpoint.pt"
+        if self.path.exists():
+            state = torch.load(self.path)
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.at = Progress(**state["progress"])
 
-    while (spent := time.monotonic() - started) < minutes * 60:
-        progress = spent / (minutes * 60)
-        if progress >= QUANT_START and not model.fake_quant:
-            checkpoint()
-            print(f"step {step}: Q40 fake quantization from here on", flush=True)
-            model.set_fake_quant(True)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, progress)
-        rows, offset = batch(tokens, step, offset)
-        loss = loss_of(model, rows)
+    def run(self) -> None:
+        """Train until the time is up, with a checkpoint every few minutes."""
+        began = time.monotonic() - self.at.seconds
+        saved, losses = time.monotonic(), list[float]()
+        while self._common_clock(began) < self.total_seconds:
+            losses.append(self._step())
+            if self.rank == 0 and self.at.step % 100 == 0:
+                minute = self.at.seconds / 60
+                place = f"step {self.at.step}  {self.at.tokens} tokens  minute {minute:.1f}"
+                print(f"{place}  loss {np.mean(losses):.4f}", flush=True)
+                losses.clear()
+            if self.rank == 0 and time.monotonic() - saved > CHECKPOINT_MINUTES * 60:
+                self._checkpoint()
+                saved = time.monotonic()
+        if self.rank == 0:
+            self._checkpoint()
+
+    def _common_clock(self, began: float) -> float:
+        clock = torch.tensor([time.monotonic() - began], dtype=torch.float64)
+        dist.broadcast(clock, 0)
+        self.at.seconds = clock.item()
+        return self.at.seconds
+
+    def _step(self) -> float:
+        progress = self.at.seconds / self.total_seconds
+        if progress >= QUANT_START and not self.model.fake_quant:
+            self.model.set_fake_quant(True)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.at.step, progress)
+        rows = batch(self.tokens, self.at.step, self.at.offset)
+        loss = loss_of(self.model, rows.chunk(self.world_size)[self.rank])
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        recent.append(loss.item())
-        step += 1
-        if step % 50 == 0:
-            seen = step * TOKENS_PER_STEP
-            print(f"step {step}  tokens {seen / 1e6:.2f}M  minute {spent / 60:.1f}  loss {np.mean(recent):.4f}", flush=True)
-            recent.clear()
-        if time.monotonic() - saved > checkpoint_minutes * 60:
-            print(f"step {step}  held-out loss {held_out_loss(model, held_out):.4f}", flush=True)
-            checkpoint()
-            saved = time.monotonic()
-    checkpoint()
-    print(f"done: step {step}  held-out loss {held_out_loss(model, held_out):.4f}", flush=True)
-    return path
+        self._average_gradients()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.at.step += 1
+        self.at.tokens += TOKENS_PER_STEP
+        self.at.offset += TOKENS_PER_STEP
+        if self.at.offset + TOKENS_PER_STEP >= len(self.tokens):
+            self.at.offset = 0
+        return loss.item()
+
+    def _average_gradients(self) -> None:
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(flat)
+        flat /= self.world_size
+        for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(mean.view_as(gradient))
+
+    def _checkpoint(self) -> None:
+        print(f"step {self.at.step}  held-out loss {held_out_loss(self.model, self.held_out):.4f}", flush=True)
+        partial = self.path.with_suffix(".partial")
+        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        torch.save(state | {"progress": vars(self.at)}, partial)
+        partial.replace(self.path)
+
+
+def _process(rank: int, work: Path, minutes: float, world_size: int) -> None:
+    torch.set_num_threads(1)
+    store = dist.FileStore(str(work / "rendezvous"), world_size)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
+    Trainer(work, minutes, rank, world_size).run()
+    dist.destroy_process_group()
+
+
+def train(work: Path, minutes: float, processes: int = 2) -> None:
+    """Train for ``minutes``, counted on this machine; continues from work/checkpoint.pt if there is one."""
+    if TOKENS_PER_STEP // max(SEQ_LENS) % processes:
+        raise ValueError(f"{processes} processes cannot share the rows of a step")
+    (work / "rendezvous").unlink(missing_ok=True)
+    torch.multiprocessing.spawn(_process, (work, minutes, processes), nprocs=processes)
 
 
 def main() -> None:
+    """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("demo_model_work"), help="folder with train.npy and test.npy")
     parser.add_argument("--minutes", type=float, default=60.0)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--processes", type=int, default=2)
     args = parser.parse_args()
-    train(args.work, args.minutes, args.threads)
+    train(args.work, args.minutes, args.processes)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ the logits: attention is peaked, norm weights differ from 1, and the mean square
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,8 +39,8 @@ _GAINS = {
     "gate_proj": 1.5,
     "up_proj": 1.5,
     "down_proj": 0.3,
+    "lm_head": 2.0,
 }
-_HEAD_GAIN = 2.0
 # q/k norm undoes the scale of q and k, so a small one costs nothing and lets rms_norm_eps show.
 _NORMED_QK_GAIN = 0.05
 
@@ -75,11 +76,10 @@ def _draw(model: PreTrainedModel, name: str, weight: torch.Tensor, generator: to
 def _std(model: PreTrainedModel, kind: str, inputs: int) -> float:
     if kind == "embed_tokens":
         return 0.2 if model.config.tie_word_embeddings else 0.02
-    if kind == "lm_head":
-        return _HEAD_GAIN / inputs**0.5
+    gain = _GAINS[kind]
     if kind in ("q_proj", "k_proj") and model.config.model_type == "qwen3":
-        return _NORMED_QK_GAIN / inputs**0.5
-    return _GAINS[kind] / inputs**0.5
+        gain = _NORMED_QK_GAIN
+    return gain / math.sqrt(inputs)
 
 
 def token_ids(seed: int, length: int, vocab_size: int) -> npt.NDArray[np.int32]:
@@ -106,11 +106,11 @@ def logits_float64(model: PreTrainedModel, ids: npt.NDArray[np.int32]) -> npt.ND
 
 
 def _logits(model: PreTrainedModel, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
-    result = model(torch.from_numpy(ids.astype(np.int64))[None]).logits[0]
-    return result.double().numpy()
+    logits: npt.NDArray[np.float64] = model(torch.from_numpy(ids.astype(np.int64))[None]).logits[0].double().numpy()
+    return logits
 
 
-class _AllFloat64(TorchFunctionMode):
+class _AllFloat64(TorchFunctionMode):  # type: ignore[misc]
     """Turns each request for float32 into one for float64: norms, softmax and rotary angles ask for it by name."""
 
     def __torch_function__(

@@ -14,7 +14,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from hf_models import Case, Settings, export, logits_float32, logits_float64, token_ids
+from hf_models import (  # type: ignore[import-not-found]
+    Case,
+    Settings,
+    export,
+    logits_float32,
+    logits_float64,
+    token_ids,
+)
 
 FOLDER = Path(__file__).resolve().parents[2] / "tests" / "golden"
 LENGTH = 200  # three full pages of 64 positions and a part of one

@@ -1,0 +1,55 @@
+"""What many tests share: tiny model files made once per run, and the command as users start it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from model_files import byte_tokenizer_data, write_tiny_model
+
+from dllama.formats.t_file import write_t_file
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Files:
+    """Paths of a tiny model and of a tokenizer that fits it."""
+
+    model: Path
+    tokenizer: Path
+
+    @property
+    def flags(self) -> list[str]:
+        return ["--model", str(self.model), "--tokenizer", str(self.tokenizer)]
+
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    folder = tmp_path_factory.mktemp("tiny")
+    files = Files(folder / "tiny.m", folder / "tiny.t")
+    write_tiny_model(files.model)
+    write_t_file(files.tokenizer, byte_tokenizer_data())
+    return files
+
+
+@pytest.fixture
+def dllama(tmp_path: Path) -> Command:
+    """Run the command in a folder of its own; ``env`` is added to the environment."""
+
+    def run(*arguments: object, env: dict[str, str] | None = None, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "dllama", *map(str, arguments)]
+        environment = {**os.environ, **(env or {})}
+        return subprocess.run(
+            command, input=stdin, capture_output=True, encoding="utf-8", cwd=tmp_path, env=environment, timeout=60
+        )
+
+    return run

@@ -1,0 +1,229 @@
+// Ops against plain double arithmetic.
+#include <cmath>
+#include <map>
+#include <random>
+#include <vector>
+
+#include "base/thread_pool.h"
+#include "check.h"
+#include "kernels/dispatch.h"
+#include "ops/attention.h"
+#include "ops/bandwidth.h"
+#include "ops/matmul.h"
+#include "ops/norm.h"
+#include "ops/sample.h"
+
+using namespace dllama;
+
+namespace {
+
+constexpr double kEps = 5.97e-8;  // half an ulp of 1 in F32: the relative error of one rounding
+
+std::vector<float> random_values(size_t n, unsigned seed, float scale = 1.0f) {
+  std::mt19937 engine(seed);
+  std::normal_distribution<float> normal(0.0f, scale);
+  std::vector<float> values(n);
+  for (float& v : values) v = normal(engine);
+  return values;
+}
+
+}  // namespace
+
+TEST(rms_norm_is_the_formula) {
+  for (const size_t n : {2, 31, 64, 2048}) {
+    const auto x = random_values(n, 1, 3.0f), w = random_values(n, 2);
+    std::vector<float> out(n);
+    rms_norm(kernels(), x.data(), w.data(), 1e-5f, out.data(), n);
+    double squares = 0;
+    for (const float v : x) squares += double{v} * v;
+    const double scale = 1 / std::sqrt(squares / static_cast<double>(n) + 1e-5);
+    // The sum of n squares errs by at most n roundings, the root halves that; four more roundings follow.
+    for (size_t i = 0; i < n; ++i) {
+      const double expected = x[i] * scale * w[i];
+      CHECK_NEAR(out[i], expected, (static_cast<double>(n) / 2 + 4) * kEps * std::abs(expected) + 1e-30);
+    }
+  }
+}
+
+TEST(add_norm_store_updates_the_residual_and_stores_the_norm) {
+  const size_t hidden = 64;
+  auto residual = random_values(hidden, 1);
+  const auto before = residual, update = random_values(hidden, 2), weight = random_values(hidden, 3);
+  std::vector<float> scratch(hidden), expected(hidden);
+  ActivationRows rows(false, 3, hidden);
+  add_norm_store(kernels(), residual.data(), update.data(), weight.data(), 1e-6f, hidden, scratch.data(), rows, 2);
+  for (size_t i = 0; i < hidden; ++i) CHECK_EQ(residual[i], before[i] + update[i]);
+  rms_norm(kernels(), residual.data(), weight.data(), 1e-6f, expected.data(), hidden);
+  const auto* stored = static_cast<const float*>(rows.row(2));
+  for (size_t i = 0; i < hidden; ++i) CHECK_EQ(stored[i], expected[i]);
+  add_norm_store(kernels(), residual.data(), nullptr, weight.data(), 1e-6f, hidden, scratch.data(), rows, 0);
+  for (size_t i = 0; i < hidden; ++i) CHECK_EQ(residual[i], before[i] + update[i]);
+}
+
+namespace {
+
+// One head's pages filled with random keys and values, kept in F32 beside for the reference.
+struct Sequence {
+  size_t head_dim, positions;
+  std::vector<float> k, v;  // [positions, head_dim]
+  std::vector<std::byte> pool;
+  std::vector<int32_t> table;
+  KvPages pages;
+
+  Sequence(DType type, size_t dim, size_t count) : head_dim(dim), positions(count) {
+    const size_t element = type == DType::F16 ? 2 : 4;
+    const size_t half = kPageSize * dim * element;
+    const size_t num_pages = (count + kPageSize - 1) / kPageSize;
+    k = random_values(count * dim, 11);
+    v = random_values(count * dim, 12);
+    pool.resize(2 * half * num_pages, std::byte{0x7e});  // what no position has written must not matter: here NaNs
+    for (size_t page = 0; page < num_pages; ++page) table.push_back(static_cast<int32_t>(num_pages - 1 - page));
+    pages = {type, pool.data(), 2 * half, half, table.data()};
+    std::vector<uint16_t> half_row(dim);
+    for (size_t p = 0; p < count; ++p) {
+      std::byte* page = pool.data() + static_cast<size_t>(table[p / kPageSize]) * 2 * half;
+      float* key = k.data() + p * dim;
+      float* value = v.data() + p * dim;
+      if (type == DType::F16) {
+        kernels().store_key_f16(key, dim, p % kPageSize, reinterpret_cast<uint16_t*>(page));
+        kernels().f32_to_f16(value, reinterpret_cast<uint16_t*>(page + half) + p % kPageSize * dim, dim);
+        for (float* row : {key, value}) {  // the reference sees the rounded numbers
+          kernels().f32_to_f16(row, half_row.data(), dim);
+          kernels().f16_to_f32(half_row.data(), row, dim);
+        }
+      } else {
+        kernels().store_key_f32(key, dim, p % kPageSize, reinterpret_cast<float*>(page));
+        std::copy_n(value, dim, reinterpret_cast<float*>(page + half) + p % kPageSize * dim);
+      }
+    }
+  }
+
+  std::vector<double> expected(const float* q, size_t last) const {
+    std::vector<double> scores(last + 1), out(head_dim);
+    double largest = -1e300, total = 0;
+    for (size_t p = 0; p <= last; ++p) {
+      for (size_t d = 0; d < head_dim; ++d) scores[p] += double{q[d]} * k[p * head_dim + d];
+      largest = std::max(largest, scores[p]);
+    }
+    for (double& s : scores) total += s = std::exp(s - largest);
+    for (size_t p = 0; p <= last; ++p) {
+      for (size_t d = 0; d < head_dim; ++d) out[d] += scores[p] / total * v[p * head_dim + d];
+    }
+    return out;
+  }
+};
+
+}  // namespace
+
+TEST(attention_is_softmax_of_all_earlier_positions) {
+  for (const DType type : {DType::F16, DType::F32}) {
+    for (const size_t head_dim : {2, 16, 64, 80, 128}) {
+      const Sequence sequence(type, head_dim, 200);
+      const std::vector<size_t> rows_at{0, 0, 5, 63, 64, 127, 130, 199};
+      AttentionScratch scratch(rows_at.size(), head_dim);
+      const float scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
+      scratch.q = random_values(rows_at.size() * head_dim, 13, scale);
+      scratch.positions = rows_at;
+      attend(kernels(), sequence.pages, rows_at.size(), head_dim, scratch);
+      for (size_t row = 0; row < rows_at.size(); ++row) {
+        const check::Scope scope("type", static_cast<int>(type), "head_dim", head_dim, "row", row);
+        const auto expected = sequence.expected(scratch.q.data() + row * head_dim, rows_at[row]);
+        // Scores are sums of head_dim products of size ~1, so exp errs by head_dim roundings and its own 2 ulp; the
+        // weighted mean of values (|v| < 5) by one rounding per position.
+        const double tolerance = 5 * (2.0 * static_cast<double>(head_dim) + 200 + 8) * kEps;
+        for (size_t d = 0; d < head_dim; ++d) {
+          CHECK_NEAR(scratch.acc[row * head_dim + d], expected[d], tolerance);
+        }
+      }
+    }
+  }
+}
+
+// A row must not feel its neighbours: the same bits alone as among others.
+TEST(attention_rows_do_not_depend_on_each_other) {
+  const size_t head_dim = 64;
+  const Sequence sequence(DType::F16, head_dim, 300);
+  const size_t count = 13;
+  AttentionScratch together(count, head_dim), alone(1, head_dim);
+  together.q = random_values(count * head_dim, 17, 0.2f);
+  for (size_t row = 0; row < count; ++row) together.positions[row] = 100 + 15 * row;
+  const auto q = together.q;
+  attend(kernels(), sequence.pages, count, head_dim, together);
+  for (size_t row = 0; row < count; ++row) {
+    std::copy_n(q.begin() + static_cast<std::ptrdiff_t>(row * head_dim), head_dim, alone.q.begin());
+    alone.positions[0] = 100 + 15 * row;
+    attend(kernels(), sequence.pages, 1, head_dim, alone);
+    const std::vector<float> among(together.acc.begin() + static_cast<std::ptrdiff_t>(row * head_dim),
+                                   together.acc.begin() + static_cast<std::ptrdiff_t>((row + 1) * head_dim));
+    CHECK(check::same_bits(among, alone.acc));
+  }
+}
+
+TEST(sampling_follows_the_distribution) {
+  const auto logits = random_values(50, 21, 2.0f);
+  double total = 0;
+  for (const float l : logits) total += std::exp(l / 0.7);
+  std::map<size_t, int> drawn;
+  constexpr int kDraws = 20000;
+  for (int i = 0; i < kDraws; ++i) {
+    const float coin = (static_cast<float>(i) + 0.5f) / kDraws;  // evenly spread coins: counts are exact to one draw
+    ++drawn[sample(kernels(), logits.data(), logits.size(), {0.7f, 0, 1.0f, 0.0f}, coin)];
+  }
+  for (size_t t = 0; t < logits.size(); ++t) {
+    CHECK_NEAR(drawn[t], kDraws * std::exp(logits[t] / 0.7) / total, 1.0 + kDraws * 50 * kEps);
+  }
+}
+
+TEST(filters_cut_the_tail) {
+  const std::vector<float> logits{std::log(0.1f), std::log(0.4f), std::log(0.05f), std::log(0.3f), std::log(0.15f)};
+  const auto support = [&](const SamplingFilters& filters) {
+    std::map<size_t, int> drawn;
+    for (int i = 0; i < 1000; ++i) {
+      ++drawn[sample(kernels(), logits.data(), logits.size(), filters, static_cast<float>(i) / 1000)];
+    }
+    std::vector<size_t> tokens;
+    for (const auto& [token, count] : drawn) tokens.push_back(token);
+    return tokens;
+  };
+  CHECK(support({1.0f, 2, 1.0f, 0.0f}) == (std::vector<size_t>{1, 3}));
+  CHECK(support({1.0f, 0, 0.6f, 0.0f}) == (std::vector<size_t>{1, 3}));
+  CHECK(support({1.0f, 0, 0.75f, 0.0f}) == (std::vector<size_t>{1, 3, 4}));
+  CHECK(support({1.0f, 0, 1.0f, 0.3f}) == (std::vector<size_t>{1, 3, 4}));
+  CHECK(support({1.0f, 1, 0.9f, 0.0f}) == (std::vector<size_t>{1}));
+  CHECK(support({1.0f, 0, 0.0f, 0.0f}).size() == 5);
+}
+
+TEST(extreme_logits_do_no_harm) {
+  const float inf = INFINITY;
+  std::vector<float> logits{-inf, 3.0f, -inf};
+  CHECK_EQ(argmax(kernels(), logits.data(), 3), size_t{1});
+  CHECK_EQ(sample(kernels(), logits.data(), 3, {1.0f, 0, 0.9f, 0.0f}, 0.99f), size_t{1});
+  CHECK_NEAR(log_sum_exp(kernels(), logits.data(), 3), 3.0, 1e-6);
+  std::vector<float> broken(5, NAN);
+  CHECK(argmax(kernels(), broken.data(), 5) < 5);
+  CHECK(sample(kernels(), broken.data(), 5, {1.0f, 0, 0.9f, 0.0f}, 0.5f) < 5);
+  CHECK(sample(kernels(), broken.data(), 5, {1.0f, 3, 1.0f, 0.1f}, 0.5f) < 5);
+  const std::vector<float> one{2.0f};
+  CHECK_EQ(sample(kernels(), one.data(), 1, {1.0f, 5, 0.5f, 0.5f}, 0.9f), size_t{0});
+}
+
+TEST(argmax_takes_the_first_of_equals) {
+  std::vector<float> logits(1000, 0.5f);
+  CHECK_EQ(argmax(kernels(), logits.data(), logits.size()), size_t{0});
+  logits[700] = logits[900] = 2.0f;
+  CHECK_EQ(argmax(kernels(), logits.data(), logits.size()), size_t{700});
+}
+
+TEST(log_sum_exp_of_many_terms) {
+  const auto logits = random_values(128256, 31, 4.0f);
+  double total = 0;
+  for (const float l : logits) total += std::exp(double{l});
+  CHECK_NEAR(log_sum_exp(kernels(), logits.data(), logits.size()), std::log(total), 1e-5);
+}
+
+TEST(the_bandwidth_probe_gives_a_rate) {
+  const double rate = read_bandwidth(kernels(), size_t{8} << 20, 2, 0.01);
+  CHECK(rate > 1e8 && rate < 1e13);
+}
+
+CHECK_MAIN()

@@ -1,0 +1,101 @@
+"""The same sequence gives the same bits, whatever else the engine is asked to do meanwhile and in whichever pieces."""
+
+import numpy as np
+import pytest
+from model_files import tiny_config, write_tiny_model  # type: ignore[import-not-found]
+
+from dllama.config import DType
+from dllama.engine import Engine, SamplingParams
+
+LENGTH = 200  # more than three KV pages
+CHUNKS = [1, 7, 32, 512]
+KINDS = {"llama-q40": ("llama", DType.Q40), "llama-f32": ("llama", DType.F32), "qwen3-q40": ("qwen3", DType.Q40)}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def model(request, tmp_path_factory):
+    model_type, weight_type = KINDS[request.param]
+    path = tmp_path_factory.mktemp("bits") / "model.m"
+    write_tiny_model(path, tiny_config(model_type, weight_type, max_seq_len=256))
+    return path
+
+
+def load(model, **options) -> Engine:
+    return Engine.load(model, **({"num_threads": 1, "kv_tokens": 2048} | options))
+
+
+def token_ids(seed: int, length: int = LENGTH) -> list[int]:
+    return np.random.default_rng(seed).integers(0, 320, length).tolist()
+
+
+@pytest.fixture(scope="module")
+def logits(model):
+    with load(model) as engine:
+        return engine.logits(token_ids(0))
+
+
+@pytest.mark.parametrize("num_threads", [1, 2])
+@pytest.mark.parametrize("max_batch_tokens", CHUNKS)
+def test_logits_in_chunks_of_any_size_with_any_threads(model, logits, max_batch_tokens, num_threads):
+    with load(model, max_batch_tokens=max_batch_tokens, num_threads=num_threads) as engine:
+        np.testing.assert_array_equal(engine.logits(token_ids(0)), logits)
+
+
+@pytest.mark.parametrize("max_batch_tokens", CHUNKS)
+def test_scores_in_chunks_of_any_size(model, max_batch_tokens):
+    with load(model) as engine:
+        expected = engine.score(token_ids(0))
+    with load(model, max_batch_tokens=max_batch_tokens) as engine:
+        np.testing.assert_array_equal(engine.score(token_ids(0)), expected)
+
+
+@pytest.mark.parametrize("num_threads", [1, 2])
+@pytest.mark.parametrize("max_batch_tokens", CHUNKS)
+def test_logits_beside_other_sequences(model, logits, max_batch_tokens, num_threads):
+    with load(model, max_batch_tokens=max_batch_tokens, num_threads=num_threads) as engine:
+        for seed in range(1, 4):
+            engine.add(token_ids(seed, 40 * seed), SamplingParams(max_tokens=100, seed=seed))
+        for _ in range(3):
+            engine.step()
+        np.testing.assert_array_equal(engine.logits(token_ids(0)), logits)
+
+
+def generated(engine: Engine, prompts: dict[int, int]) -> list[list[int]]:
+    """Tokens of requests that run together; ``prompts``: length by seed."""
+    params = {seed: SamplingParams(seed=seed, max_tokens=120) for seed in prompts}
+    ids = [engine.add(token_ids(seed, length), params[seed]) for seed, length in prompts.items()]
+    tokens: dict[int, list[int]] = {request_id: [] for request_id in ids}
+    while engine.has_work:
+        for output in engine.step():
+            assert output.token_id is not None
+            tokens[output.request_id].append(output.token_id)
+    return list(tokens.values())
+
+
+def test_decoding_gives_the_logits_of_prefill(model):
+    with load(model) as engine:
+        prompt, params = token_ids(0, 100), SamplingParams(temperature=0.0, max_tokens=80)
+        tokens = [output.token_id for output in engine.generate(prompt, params) if output.token_id is not None]
+        rows = engine.logits(prompt + tokens)[99:-1]
+        assert tokens == rows.argmax(axis=1).tolist()
+
+
+@pytest.mark.parametrize("kv_tokens", [256, 320])
+def test_preempted_sequences_continue_as_if_nothing_had_been(model, kv_tokens):
+    prompts = {1: 100, 2: 60, 3: 130, 4: 5}
+    with load(model) as engine:
+        expected = generated(engine, prompts)
+        roomy = engine.counters()["tokens"]
+    with load(model, kv_tokens=kv_tokens, max_batch_tokens=64) as engine:
+        assert generated(engine, prompts) == expected
+        assert engine.counters()["tokens"] > roomy  # something was computed twice
+
+
+def test_preempted_scores(model):
+    with load(model) as engine:
+        expected = engine.score(token_ids(0))
+    with load(model, kv_tokens=384, max_batch_tokens=2) as engine:
+        engine.add(token_ids(1, 60), SamplingParams(temperature=0.0, max_tokens=180))
+        engine.step()
+        np.testing.assert_array_equal(engine.score(token_ids(0)), expected)
+        assert engine.counters()["tokens"] > LENGTH + 60 + 180  # something was computed twice

@@ -1,0 +1,161 @@
+"""From `config.json` to ModelConfig: what transformers writes today, what older files hold, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dllama.config import DType, LayerSpec, RopeScaling
+from dllama.errors import BadFile, UnsupportedModel
+from dllama.families import describe
+from dllama.formats.m_file import open_m_file
+
+GOLDEN = Path(__file__).parent / "golden"
+LLAMA: dict[str, Any] = {
+    "model_type": "llama",
+    "hidden_act": "silu",
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 100,
+    "max_position_embeddings": 512,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 500000.0,
+    "torch_dtype": "bfloat16",
+}
+QWEN3 = {**LLAMA, "model_type": "qwen3", "head_dim": 32}
+LLAMA31_ROPE = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+
+
+def config_of(**settings: Any) -> Any:
+    return describe({**LLAMA, **settings}, "config.json").config
+
+
+@pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.json")), ids=lambda path: path.stem)
+def test_config_of_current_transformers(path: Path) -> None:
+    """What transformers saves maps to what the golden `.m` file holds, whose logits are compared elsewhere."""
+    checkpoint = describe(json.loads(path.read_text()), path)
+    with open_m_file(path.with_suffix(".m")) as model:
+        assert checkpoint.config == model.config
+        assert checkpoint.tensor_names.keys() == model.tensors.keys()
+
+
+def test_config_of_older_transformers() -> None:
+    """Rotary settings beside the sizes, "type" for "rope_type", no head_dim, no KV heads."""
+    assert config_of().head_dim == 16
+    assert config_of().rope_theta == 500000.0
+    assert config_of().rope_scaling is None
+    assert config_of(rope_scaling=None).rope_scaling is None
+    assert config_of(num_key_value_heads=None).num_kv_heads == 4
+    scaling = RopeScaling(8.0, 1.0, 4.0, 8192)
+    assert config_of(rope_scaling=LLAMA31_ROPE).rope_scaling == scaling
+    renamed = {"type" if key == "rope_type" else key: value for key, value in LLAMA31_ROPE.items()}
+    assert config_of(rope_scaling=renamed).rope_scaling == scaling
+    assert config_of(rope_parameters={**LLAMA31_ROPE, "rope_theta": 7e5}).rope_theta == 7e5
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("float32", DType.F32), ("bfloat16", DType.F32), ("float16", DType.F16), (None, DType.F32)]
+)
+def test_weight_type_loses_nothing(name: str | None, dtype: DType) -> None:
+    assert config_of(torch_dtype=name).weight_type is dtype
+    assert config_of(torch_dtype="float16", dtype=name or "float32").weight_type is dtype
+
+
+def test_tensor_names() -> None:
+    names = describe(LLAMA, "config.json").tensor_names
+    assert names["layers.1.q_proj"] == "model.layers.1.self_attn.q_proj.weight"
+    assert names["layers.0.down_proj"] == "model.layers.0.mlp.down_proj.weight"
+    assert names["layers.0.input_layernorm"] == "model.layers.0.input_layernorm.weight"
+    assert names["norm"] == "model.norm.weight"
+    assert names["lm_head"] == "lm_head.weight"
+    assert len(names) == 3 + 2 * 9
+    tied = describe({**LLAMA, "tie_word_embeddings": True}, "config.json").tensor_names
+    assert tied["lm_head"] == tied["embed_tokens"] == "model.embed_tokens.weight"
+
+
+def test_qwen3_has_head_norms() -> None:
+    checkpoint = describe({**QWEN3, "sliding_window": 4096, "use_sliding_window": False}, "config.json")
+    assert checkpoint.config.layers == (LayerSpec(has_qk_norm=True),) * 2
+    assert checkpoint.tensor_names["layers.1.k_norm"] == "model.layers.1.self_attn.k_norm.weight"
+    assert len(checkpoint.tensor_names) == 3 + 2 * 11
+    assert describe({**QWEN3, "head_dim": None}, "config.json").config.head_dim == 128
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"model_type": "qwen3_moe"}, "model_type: expected one of llama, qwen3, found 'qwen3_moe'"),
+    ({"model_type": "../llama"}, "model_type"),
+    ({"model_type": None}, "model_type"),
+    ({"model_type": ["llama"]}, "model_type"),
+    ({"hidden_act": "gelu"}, "hidden_act"),
+    ({"attention_bias": True}, "attention_bias"),
+    ({"mlp_bias": True}, "mlp_bias"),
+    ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope_scaling.rope_type"),
+    ({"rope_scaling": {"type": "linear", "factor": 4.0}}, "rope_scaling.rope_type"),
+    ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4}}, "rope_parameters.rope_type"),
+    ({"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
+    ({"partial_rotary_factor": 0.25}, "partial_rotary_factor"),
+    ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config"),
+    ({"torch_dtype": "float8_e4m3fn"}, "dtype"),
+    ({**QWEN3, "use_sliding_window": True}, "use_sliding_window"),
+    ({**QWEN3, "layer_types": ["full_attention", "sliding_attention"]}, "layer_types"),
+]
+
+
+@pytest.mark.parametrize(("settings", "place"), REFUSED, ids=[place.partition(":")[0] for _, place in REFUSED])
+def test_refused_by_name(settings: dict[str, Any], place: str) -> None:
+    with pytest.raises(UnsupportedModel) as caught:
+        config_of(**settings)
+    assert str(caught.value).startswith("config.json: ")
+    assert place in str(caught.value)
+
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"hidden_size": None}, "hidden_size: expected a whole number, found no such field"),
+    ({"hidden_size": "64"}, "hidden_size: expected a whole number, found '64'"),
+    ({"hidden_size": True}, "hidden_size"),
+    ({"hidden_size": 72}, "hidden_size: expected a multiple of 32, found 72"),
+    ({"hidden_size": 10**40}, "hidden_size"),
+    ({"num_hidden_layers": 0}, "num_layers: expected 1 to"),
+    ({"num_hidden_layers": -1}, "num_layers"),
+    ({"num_hidden_layers": 10**12}, "num_layers"),
+    ({"num_attention_heads": 0}, "num_heads"),
+    ({"num_key_value_heads": 3}, "num_heads: expected a multiple of num_kv_heads=3, found 4"),
+    ({"num_key_value_heads": 0}, "num_kv_heads"),
+    ({"rms_norm_eps": "small"}, "rms_norm_eps: expected a number"),
+    ({"rms_norm_eps": float("nan")}, "rms_norm_eps: expected a positive number, found nan"),
+    ({"rope_theta": 10**400}, "rope_theta: expected a number"),
+    ({"rope_theta": -1}, "rope_theta"),
+    ({"tie_word_embeddings": "yes"}, "tie_word_embeddings: expected true or false"),
+    ({"rope_scaling": "llama3"}, "rope_scaling: expected an object"),
+    ({"rope_scaling": {"rope_type": "llama3"}}, "rope_scaling.factor: expected a number, found no such field"),
+    ({"rope_scaling": {**LLAMA31_ROPE, "high_freq_factor": 1.0}}, "low_freq_factor < high_freq_factor"),
+    ({"rope_scaling": {**LLAMA31_ROPE, "factor": 0}}, "factor"),
+    ({"rope_scaling": {**LLAMA31_ROPE, "original_max_position_embeddings": 0}}, "original_max_position_embeddings"),
+    ({"hidden_act": 3}, "hidden_act: expected a string, found 3"),
+    ({**QWEN3, "layer_types": "full_attention"}, "layer_types: expected a list of strings"),
+]
+
+
+@pytest.mark.parametrize(("settings", "text"), BAD, ids=[text.partition(":")[0] for _, text in BAD])
+def test_bad_fields(settings: dict[str, Any], text: str) -> None:
+    with pytest.raises(BadFile) as caught:
+        config_of(**settings)
+    assert text in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+def test_not_an_object() -> None:
+    with pytest.raises(BadFile, match="expected a JSON object, found list"):
+        describe([], "config.json")

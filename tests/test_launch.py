@@ -1,0 +1,223 @@
+"""``launch.py``: what it asks for, what it does again, and what a cut-short set-up leaves behind."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+LAUNCH = Path(__file__).resolve().parent.parent / "launch.py"
+PYPROJECT = """
+[build-system]
+requires = ["builder>=1"]
+[project]
+dependencies = ["library>=2"]
+[project.optional-dependencies]
+test = ["tester>=3"]
+"""
+
+
+class Setup:
+    """launch.py on a small checkout of its own, with stages that are noted instead of run."""
+
+    def __init__(self, module: ModuleType, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.module, self.root = module, root
+        self.stages: list[str] = []
+        self.commands: list[list[str]] = []
+        self.fails_in: str | None = None
+        monkeypatch.setattr(module, "ROOT", root)
+        monkeypatch.setattr(module, "VENV", root / ".venv")
+        monkeypatch.setattr(module, "STAMP", root / ".venv" / "dllama-setup.json")
+        monkeypatch.setattr(module, "LOG", root / "build" / "setup.log")
+        monkeypatch.setattr(module, "run_stage", self._run_stage)
+        monkeypatch.setattr(module, "missing_packages", list)
+        (root / "csrc").mkdir()
+        (root / "csrc" / "core.cpp").write_text("int x;")
+        (root / "pyproject.toml").write_text(PYPROJECT)
+
+    def _run_stage(self, title: str, _usual: str, command: list[str], _log: object) -> None:
+        stage = title.split(maxsplit=1)[0]
+        self.stages.append(stage)
+        self.commands.append(command)
+        if stage == self.fails_in:
+            raise KeyboardInterrupt
+        if stage == "Making":
+            python = self.root / ".venv" / "bin" / "python"
+            python.parent.mkdir(parents=True, exist_ok=True)
+            python.unlink(missing_ok=True)
+            python.symlink_to(sys.executable)
+            self.module.STAMP.unlink(missing_ok=True)
+
+    def run(self, *extras: str) -> list[str]:
+        """Set up; give the stages that ran."""
+        self.stages.clear()
+        self.commands.clear()
+        self.module.set_up(list(extras))
+        return self.stages
+
+
+@pytest.fixture
+def launch() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("launch", LAUNCH)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def setup(launch: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
+    return Setup(launch, tmp_path, monkeypatch)
+
+
+ALL = ["Making", "Installing", "Compiling"]
+
+
+def test_first_run_does_all_and_second_nothing(setup: Setup) -> None:
+    assert setup.run() == ALL
+    assert {"builder>=1", "library>=2"} <= set(setup.commands[1])
+    assert setup.run() == []
+
+
+def test_changed_sources_are_compiled_again(setup: Setup) -> None:
+    setup.run()
+    (setup.root / "csrc" / "core.cpp").write_text("int y;")
+    assert setup.run() == ["Compiling"]
+    (setup.root / "csrc" / "new.cpp").write_text("")
+    assert setup.run() == ["Compiling"]
+    assert setup.run() == []
+
+
+def test_extras_are_added_to_what_is_there(setup: Setup) -> None:
+    setup.run()
+    assert setup.run("test") == ["Installing"]
+    assert "tester>=3" in setup.commands[0]
+    assert setup.run() == setup.run("test") == []
+
+
+def test_unknown_extra(setup: Setup) -> None:
+    with pytest.raises(setup.module.UserError, match="unknown extra 'tests'; available: test"):
+        setup.run("tests")
+
+
+def test_interrupted_install_begins_anew(setup: Setup) -> None:
+    setup.fails_in = "Installing"
+    with pytest.raises(KeyboardInterrupt):
+        setup.run()
+    setup.fails_in = None
+    assert setup.run() == ALL
+    assert "--clear" in setup.commands[0]
+
+
+def test_interrupted_compilation_is_repeated(setup: Setup) -> None:
+    setup.fails_in = "Compiling"
+    with pytest.raises(KeyboardInterrupt):
+        setup.run()
+    setup.fails_in = None
+    assert setup.run() == ["Compiling"]
+    assert setup.run() == []
+
+
+def test_interrupted_venv_begins_anew(setup: Setup) -> None:
+    setup.fails_in = "Making"
+    with pytest.raises(KeyboardInterrupt):
+        setup.run()
+    setup.fails_in = None
+    assert setup.run() == ALL
+
+
+def test_moved_checkout_or_other_python_begins_anew(setup: Setup) -> None:
+    setup.run()
+    stamp = json.loads(setup.module.STAMP.read_text())
+    setup.module.STAMP.write_text(json.dumps({**stamp, "base": "another"}))
+    assert setup.run() == ALL
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"packages": 3}'])
+def test_damaged_stamp_is_not_trusted(text: str, setup: Setup) -> None:
+    setup.run()
+    setup.module.STAMP.write_text(text)
+    assert setup.run() == ["Installing", "Compiling"]
+
+
+def test_missing_packages_are_named_in_one_apt_line(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(setup.module, "missing_packages", lambda: ["g++", "python3-venv"])
+    assert setup.module.main(["setup"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert err.endswith("sudo apt-get install -y g++ python3-venv\n")
+    assert not (setup.root / ".venv").exists()
+
+
+def test_what_is_missing_is_found(launch: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert launch.missing_packages() == []
+    monkeypatch.setattr(launch.shutil, "which", lambda _name: None)
+    assert launch.missing_packages() == ["g++"]
+    monkeypatch.setattr(launch.sysconfig, "get_path", lambda _name: str(tmp_path))
+    assert launch.missing_packages() == ["g++", "python3-dev"]
+    monkeypatch.setattr(launch.importlib.util, "find_spec", lambda _name: None)
+    assert launch.missing_packages() == ["g++", "python3-dev", "python3-venv"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "name a model; available: demo"),
+        (["llama3_2_1b_instruct_q40"], "unknown name 'llama3_2_1b_instruct_q40'; available: demo"),
+        (["demo", "--sed", "1"], "unrecognized arguments: --sed 1"),
+        (["demo", "--steps", "x"], "--steps"),
+        (["demo", "more"], "unknown argument 'more'"),
+    ],
+)
+def test_usage(arguments: list[str], words: str, launch: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    assert launch.main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert words in err
+    assert err.count("\n") == 1
+
+
+def test_demo_without_its_model(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(setup.module, "DEMO", setup.root / "dllama" / "demo")
+    assert setup.module.main(["demo"]) == 1
+    assert "model.m is missing" in capsys.readouterr().err
+
+
+def test_interrupt_has_no_traceback(setup: Setup, capsys: pytest.CaptureFixture[str]) -> None:
+    setup.fails_in = "Compiling"
+    assert setup.module.main(["setup"]) == 130
+    assert "Interrupted" in capsys.readouterr().err
+
+
+def test_failed_stage_shows_the_end_of_its_log(
+    launch: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(launch, "ROOT", tmp_path)
+    monkeypatch.setattr(launch, "LOG", tmp_path / "build" / "setup.log")
+    code = "print('[1/2] good'); print('broken here'); raise SystemExit(3)"
+    with (tmp_path / "log").open("w+", encoding="utf-8") as log:
+        with pytest.raises(launch.SetupError, match=r"(?s)build/setup\.log.*broken here"):
+            launch.run_stage("Compiling", "soon", [sys.executable, "-c", code], log)
+        log.seek(0)
+        assert "broken here" in log.read()
+    assert "Compiling" in capsys.readouterr().out
+
+
+def test_old_python_is_told_so() -> None:
+    code = (
+        f"import sys; sys.version_info = (3, 10); exec(compile(open({str(LAUNCH)!r}).read(), {str(LAUNCH)!r}, 'exec'))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8")
+    assert result.returncode == 2
+    assert result.stderr.startswith("🚨 dllama needs Python 3.11 or newer")
+    assert result.stderr.count("\n") == 1

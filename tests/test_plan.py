@@ -1,0 +1,177 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dllama.config import DType, LayerSpec, ModelConfig
+from dllama.errors import NotEnoughMemory, UsageError
+from dllama.plan import Axis, MemoryPlan, Range, kv_heads_per_unit, make_plan, max_world_size, tensor_slice
+
+MATRICES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"]
+NORMS = ["input_layernorm", "post_attention_layernorm", "norm", "q_norm", "k_norm"]
+
+
+def make_config(num_kv_heads=8, group_size=4, head_dim=64, ffn_units=256, vocab_size=128256) -> ModelConfig:
+    return ModelConfig(
+        model_type="llama",
+        hidden_size=64,
+        intermediate_size=32 * ffn_units,
+        num_layers=2,
+        num_heads=num_kv_heads * group_size,
+        num_kv_heads=num_kv_heads,
+        head_dim=head_dim,
+        vocab_size=vocab_size,
+        max_seq_len=128,
+        rms_norm_eps=1e-5,
+        rope_theta=10000.0,
+        weight_type=DType.Q40,
+        layers=(LayerSpec(),) * 2,
+    )
+
+
+@st.composite
+def configs(draw) -> ModelConfig:
+    group_size, head_dim = draw(st.integers(1, 8)), 2 * draw(st.integers(1, 64))
+    unit = 32 // math.gcd(32, group_size * head_dim)
+    config = make_config(
+        num_kv_heads=unit * draw(st.integers(1, 12)),
+        group_size=group_size,
+        head_dim=head_dim,
+        ffn_units=draw(st.integers(1, 40)),
+        vocab_size=draw(st.integers(1, 1500)),
+    )
+    assert config.problem() is None
+    return config
+
+
+@st.composite
+def shared_models(draw) -> tuple[ModelConfig, int, list[float] | None]:
+    config = draw(configs())
+    world_size = draw(st.integers(1, max_world_size(config)))
+    share = st.floats(1e-3, 1e3) | st.integers(1, 1000)
+    return config, world_size, draw(st.none() | st.lists(share, min_size=world_size, max_size=world_size))
+
+
+@given(shared_models())
+def test_everything_is_owned_exactly_once(model):
+    config, world_size, shares = model
+    shards = make_plan(config, world_size, shares).shards
+    assert len(shards) == world_size
+    sizes = {"kv_heads": config.num_kv_heads, "ffn": config.intermediate_size, "vocab": config.vocab_size}
+    for field, size in sizes.items():
+        owned = [getattr(shard, field) for shard in shards]
+        assert [index for part in owned for index in range(part.begin, part.end)] == list(range(size))
+        assert all(part.size > 0 for part in owned)
+
+
+@given(shared_models())
+def test_cuts_lie_between_units(model):
+    config, world_size, shares = model
+    for shard in make_plan(config, world_size, shares).shards:
+        assert shard.kv_heads.begin * config.group_size * config.head_dim % 32 == 0
+        assert shard.kv_heads.begin % kv_heads_per_unit(config) == 0
+        assert shard.ffn.begin % 32 == 0
+        assert shard.vocab.begin % 32 == 0
+
+
+@given(shared_models())
+def test_plans_are_deterministic(model):
+    config, world_size, shares = model
+    plan = make_plan(config, world_size, shares)
+    assert plan == make_plan(config, world_size, shares)
+    assert plan.digest() == make_plan(config, world_size, shares).digest()
+
+
+@given(shared_models())
+def test_slices_of_all_ranks_make_up_each_tensor(model):
+    config, world_size, shares = model
+    shards = make_plan(config, world_size, shares).shards
+    for name in MATRICES:
+        slices = [tensor_slice(config, shard, f"layers.1.{name}") for shard in shards]
+        assert len({part.shape for part in slices}) == 1
+        cut, whole = ("rows", "columns") if slices[0].axis is Axis.ROWS else ("columns", "rows")
+        bounds = [getattr(part, cut) for part in slices]
+        size, other = slices[0].shape if cut == "rows" else slices[0].shape[::-1]
+        assert [bounds[0].begin, *(part.end for part in bounds)] == [*(part.begin for part in bounds), size]
+        assert all(getattr(part, whole) == Range(0, other) for part in slices)
+
+
+def test_row_parallel_matrices_are_cut_by_columns():
+    config = make_config()
+    shard = make_plan(config, 2).shards[1]
+    assert tensor_slice(config, shard, "layers.0.o_proj").columns == Range(1024, 2048)
+    assert tensor_slice(config, shard, "layers.0.down_proj").columns == Range(4096, 8192)
+    assert tensor_slice(config, shard, "layers.0.q_proj").rows == Range(1024, 2048)
+    assert tensor_slice(config, shard, "layers.0.k_proj").rows == Range(256, 512)
+    assert tensor_slice(config, shard, "lm_head").rows == Range(64128, 128256)
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_norms_are_whole_everywhere(name):
+    config = make_config()
+    for shard in make_plan(config, 3).shards:
+        part = tensor_slice(config, shard, name)
+        assert part.axis is Axis.WHOLE
+        assert (part.rows, part.columns) == (Range(0, 1), Range(0, *part.shape))
+
+
+def test_unknown_tensor():
+    config = make_config()
+    with pytest.raises(KeyError, match=r"layers\.0\.router"):
+        tensor_slice(config, make_plan(config).shards[0], "layers.0.router")
+
+
+def test_eight_heads_over_three_nodes():
+    assert [shard.kv_heads.size for shard in make_plan(make_config(), 3).shards] == [3, 3, 2]
+
+
+def test_shares_weigh():
+    shards = make_plan(make_config(), 3, [1, 2, 1]).shards
+    assert [shard.kv_heads.size for shard in shards] == [2, 4, 2]
+    assert [shard.ffn.size for shard in shards] == [2048, 4096, 2048]
+
+
+def test_the_smallest_share_still_owns_a_unit_of_everything():
+    shards = make_plan(make_config(), 3, [1000, 1e-6, 1e-6]).shards
+    assert [shard.kv_heads.size for shard in shards] == [6, 1, 1]
+    assert [shard.vocab.size for shard in shards] == [128256 - 64, 32, 32]
+
+
+def test_small_heads_stay_together():
+    config = make_config(num_kv_heads=4, group_size=1, head_dim=16)
+    assert kv_heads_per_unit(config) == 2
+    assert max_world_size(config) == 2
+    assert [shard.kv_heads for shard in make_plan(config, 2).shards] == [Range(0, 2), Range(2, 4)]
+
+
+@pytest.mark.parametrize("world_size", [0, -1, 9])
+def test_too_many_nodes_say_what_is_possible(world_size):
+    with pytest.raises(UsageError, match=rf"expected 1 to 8, .* 8 groups of KV heads .*found {world_size}"):
+        make_plan(make_config(), world_size)
+
+
+def test_the_scarcest_unit_is_named():
+    with pytest.raises(UsageError, match=r"1 to 3, .* 3 blocks of 32 FFN columns"):
+        make_plan(make_config(ffn_units=3), 4)
+    with pytest.raises(UsageError, match=r"1 to 2, .* 2 blocks of 32 vocabulary rows"):
+        make_plan(make_config(vocab_size=33), 4)
+
+
+@pytest.mark.parametrize("shares", [[1], [1, 0], [1, -1], [1, math.nan], [1, math.inf], [1, 1, 1]])
+def test_bad_shares(shares):
+    with pytest.raises(UsageError, match="expected 2 positive numbers"):
+        make_plan(make_config(), 2, shares)
+
+
+def test_different_plans_have_different_digests():
+    config = make_config()
+    digests = {make_plan(config, world_size).digest() for world_size in range(1, 9)}
+    assert len(digests) == 8
+
+
+def test_memory_plan_names_need_and_have():
+    plan = MemoryPlan(weights=700 << 20, kv=(100 << 20) + 1, buffers=20 << 20)
+    plan.check(plan.total, "never said")
+    with pytest.raises(NotEnoughMemory, match=r"needs 821 MiB .*weights 700, KV 101, buffers 20.* 500 MiB are free; x"):
+        plan.check(500 << 20, "x")
