@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # CMake and ninja come with the virtual environment.
-CMAKE := $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -S .
+CMAKE := $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -S . -DDLLAMA_BUILD_MODULE=OFF -DDLLAMA_BUILD_TESTS=ON
 CTEST := $(BIN)/ctest --output-on-failure --test-dir
 CPP_FILES := csrc tests/cpp benchmarks -name '*.h' -o -name '*.cpp'
 
@@ -29,8 +29,9 @@ dllama: build
 # Run all tests: the C++ programs, then pytest.
 test:
 	@$(PYTHON) launch.py setup test
-	$(CMAKE) -B build/cpp -DCMAKE_BUILD_TYPE=Release -DDLLAMA_BUILD_TESTS=ON
+	$(CMAKE) -B build/cpp
 	$(BIN)/cmake --build build/cpp
+	$(BIN)/python tools/check_isa_objects.py $$(find build/cpp -name 'avx*.o' -o -name 'neon*.o')
 	$(CTEST) build/cpp
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
@@ -56,10 +57,10 @@ bench: build
 
 # Run the C++ tests under AddressSanitizer and UBSan, and those with threads under ThreadSanitizer.
 sanitize: build
-	$(CMAKE) -B build/asan -DDLLAMA_BUILD_TESTS=ON -DDLLAMA_SANITIZE=address
+	$(CMAKE) -B build/asan -DDLLAMA_SANITIZE=address
 	$(BIN)/cmake --build build/asan
 	$(CTEST) build/asan
-	$(CMAKE) -B build/tsan -DDLLAMA_BUILD_TESTS=ON -DDLLAMA_SANITIZE=thread
+	$(CMAKE) -B build/tsan -DDLLAMA_SANITIZE=thread
 	$(BIN)/cmake --build build/tsan
 	$(CTEST) build/tsan -R 'base|net|model'
 
@@ -69,8 +70,9 @@ test-isa: build
 	command -v aarch64-linux-gnu-g++ > /dev/null || missing="$$missing g++-aarch64-linux-gnu"; \
 	command -v qemu-aarch64-static > /dev/null || missing="$$missing qemu-user-static"; \
 	test -z "$$missing" || { echo "🚨 missing here; run: sudo apt-get install -y$$missing" >&2; exit 2; }
-	$(CMAKE) -B build/aarch64 -DCMAKE_TOOLCHAIN_FILE=tools/aarch64-toolchain.cmake -DDLLAMA_BUILD_TESTS=ON
+	$(CMAKE) -B build/aarch64 -DCMAKE_TOOLCHAIN_FILE=tools/aarch64-toolchain.cmake
 	$(BIN)/cmake --build build/aarch64
+	$(BIN)/python tools/check_isa_objects.py $$(find build/aarch64 -name 'neon*.o')
 	QEMU_CPU=cortex-a53 $(CTEST) build/aarch64
 	QEMU_CPU=max $(CTEST) build/aarch64
 

@@ -253,7 +253,7 @@ def run_demo(options: argparse.Namespace) -> int:
             raise SetupError(f"{file.relative_to(ROOT)} is missing; get it back with: git checkout -- dllama/demo")
     dllama = VENV / "bin" / "dllama"
     command = [str(dllama), "inference", "--model", str(model), "--tokenizer", str(tokenizer)]
-    command += ["--prompt", options.prompt, "--steps", str(options.steps), "--seed", str(options.seed)]
+    command += ["--prompt", options.prompt, "--steps", str(options.steps), "--seed", str(options.seed), "--text"]
     status = subprocess.run(command, check=False).returncode
     if status == 0:
         print(NEXT_STEPS.format(dllama=os.path.relpath(dllama)), flush=True)

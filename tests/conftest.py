@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from model_files import byte_tokenizer_data, write_tiny_model
+from model_files import byte_tokenizer_data, write_tiny_model  # type: ignore[import-not-found]
 
 from dllama.formats.t_file import write_t_file
 

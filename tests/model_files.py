@@ -1,7 +1,8 @@
-"""Tiny model and tokenizer files for tests: random weights, made in milliseconds."""
+"""Tiny model and tokenizer files for tests, made in milliseconds: written by our writer, and byte by byte."""
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,12 @@ import numpy as np
 from dllama.config import DType, LayerSpec, ModelConfig, RopeScaling
 from dllama.formats.m_file import write_m_file
 from dllama.formats.m_layout import tensors_in_order
+from dllama.formats.quants import encode
 from dllama.formats.t_file import TokenizerData, write_t_file
 
+MAGIC = 0x0A00ABCD
+LLAMA, QWEN3, QWEN3_MOE = 0xABCD00, 0xABCD01, 0xABCD02
+DIMS = {1: LLAMA, 2: 64, 3: 96, 4: 1, 5: 4, 6: 2, 9: 8, 10: 128}  # header keys of `plain_file`
 LLAMA3_SCALING = RopeScaling(factor=32.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_seq_len=8192)
 
 
@@ -53,6 +58,29 @@ def write_tiny_model(path: Path, config: ModelConfig | None = None, seed: int = 
     weights = random_weights(config, seed)
     write_m_file(path, config, weights)
     return weights
+
+
+def header_bytes(pairs: dict[int, int] | list[tuple[int, int]]) -> bytes:
+    items = list(pairs.items()) if isinstance(pairs, dict) else pairs
+    body = b"".join(struct.pack("<ii", key, value) for key, value in items)
+    return struct.pack("<ii", MAGIC, 8 + len(body)) + body
+
+
+def tensor_bytes(weight_type: DType = DType.F32, vocab: int = 8, qk_norm: bool = False) -> bytes:
+    """Tensors of DIMS, written out in the order of the format, every value its own."""
+    shapes = [(64, 64), (32, 64), (32, 64), (64, 64), (96, 64), (64, 96), (96, 64)]
+    norms = [(1, 16), (1, 16)] * qk_norm + [(1, 64), (1, 64)]
+    plan = [(DType.F32, (vocab, 64)), *((weight_type, shape) for shape in shapes)]
+    plan += [(DType.F32, shape) for shape in norms] + [(DType.F32, (1, 64)), (weight_type, (vocab, 64))]
+    rng = np.random.default_rng(7)
+    return b"".join(encode(dtype, rng.standard_normal(shape, np.float32)).tobytes() for dtype, shape in plan)
+
+
+def plain_file(path: Path, changes: dict[int, int | None] | None = None, **kinds: object) -> Path:
+    pairs = {**DIMS, 13: 0, **(changes or {})}
+    header = header_bytes({key: value for key, value in pairs.items() if value is not None})
+    path.write_bytes(header + tensor_bytes(**kinds))  # type: ignore[arg-type]
+    return path
 
 
 def byte_tokenizer_data(vocab_size: int = 320, chat_template: str | None = None) -> TokenizerData:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Command, Files
+from conftest import Command, Files  # type: ignore[import-not-found]
 
 import dllama as package
 from dllama.cli import main

@@ -8,7 +8,7 @@ import json
 import re
 
 import pytest
-from conftest import Command, Files
+from conftest import Command, Files  # type: ignore[import-not-found]
 
 from dllama.cli import bench, bench_report
 from dllama.cli.bench import Bench, Case

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import Command, Files
+from conftest import Command, Files  # type: ignore[import-not-found]
 
 from dllama.cli.common import StepCost
 from dllama.cli.inference import Run, rate, summary_lines

@@ -29,6 +29,8 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     write_tiny_model(folder / "model.m", tiny_config(weight_type=DType.F32))
     write_tiny_model(folder / "q40.m", tiny_config())
+    write_tiny_model(folder / "f16.m", tiny_config(weight_type=DType.F16))
+    write_tiny_model(folder / "qwen3.m", tiny_config("qwen3", DType.Q80))
     write_tiny_tokenizer(folder / "tokenizer.t")
     return folder
 
@@ -39,8 +41,8 @@ def engine(files):
         yield engine
 
 
-def tokens(outputs: Iterable[Output]) -> list[int | None]:
-    return [output.token_id for output in outputs]
+def tokens(outputs: Iterable[Output]) -> list[int]:
+    return [output.token_id for output in outputs if output.token_id is not None]
 
 
 def run(engine: Engine) -> dict[int, list[Output]]:
@@ -62,12 +64,16 @@ def greedy_by_logits(engine: Engine, prompt: list[int], count: int) -> list[int]
 # --- computing
 
 
-@pytest.mark.parametrize("name", ["model.m", "q40.m"])
+@pytest.mark.parametrize("name", ["model.m", "f16.m", "q40.m", "qwen3.m"])
 def test_logits_are_those_of_the_reference(files, name):
     token_ids = np.random.default_rng(0).integers(0, 320, 100).tolist()
     with Engine.load(files / name) as engine:
         expected = Reference(files / name, kv_type=engine.kv_type).logits(token_ids)
-        np.testing.assert_allclose(engine.logits(token_ids), expected, rtol=0, atol=1e-4)
+        errors = engine.logits(token_ids) - expected
+    if name == "model.m":
+        assert np.abs(errors).max() < 1e-4
+    # Elsewhere one activation on the edge between two steps of 1/127 may round either way: that is a hundredth or so.
+    assert np.sqrt(np.mean(errors**2)) < 0.02
 
 
 def test_scores_are_log_probabilities_of_the_logits(engine):
@@ -224,7 +230,13 @@ def test_a_prompt_beyond_the_context_names_both_numbers(engine):
 
 @pytest.mark.parametrize(
     ("prompt", "message"),
-    [([], "at least one token"), ([1, 320], "from 0 to 319, found 320"), ([-1], "found -1")],
+    [
+        ([], "at least one token"),
+        ([1.5], "whole numbers, found"),
+        (7, "whole numbers, found 7"),
+        ([1, 320], "from 0 to 319, found 320"),
+        ([-1], "found -1"),
+    ],
 )
 def test_bad_prompts(engine, prompt, message):
     for function in (engine.add, engine.logits, engine.score):

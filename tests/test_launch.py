@@ -214,10 +214,8 @@ def test_failed_stage_shows_the_end_of_its_log(
 
 
 def test_old_python_is_told_so() -> None:
-    code = (
-        f"import sys; sys.version_info = (3, 10); exec(compile(open({str(LAUNCH)!r}).read(), {str(LAUNCH)!r}, 'exec'))"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8")
+    code = "import runpy, sys; sys.version_info = (3, 10); runpy.run_path(sys.argv[1], run_name='__main__')"
+    result = subprocess.run([sys.executable, "-c", code, str(LAUNCH)], capture_output=True, encoding="utf-8")
     assert result.returncode == 2
     assert result.stderr.startswith("🚨 dllama needs Python 3.11 or newer")
     assert result.stderr.count("\n") == 1

@@ -46,13 +46,13 @@ class World:
         self.scheduler = Scheduler(self.pool, max_batch_tokens, max_logits)
         self.node = FakeNode(num_pages, num_slots)
         self.max_batch_tokens = max_batch_tokens
-        self.goals: dict[Sequence, int] = {}
+        self.sequences: list[Sequence] = []
         self.tokens_seen: list[int] = []  # per step
 
     def add(self, num_prompt: int, num_new: int = 1, first_token: int = 0) -> Sequence:
         prompt = list(range(first_token, first_token + num_prompt))
-        sequence = Sequence(len(self.goals), prompt, first_wanted=num_prompt - 1)
-        self.goals[sequence] = num_prompt + num_new
+        sequence = Sequence(len(self.sequences), prompt, num_prompt + num_new, first_wanted=num_prompt - 1)
+        self.sequences.append(sequence)
         self.scheduler.add(sequence)
         return sequence
 
@@ -68,7 +68,7 @@ class World:
             want.sequence.token_ids.append(sum(prefix) % 1009)
             want.sequence.first_wanted = want.position + 1
         self.scheduler.commit(batch)
-        for sequence in [want.sequence for want in wants if len(want.sequence.token_ids) == self.goals[want.sequence]]:
+        for sequence in [want.sequence for want in wants if len(want.sequence.token_ids) == want.sequence.max_len]:
             self.scheduler.remove(sequence)
         return [(span.sequence, span.first, span.count) for span in batch.spans]
 
@@ -135,16 +135,16 @@ def test_logits_are_wanted_only_where_asked_for():
 
 def test_scores_name_their_targets():
     world = World()
-    world.scheduler.add(Sequence(0, [5, 6, 7], first_wanted=0, targets=[6, 7, 8]))
+    world.scheduler.add(Sequence(0, [5, 6, 7], 3, first_wanted=0, targets=[6, 7, 8]))
     assert want_rows(world.scheduler.next_batch().wants).tolist() == [[0, 2, 6], [1, 2, 7], [2, 2, 8]]
 
 
 def test_whoever_wants_all_logits_gets_a_few_at_a_time():
     world = World(max_logits=2)
-    world.scheduler.add(Sequence(0, [1, 2, 3, 4, 5], first_wanted=0))
+    world.scheduler.add(Sequence(0, [1, 2, 3, 4, 5], 5, first_wanted=0))
     assert world.scheduler.next_batch().num_tokens == 2
     world = World(max_logits=2)
-    world.scheduler.add(Sequence(0, [1, 2, 3, 4, 5], first_wanted=3))  # the first three were delivered
+    world.scheduler.add(Sequence(0, [1, 2, 3, 4, 5], 5, first_wanted=3))  # the first three were delivered
     assert world.scheduler.next_batch().num_tokens == 5
 
 
@@ -169,6 +169,13 @@ def test_results_delivered_before_a_preemption_are_not_wanted_again():
     world.scheduler._preempt(sequence)
     assert sequence.num_computed == 0
     assert [want.position for want in world.scheduler.next_batch().wants] == [5]
+
+
+def test_sequences_that_cannot_grow_need_no_spare_page():
+    world = World(num_pages=4)
+    for _ in range(4):
+        world.add(1, num_new=3)
+    assert len(world.step()) == 4
 
 
 def test_a_waiting_sequence_is_not_overtaken_by_a_shorter_one():

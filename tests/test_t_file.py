@@ -210,7 +210,7 @@ def test_other_files_are_refused(tmp_path):
     assert "(magic number): expected 4 bytes, found 2" in refusal(path, b"ab")
     path.write_bytes(b"")
     os.truncate(path, 1 << 30)  # takes no room
-    with pytest.raises(BadFile, match="expected at most 268435456 bytes"):
+    with pytest.raises(BadFile, match="expected at most 67108864 bytes"):
         read_t_file(path)
 
 

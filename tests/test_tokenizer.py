@@ -121,6 +121,11 @@ def test_qwen_composes_accents_first(text):
     assert QWEN3_TOKENIZER.decode(QWEN3_TOKENIZER.encode(text)) == composed
 
 
+def test_an_accent_that_comes_apart_is_put_together_for_qwen_alone():
+    assert QWEN3_TOKENIZER.decode(QWEN3_TOKENIZER.encode("e\u0301")) == "\xe9"
+    assert LLAMA3_TOKENIZER.decode(LLAMA3_TOKENIZER.encode("e\u0301")) == "e\u0301"
+
+
 @pytest.mark.parametrize(("text", "llama3", "qwen3"), SPLITS)
 def test_texts_are_cut_as_the_vocabulary_was_trained(text, llama3, qwen3):
     # With every word a piece, encoding shows the cuts.
@@ -347,7 +352,9 @@ def test_score_vocabularies_that_cannot_encode_are_refused(extra, text):
 
 
 @given(
-    extra=st.lists(st.tuples(st.binary(min_size=1, max_size=6), st.floats(-(2.0**100), 2.0**100, width=32)), max_size=8),
+    extra=st.lists(
+        st.tuples(st.binary(min_size=1, max_size=6), st.floats(-(2.0**100), 2.0**100, width=32)), max_size=8
+    ),
     special=st.integers(0, 4),
     text=TEXTS,
 )

@@ -95,9 +95,11 @@ def check_architecture(root: Path) -> Iterator[str]:
     if not page.is_file():
         yield "docs/architecture.md: missing"
         return
+    bases = [root, root / "docs", root / "csrc", root / "dllama"]
     for match in LINKED.finditer(page.read_text("utf-8")):
         path = match[1] or match[2]
-        if not any((base / path).exists() for base in (root, root / "docs", root / "csrc", root / "dllama")):
+        is_there = any((base / path).exists() for base in bases)
+        if not is_there and ("/" in path or not any(any(base.rglob(path)) for base in bases[2:])):
             yield f"docs/architecture.md: names {path}, which does not exist"
 
 

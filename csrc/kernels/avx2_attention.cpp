@@ -1,7 +1,6 @@
 // AVX2: attention, which simd_attention.h writes out for any eight floats.
 #include "kernels/levels.h"
-#include "kernels/simd_avx2.h"
-// after the vocabulary it is written in
+#include "kernels/simd.h"
 #include "kernels/simd_attention.h"
 
 namespace dllama {

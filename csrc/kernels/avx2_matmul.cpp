@@ -3,8 +3,7 @@
 // Loops, layout and the float formats are in simd_matmul.h. Sealed: nothing here that the linker could share with code
 // for older CPUs.
 #include "kernels/levels.h"
-#include "kernels/simd_avx2.h"
-// after the vocabulary it is written in
+#include "kernels/simd.h"
 #include "kernels/simd_matmul.h"
 
 namespace dllama {
@@ -15,6 +14,7 @@ constexpr size_t kVector = 32;  // bytes
 // Keeps gcc from hoisting all nibble vectors of a block above their use, which would spill the sums.
 template <int N>
 KERNEL_INLINE void pin(__m256i (&sums)[N]) {
+  KERNEL_UNROLL
   for (int n = 0; n < N; n++) __asm__("" : "+x"(sums[n]));
 }
 
@@ -37,21 +37,25 @@ struct Q40 {
     const __m256i low_mask_u8x32 = _mm256_set1_epi8(15);
     const __m256i ones_i16x16 = _mm256_set1_epi16(1);
     __m256i sum_i16x16[T];
+    KERNEL_UNROLL
     for (int t = 0; t < T; t++) sum_i16x16[t] = broadcast_piece(x[t]->offset);
     for (size_t i = 0; i < 4; i++) {
       const __m256i w_u8x32 = load_bytes(unit + kScaleBytes + i * kVector);
       const __m256i low_u8x32 = _mm256_and_si256(w_u8x32, low_mask_u8x32);
       const __m256i high_u8x32 = _mm256_and_si256(_mm256_srli_epi16(w_u8x32, 4), low_mask_u8x32);
+      KERNEL_UNROLL
       for (int t = 0; t < T; t++) {
         const __m256i x_i8x32 = broadcast_piece(x[t]->quants + i * kPiece);
         sum_i16x16[t] = _mm256_add_epi16(sum_i16x16[t], _mm256_maddubs_epi16(low_u8x32, x_i8x32));
       }
+      KERNEL_UNROLL
       for (int t = 0; t < T; t++) {
         const __m256i x_i8x32 = broadcast_piece(x[t]->quants + kBlockSize / 2 + i * kPiece);
         sum_i16x16[t] = _mm256_add_epi16(sum_i16x16[t], _mm256_maddubs_epi16(high_u8x32, x_i8x32));
       }
       pin(sum_i16x16);
     }
+    KERNEL_UNROLL
     for (int t = 0; t < T; t++) sums[t] = _mm256_cvtepi32_ps(_mm256_madd_epi16(sum_i16x16[t], ones_i16x16));
   }
 };
@@ -65,10 +69,12 @@ struct Q80 {
   static KERNEL_INLINE void block(const uint8_t* unit, const ActivationQ80* const (&x)[T], F32x8 (&sums)[T]) {
     const __m256i ones_i16x16 = _mm256_set1_epi16(1);
     __m256i sum_i32x8[T];
+    KERNEL_UNROLL
     for (int t = 0; t < T; t++) sum_i32x8[t] = _mm256_setzero_si256();
     for (size_t i = 0; i < 8; i++) {
       const __m256i w_i8x32 = load_bytes(unit + kScaleBytes + i * kVector);
       const __m256i w_u8x32 = _mm256_abs_epi8(w_i8x32);
+      KERNEL_UNROLL
       for (int t = 0; t < T; t++) {
         const __m256i x_i8x32 = _mm256_sign_epi8(broadcast_piece(x[t]->quants + i * kPiece), w_i8x32);
         const __m256i pair_i16x16 = _mm256_maddubs_epi16(w_u8x32, x_i8x32);
@@ -76,6 +82,7 @@ struct Q80 {
       }
       pin(sum_i32x8);
     }
+    KERNEL_UNROLL
     for (int t = 0; t < T; t++) sums[t] = _mm256_cvtepi32_ps(sum_i32x8[t]);
   }
 };

@@ -5,10 +5,9 @@
 #include <cfloat>
 
 #include "kernels/levels.h"
-#include "kernels/simd_avx2.h"
-#include "quant/blocks.h"
-// after the vocabulary it is written in
+#include "kernels/simd.h"
 #include "kernels/simd_vector.h"
+#include "quant/blocks.h"
 
 namespace dllama {
 namespace {

@@ -1,4 +1,4 @@
-// Attention over one KV page, in the vocabulary of simd_avx2.h or simd_neon.h: include one of them first.
+// Attention over one KV page, for any eight floats. Knows no instruction set.
 //
 // Up to 4 query rows share every K and V vector that is loaded and widened. Each score, and each output element, is one
 // chain of fused multiply-adds in order of head dimension or position, so a row's bits do not depend on the tile it is
@@ -6,6 +6,7 @@
 #pragma once
 
 #include "kernels/kernels.h"
+#include "kernels/simd.h"
 #include "kernels/simd_math.h"
 
 namespace dllama {
@@ -32,7 +33,9 @@ struct Tile {
 
 template <int R, int kVectors>
 KERNEL_INLINE void clear(F32x8 (&sums)[R][kVectors]) {
+  KERNEL_UNROLL
   for (int r = 0; r < R; r++) {
+    KERNEL_UNROLL
     for (int i = 0; i < kVectors; i++) sums[r][i] = zeros();
   }
 }
@@ -48,13 +51,18 @@ KERNEL_INLINE void score(Tile& tile, const Element* k_page) {
     const Element* keys = k_page + p * tile.head_dim;
     for (size_t d = 0; d < tile.head_dim; d++, keys += kKeyGroup) {
       F32x8 k[kVectors];
+      KERNEL_UNROLL
       for (int i = 0; i < kVectors; i++) k[i] = load(keys + i * group_size);
+      KERNEL_UNROLL
       for (int r = 0; r < R; r++) {
         const F32x8 q = all_of(tile.q + r * tile.head_dim + d);
+        KERNEL_UNROLL
         for (int i = 0; i < kVectors; i++) sums[r][i] = mul_add(q, k[i], sums[r][i]);
       }
     }
+    KERNEL_UNROLL
     for (int r = 0; r < R; r++) {
+      KERNEL_UNROLL
       for (int i = 0; i < kVectors; i++) store(tile.weights[r] + p + i * kKeyGroup, sums[r][i]);
     }
   }
@@ -97,20 +105,26 @@ KERNEL_INLINE void mix(const Tile& tile, const Element* v_page, size_t d, size_t
   const Element* values = v_page + d;
   for (size_t p = 0; p < tile.min_valid; p++, values += tile.head_dim) {
     F32x8 v[kVectors];
+    KERNEL_UNROLL
     for (int i = 0; i < kVectors; i++) v[i] = load(values + i * kLanes, left);
+    KERNEL_UNROLL
     for (int r = 0; r < R; r++) {
       const F32x8 weight = all_of(tile.weights[r] + p);
+      KERNEL_UNROLL
       for (int i = 0; i < kVectors; i++) sums[r][i] = mul_add(weight, v[i], sums[r][i]);
     }
   }
   // Positions that only some rows may see. A weight of 0 would not hide them: 0 * NaN is NaN.
+  KERNEL_UNROLL
   for (int r = 0; r < R; r++) {
     values = v_page + tile.min_valid * tile.head_dim + d;
     for (size_t p = tile.min_valid; p < tile.valid[r]; p++, values += tile.head_dim) {
       const F32x8 weight = all_of(tile.weights[r] + p);
+      KERNEL_UNROLL
       for (int i = 0; i < kVectors; i++) sums[r][i] = mul_add(weight, load(values + i * kLanes, left), sums[r][i]);
     }
   }
+  KERNEL_UNROLL
   for (int r = 0; r < R; r++) {
     if (tile.valid[r] == 0) continue;
     float* acc = tile.acc + r * tile.head_dim + d;
@@ -128,6 +142,7 @@ void attend_tile(const AttentionRows& rows, size_t first, const Element* k_page,
   tile.acc = rows.acc + first * rows.head_dim;
   tile.min_valid = kPageSize;
   tile.max_valid = 0;
+  KERNEL_UNROLL
   for (int r = 0; r < R; r++) {
     const uint32_t valid = rows.valid[first + r];
     tile.valid[r] = valid;
@@ -137,6 +152,7 @@ void attend_tile(const AttentionRows& rows, size_t first, const Element* k_page,
   if (tile.max_valid == 0) return;
 
   score<R>(tile, k_page);
+  KERNEL_UNROLL
   for (int r = 0; r < R; r++) {
     if (tile.valid[r] > 0) softmax(tile, r, rows.max[first + r], rows.sum[first + r]);
   }

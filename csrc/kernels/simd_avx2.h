@@ -1,4 +1,4 @@
-// Eight floats as AVX2 has them: the vocabulary that simd_vector.h, simd_attention.h and simd_matmul.h are written in.
+// Eight floats as AVX2 has them. Included through simd.h.
 //
 // Internal linkage throughout: each ISA file compiles its own copy, and the linker can hand none to code for older CPUs.
 #pragma once
@@ -8,9 +8,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-
-// Parts of loops that hold sums in registers: out of line they would pass them through memory.
-#define KERNEL_INLINE inline __attribute__((always_inline))
 
 namespace dllama {
 namespace {

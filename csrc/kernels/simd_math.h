@@ -1,5 +1,7 @@
-// Partial vectors and exp, in the vocabulary of simd_avx2.h or simd_neon.h: include one of them first.
+// Partial vectors and exp, for any eight floats. Knows no instruction set.
 #pragma once
+
+#include "kernels/simd.h"
 
 namespace dllama {
 namespace {

@@ -1,5 +1,5 @@
-// Packed weights and the loops around their products, in the vocabulary of simd_avx2.h or simd_neon.h: include one of
-// them first. What differs between levels is how one block of integers is multiplied: a Format, see Quantized.
+// Packed weights and the loops around their products, for any eight floats. What differs between levels is how one block
+// of integers is multiplied: a Format, see Quantized.
 //
 // Packed Q40 and Q80: 8 rows x 32 inputs = 8 F16 scales, then vectors in which every 4-byte piece belongs to one row,
 // so that sums of integers never cross rows. Packed F16 and F32: 8 rows per input.
@@ -7,6 +7,7 @@
 #pragma once
 
 #include "kernels/kernels.h"
+#include "kernels/simd.h"
 #include "quant/blocks.h"
 
 namespace dllama {
@@ -49,6 +50,7 @@ struct Quantized {
     static_assert(kStep * Format::kUnit % kLine == 0, "otherwise lines are asked for twice");
     F32x8 totals[T];
     const ActivationQ80* xs[T];
+    KERNEL_UNROLL
     for (int t = 0; t < T; t++) {
       totals[t] = zeros();
       xs[t] = x + t * x_stride;
@@ -58,11 +60,13 @@ struct Quantized {
       F32x8 sums[T];
       Format::template block<T>(w, xs, sums);
       const F32x8 w_scale = load(reinterpret_cast<const uint16_t*>(w));
+      KERNEL_UNROLL
       for (int t = 0; t < T; t++) {
         totals[t] = mul_add(sums[t], mul(w_scale, all_of(&xs[t]->scale)), totals[t]);
         xs[t]++;
       }
     }
+    KERNEL_UNROLL
     for (int t = 0; t < T; t++) store(out + t * out_stride, totals[t]);
   }
 };
@@ -77,6 +81,7 @@ struct Floats {
   template <int T>
   static KERNEL_INLINE void input(const Element* w, const float* const (&x)[T], size_t k, F32x8 (&sums)[T]) {
     const F32x8 weights = load(w + k * kRowGroup);
+    KERNEL_UNROLL
     for (int t = 0; t < T; t++) sums[t] = mul_add(weights, all_of(x[t] + k), sums[t]);
   }
 
@@ -85,6 +90,7 @@ struct Floats {
   template <int T>
   static KERNEL_INLINE void inputs(const Element* w, const float* const (&x)[T], size_t n, F32x8 (&totals)[T]) {
     F32x8 even[T], odd[T];
+    KERNEL_UNROLL
     for (int t = 0; t < T; t++) even[t] = odd[t] = zeros();
     size_t k = 0;
     for (; k + 2 <= n; k += 2) {
@@ -92,6 +98,7 @@ struct Floats {
       input<T>(w, x, k + 1, odd);
     }
     if (k < n) input<T>(w, x, k, even);
+    KERNEL_UNROLL
     for (int t = 0; t < T; t++) totals[t] = add(totals[t], add(even[t], odd[t]));
   }
 
@@ -100,6 +107,7 @@ struct Floats {
     const auto* w = reinterpret_cast<const Element*>(group);
     F32x8 totals[T];
     const float* xs[T];
+    KERNEL_UNROLL
     for (int t = 0; t < T; t++) {
       totals[t] = zeros();
       xs[t] = x + t * x_stride;
@@ -109,9 +117,11 @@ struct Floats {
       prefetch_ahead(w, kBlockSize * kRowGroup * sizeof(Element));
       inputs<T>(w, xs, kBlockSize, totals);
       w += kBlockSize * kRowGroup;
+      KERNEL_UNROLL
       for (int t = 0; t < T; t++) xs[t] += kBlockSize;
     }
     inputs<T>(w, xs, left, totals);
+    KERNEL_UNROLL
     for (int t = 0; t < T; t++) store(out + t * out_stride, totals[t]);
   }
 };

@@ -1,5 +1,5 @@
-// Eight floats as two NEON registers: the vocabulary that simd_vector.h, simd_attention.h and simd_matmul.h are
-// written in. Baseline armv8-a, which has conversions from and to F16 but no arithmetic on it.
+// Eight floats as two NEON registers; baseline armv8-a, which converts from and to F16 but has no arithmetic on it.
+// Included through simd.h.
 //
 // Internal linkage throughout: each ISA file compiles its own copy, and the linker can hand none to code for older CPUs.
 #pragma once
@@ -9,9 +9,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-
-// Parts of loops that hold sums in registers: out of line they would pass them through memory.
-#define KERNEL_INLINE inline __attribute__((always_inline))
 
 namespace dllama {
 namespace {

@@ -1,9 +1,11 @@
-// Operations on vectors of floats, and F16 arrays, in the vocabulary of simd_avx2.h or simd_neon.h: include one of them
-// first. Sums are taken in an order that depends on the length alone, and a partial vector goes through the same
+// Operations on vectors of floats, and F16 arrays, for any eight floats.
+//
+// Sums are taken in an order that depends on the length alone, and a partial vector goes through the same
 // arithmetic as a whole one, so an element's bits do not depend on where a range was cut.
 #pragma once
 
 #include "kernels/kernels.h"
+#include "kernels/simd.h"
 #include "kernels/simd_math.h"
 
 namespace dllama {

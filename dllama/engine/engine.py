@@ -1,7 +1,6 @@
 """The engine: a loaded model, the requests it works on, and the loop that turns steps into tokens.
 
-Knows no socket and no terminal. What a step does is in ``executor``; what becomes of its
-logits is in ``tasks``.
+Knows no socket and no terminal. What a step does is in ``executor``; what becomes of its logits is in ``tasks``.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ class Engine:
         tokenizer: Its tokenizer, if one was given.
         options: What was asked for at loading.
         max_seq_len: Most tokens in a sequence, prompt included.
-        memory: Bytes in use on this node.
+        memory: Bytes that this node was given.
     """
 
     def __init__(
@@ -152,8 +151,10 @@ class Engine:
         check_ids("stop_token_ids", sampling.stop_token_ids, self.config)
         check_ids("logit_bias", sampling.logit_bias, self.config)
         sequence = self._sequence(prompt, longest=self.max_seq_len - 1)
-        sequence.first_wanted = len(sequence.token_ids) - 1
-        request = Generation(sequence, sampling, self.max_seq_len, self.config.vocab_size, self.tokenizer)
+        num_prompt = len(sequence.token_ids)
+        sequence.first_wanted = num_prompt - 1
+        sequence.max_len = min(self.max_seq_len, num_prompt + (sampling.max_tokens or self.max_seq_len))
+        request = Generation(sequence, sampling, self.config.vocab_size, self.tokenizer)
         self._requests[sequence.request_id] = request
         self._executor.add(request)
         return sequence.request_id
@@ -204,7 +205,7 @@ class Engine:
             EngineStopped: A step failed, or the engine is closed.
         """
         sequence = self._sequence(token_ids, longest=self.max_seq_len)
-        return self._collect(sequence, np.empty((len(token_ids), self.config.vocab_size), np.float32))
+        return self._collect(sequence, np.empty((len(sequence.token_ids), self.config.vocab_size), np.float32))
 
     def score(self, token_ids: Sequence[int]) -> F32Array:
         """Compute the log-probability of each token but the first after those before it, float32 ``[len - 1]``.
@@ -256,7 +257,7 @@ class Engine:
         _ = self._executor.node  # a stopped engine says so before it judges a prompt
         token_ids = to_token_ids(prompt, self.tokenizer, self.config)
         check_length(len(token_ids), longest)
-        return TokenSequence(next(self._ids), token_ids, first_wanted=0)
+        return TokenSequence(next(self._ids), token_ids, max_len=len(token_ids))
 
     def _collect(self, sequence: TokenSequence, out: F32Array) -> F32Array:
         """Fill ``out`` with the results of a sequence, among whatever else is running."""

@@ -55,7 +55,7 @@ def open_node(file: ModelFile, options: NodeOptions, progress: Progress | None) 
     except _native.UnsupportedIsaError as error:
         raise UnsupportedIsa(str(error)) from error
     except MemoryError as error:  # less was free than the system said, e.g. under a limit of the process
-        raise NotEnoughMemory(f"the system refuses memory for the model: {error}") from error
+        raise NotEnoughMemory(f"{error}; use a smaller model, or a shorter context with --max-seq-len") from error
     load_weights(node, file, plan.shards[0], progress)
     return node, size
 

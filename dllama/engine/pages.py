@@ -30,7 +30,7 @@ class PagePool:
     """
 
     def __init__(self, num_pages: int, num_slots: int, page_size: int) -> None:
-        self.num_pages, self.page_size = num_pages, page_size
+        self._page_size = page_size
         self._free_pages = list(reversed(range(num_pages)))
         self._free_slots = list(reversed(range(num_slots)))
         self._changes: dict[tuple[int, int], int] = {}  # (slot, page index) -> page id, not yet known to the nodes
@@ -47,7 +47,7 @@ class PagePool:
 
     def num_pages_for(self, num_positions: int) -> int:
         """Pages that hold ``num_positions``."""
-        return -(-num_positions // self.page_size)
+        return -(-num_positions // self._page_size)
 
     def open(self) -> PageTable:
         """Give an empty table in a free slot; there must be one."""

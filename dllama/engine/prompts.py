@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from operator import index
 from os import PathLike
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,10 @@ def to_token_ids(prompt: str | Sequence[int], tokenizer: Tokenizer | None, confi
         if tokenizer is None:
             raise UsageError("prompt: expected token ids, found text; text needs a tokenizer")
         prompt = tokenizer.encode(prompt)
-    token_ids = [int(token) for token in prompt]
+    try:
+        token_ids = [index(token) for token in prompt]
+    except TypeError:
+        raise UsageError(f"prompt: expected text or whole numbers, found {prompt!r:.80}") from None
     if not token_ids:
         raise UsageError("prompt: expected at least one token, found none")
     check_ids("prompt", token_ids, config)

@@ -173,6 +173,7 @@ class Scheduler:
         self.waiting.appendleft(sequence)
 
     def _has_pages_for(self, sequence: Sequence) -> bool:
-        """Whether a waiting sequence fits, with one more page for each that runs, lest it be sent back at once."""
-        needed = self._pool.num_pages_for(len(sequence.token_ids)) + len(self.running)
+        """Whether a waiting sequence fits, with one more page for each that still grows, lest it soon be sent back."""
+        growing = [self._pool.num_pages_for(older.max_len) > len(table.pages) for older, table in self.running.items()]
+        needed = self._pool.num_pages_for(len(sequence.token_ids)) + sum(growing)
         return self._pool.has_free_slot and needed <= self._pool.num_free

@@ -15,6 +15,7 @@ class Sequence:
 
     Attributes:
         token_ids: Prompt, then what was generated.
+        max_len: The most tokens it can come to have.
         first_wanted: The first position whose result (logits, or a score) is wanted and not delivered yet; results of
             all positions from here on are wanted.
         targets: The token to score at each position; None: the results are logits.
@@ -23,7 +24,8 @@ class Sequence:
 
     request_id: int
     token_ids: list[int]
-    first_wanted: int
+    max_len: int
+    first_wanted: int = 0
     targets: list[int] | None = None
     num_computed: int = 0
 

@@ -10,7 +10,7 @@ from dllama.config import DType, ModelConfig
 from dllama.errors import UsageError
 from dllama.plan import MemoryPlan, Plan
 
-PIECE_BYTES = 16 << 20  # of the model file at once while loading; two are in flight
+PIECE_BYTES = 8 << 20  # of the model file at once while loading; two are in flight
 LOGITS_BYTES = 64 << 20  # that one step gives to a caller who wants the logits of all positions
 _DEFAULT_MAX_SEQ_LEN = 8192
 _LEAST_MAX_SEQ_LEN = 256  # a context that nobody asked for is not made shorter than this

@@ -56,21 +56,18 @@ class Generation:
     """One request: tokens sampled one after the other until something ends it.
 
     Args:
-        sequence: The prompt; tokens are appended to it.
+        sequence: The prompt; tokens are appended to it, up to its ``max_len``.
         params: How to choose and when to end.
-        max_seq_len: Most tokens in all.
         vocab_size: The model's.
         tokenizer: Turns tokens into text and knows which end it; None: no text.
     """
 
     def __init__(
-        self, sequence: Sequence, params: SamplingParams, max_seq_len: int, vocab_size: int, tokenizer: Tokenizer | None
+        self, sequence: Sequence, params: SamplingParams, vocab_size: int, tokenizer: Tokenizer | None
     ) -> None:
         self.sequence, self._params = sequence, params
-        num_prompt = len(sequence.token_ids)
         num_candidates = min(vocab_size, tokenizer.vocab_size) if tokenizer else vocab_size
-        self._sampler = Sampler(params, num_prompt, num_candidates)
-        self._max_len = min(max_seq_len, num_prompt + (params.max_tokens or max_seq_len))
+        self._sampler = Sampler(params, len(sequence.token_ids), num_candidates)
         self._stop_ids = set(params.stop_token_ids)
         if tokenizer and not params.ignore_eos:
             self._stop_ids.update(tokenizer.eos_ids)
@@ -101,7 +98,7 @@ class Generation:
     def _finish_reason(self, token: int) -> FinishReason | None:
         if token in self._stop_ids:
             return "stop"
-        return "length" if len(self.sequence.token_ids) == self._max_len else None
+        return "length" if len(self.sequence.token_ids) == self.sequence.max_len else None
 
     def _text(self, token: int) -> str:
         text = "" if self._reason == "stop" or self._detokenizer is None else self._detokenizer.add(token)

@@ -283,7 +283,7 @@ def _rope_scaling(header: MHeader) -> RopeScaling | None:
     if factor < 1:
         raise header.bad(Key.rope_scaling_factor, "1 or more")
     if header.rope_type is RopeType.FALCON:
-        raise header.bad(Key.rope_scaling_factor, f"1, as there is no scaling with {header.arch.title} rotation")
+        raise header.bad(Key.rope_scaling_factor, f"1, as there is no scaling with {header.rope_type.title} rotation")
     low, high = header[Key.rope_low_freq_factor], header[Key.rope_high_freq_factor]
     if low < 0:
         raise header.bad(Key.rope_low_freq_factor, "0 or more")

@@ -28,7 +28,9 @@ _KEY_NAMES = (
 _OLD_KEYS = (_KEY_VOCAB_SIZE, _KEY_MAX_TOKEN_LENGTH, _KEY_BOS_ID, _KEY_EOS_ID, _KEY_PAD_ID)
 _OLD_HEADER_SIZE = 4 + 4 * len(_OLD_KEYS)
 _MAX_HEADER_SIZE = 8 + 8 * 64
-_MAX_FILE_SIZE = 1 << 28  # a vocabulary of 256k pieces is 5 MB; the whole file is read at once
+# A vocabulary of 256k pieces is 5 MB; the whole file is read at once, and a hostile one should not take seconds.
+_MAX_FILE_SIZE = 1 << 26
+_MAX_VOCAB_SIZE = 1 << 20
 _RECORD = struct.Struct("<fI")  # score and length of a piece, which follows
 
 
@@ -104,7 +106,8 @@ def read_t_file(path: str | os.PathLike[str]) -> TokenizerData:
     with CheckedFile(path, "tokenizer") as file:
         reader = _Reader(file)
         header = _read_header(reader)
-        vocab_size = _checked(file, header, _KEY_VOCAB_SIZE, 1, (file.size - header.size) // _RECORD.size)
+        most = min(_MAX_VOCAB_SIZE, (file.size - header.size) // _RECORD.size)
+        vocab_size = _checked(file, header, _KEY_VOCAB_SIZE, 1, most)
         _checked(file, header, _KEY_MAX_TOKEN_LENGTH, 1, (1 << 31) - 1)
         add_bos = _checked(file, header, _KEY_ADD_BOS, 0, 1, default=1)
         bos_id = _checked(file, header, _KEY_BOS_ID, 0, vocab_size - 1)

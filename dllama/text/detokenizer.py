@@ -33,6 +33,4 @@ class Detokenizer:
     def finish(self) -> str:
         """Give what is left of a character that never became whole, as U+FFFD; then start a new text."""
         self._at_start = True
-        rest = self._decoder.decode(b"", final=True)
-        self._decoder.reset()
-        return rest
+        return self._decoder.decode(b"", final=True)

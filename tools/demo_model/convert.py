@@ -96,8 +96,8 @@ def convert(work: Path, out: Path) -> None:
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=Path("demo_model_work"))
-    parser.add_argument("--out", type=Path, default=Path("demo_model_work/out"))
+    parser.add_argument("--work", type=Path, default=Path("build/demo_model"))
+    parser.add_argument("--out", type=Path, default=Path("build/demo_model/out"))
     args = parser.parse_args()
     convert(args.work, args.out)
 

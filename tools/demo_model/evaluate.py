@@ -150,8 +150,8 @@ def write(report: dict[str, object], path: Path) -> None:
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=Path("demo_model_work"))
-    parser.add_argument("--model", type=Path, default=Path("demo_model_work/out/model.m"))
+    parser.add_argument("--work", type=Path, default=Path("build/demo_model"))
+    parser.add_argument("--model", type=Path, default=Path("build/demo_model/out/model.m"))
     args = parser.parse_args()
     write(measure(args.work, args.model), args.work / "report.json")
 

@@ -28,4 +28,4 @@ def prepare(work: Path) -> None:
 
 
 if __name__ == "__main__":
-    prepare(Path("demo_model_work"))
+    prepare(Path("build/demo_model"))

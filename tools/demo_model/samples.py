@@ -60,8 +60,8 @@ def write(work: Path, model_file: Path, out: Path) -> None:
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=Path("demo_model_work"))
-    parser.add_argument("--model", type=Path, default=Path("demo_model_work/out/model.m"))
+    parser.add_argument("--work", type=Path, default=Path("build/demo_model"))
+    parser.add_argument("--model", type=Path, default=Path("build/demo_model/out/model.m"))
     args = parser.parse_args()
     write(args.work, args.model, args.work / "samples.md")
 

@@ -166,7 +166,7 @@ def train(work: Path, minutes: float, processes: int = 2) -> None:
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=Path("demo_model_work"), help="folder with train.npy and test.npy")
+    parser.add_argument("--work", type=Path, default=Path("build/demo_model"), help="folder with train.npy and test.npy")
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--processes", type=int, default=2)
     args = parser.parse_args()
