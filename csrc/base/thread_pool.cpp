@@ -21,7 +21,7 @@ inline void pause() {
 }  // namespace
 
 ThreadPool::ThreadPool(size_t num_threads)
-    : num_threads_(num_threads), spins_(num_threads <= allowed_cpus() ? kSpins : 0) {
+    : num_threads_(num_threads), spins_(num_threads <= allowed_cpus() ? kSpins : 0), chunks_(num_threads) {
   for (size_t thread = 1; thread < num_threads; ++thread) threads_.emplace_back([this, thread] { serve(thread); });
 }
 
@@ -47,9 +47,21 @@ void ThreadPool::barrier() {
     return;
   }
   arrived_.store(0, std::memory_order_relaxed);
-  next_chunk_.store(0, std::memory_order_relaxed);
+  for (ChunkCount& count : chunks_) count.taken.store(0, std::memory_order_relaxed);
   phase_.store(phase + 1, std::memory_order_release);
   phase_.notify_all();
+}
+
+bool ThreadPool::next_chunk(size_t thread, size_t total, size_t& chunk) {
+  for (size_t i = 0; i < num_threads_; ++i) {
+    const size_t owner = (thread + i) % num_threads_;
+    const Range part = split(total, num_threads_, owner);
+    const size_t taken = chunks_[owner].taken.fetch_add(1, std::memory_order_relaxed);
+    if (taken >= part.size()) continue;
+    chunk = part.begin + taken;
+    return true;
+  }
+  return false;
 }
 
 void ThreadPool::run_one(size_t thread) {

@@ -30,12 +30,13 @@ class ThreadPool {
   // One caller at a time.
   void run(const Task& task);
 
-  // Inside a task: waits until every thread is here, then starts the chunk count anew. All threads must call it.
+  // Inside a task: waits until every thread is here, then starts the chunk counts anew. All threads must call it.
   void barrier();
 
-  // Inside a task: the next chunk number 0, 1, 2 ... since the last barrier, each handed out once. One loop of chunks
-  // between two barriers.
-  size_t next_chunk() { return next_chunk_.fetch_add(1, std::memory_order_relaxed); }
+  // Inside a task: hands out the chunks 0..total-1, each once: `chunk` is set to this thread's next one. A thread first
+  // gets a contiguous part in order, so that it walks contiguous memory, then what slower threads have left.
+  // Returns false when all are taken. One loop of chunks between two barriers.
+  bool next_chunk(size_t thread, size_t total, size_t& chunk);
 
  private:
   void serve(size_t thread);
@@ -53,7 +54,10 @@ class ThreadPool {
   alignas(64) std::atomic<uint32_t> round_{0};  // increments per run(), and once to end
   alignas(64) std::atomic<uint32_t> arrived_{0};
   alignas(64) std::atomic<uint32_t> phase_{0};
-  alignas(64) std::atomic<size_t> next_chunk_{0};
+  struct alignas(64) ChunkCount {
+    std::atomic<size_t> taken{0};
+  };
+  std::vector<ChunkCount> chunks_;  // [num_threads] taken of each thread's part since the last barrier
   bool ending_ = false;
 };
 

@@ -102,13 +102,7 @@ void gather_logits(Step& step, size_t num_rows, float* slice, size_t slice_strid
 
 // Logits of `num_rows` rows of buffers.normed from `first_row` on; whole on the root, `out` [num_rows, stride].
 void project_logits(Step& step, size_t thread, size_t first_row, size_t num_rows, float* out, size_t stride) {
-  const Matrix& w = step.weights.lm_head;
-  const size_t chunk_groups = kChunkRows / step.kernels.row_group;
-  for (size_t c; (c = step.pool.next_chunk()) * chunk_groups < w.groups;) {
-    const size_t first = c * chunk_groups;
-    matmul(step.kernels, w, first, std::min(chunk_groups, w.groups - first), step.buffers.normed, first_row, num_rows,
-           out + first * step.kernels.row_group, stride);
-  }
+  project_chunks(step, thread, step.weights.lm_head, step.buffers.normed, first_row, num_rows, out, stride);
   step.pool.barrier();
   if (step.group.world_size() == 1) return;
   if (thread == 0 && !step.failed) {

@@ -99,7 +99,7 @@ void project_qkv(Step& step, size_t thread, size_t layer, const ActivationRows& 
   const size_t chunk_heads = heads_per_unit(step.config.head_dim, step.kernels.row_group);
   const size_t kv_chunks = (step.shard.num_kv_heads + chunk_heads - 1) / chunk_heads;
   const size_t q_chunks = (step.shard.num_heads + chunk_heads - 1) / chunk_heads;
-  for (size_t c; (c = step.pool.next_chunk()) < q_chunks + 2 * kv_chunks;) {
+  for (size_t c; step.pool.next_chunk(thread, q_chunks + 2 * kv_chunks, c);) {
     if (c < q_chunks) {
       project_heads(step, thread, layer, x, HeadKind::Query, w.q_proj, c, chunk_heads);
     } else if (c < q_chunks + kv_chunks) {
@@ -139,7 +139,7 @@ void attention(Step& step, size_t thread, size_t layer) {
   const size_t unit = heads_per_unit(values, kBlockSize);
   const size_t units = step.shard.num_kv_heads / unit;
   ThreadBuffers& own = step.buffers.threads[thread];
-  for (size_t c; (c = step.pool.next_chunk()) < step.tiles.size() * units;) {
+  for (size_t c; step.pool.next_chunk(thread, step.tiles.size() * units, c);) {
     const AttentionTile& tile = step.tiles[c / units];
     const size_t first_head = c % units * unit;
     for (size_t i = 0; i < unit; ++i) {
@@ -159,7 +159,7 @@ void gate_and_up(Step& step, size_t thread, size_t layer, const ActivationRows& 
   const size_t group = step.kernels.row_group;
   const size_t columns = step.shard.intermediate_size;
   ThreadBuffers& own = step.buffers.threads[thread];
-  for (size_t c; (c = step.pool.next_chunk()) * kChunkRows < columns;) {
+  for (size_t c; step.pool.next_chunk(thread, (columns + kChunkRows - 1) / kChunkRows, c);) {
     const size_t first = c * kChunkRows;
     const size_t size = std::min(kChunkRows, columns - first);
     matmul(step.kernels, w.gate_proj, first / group, size / group, x, 0, step.num_tokens, own.gate.data(), kChunkRows);
@@ -190,14 +190,18 @@ void sum_over_ranks(Step& step, size_t thread) {
 
 }  // namespace
 
-void project_and_sum(Step& step, size_t thread, const Matrix& w, const ActivationRows& rows) {
+void project_chunks(Step& step, size_t thread, const Matrix& w, const ActivationRows& rows, size_t first_row,
+                    size_t num_rows, float* out, size_t stride) {
   const size_t chunk_groups = kChunkRows / step.kernels.row_group;
-  float* update = step.buffers.update.as<float>();
-  for (size_t c; (c = step.pool.next_chunk()) * chunk_groups < w.groups;) {
+  for (size_t c; step.pool.next_chunk(thread, (w.groups + chunk_groups - 1) / chunk_groups, c);) {
     const size_t first = c * chunk_groups;
-    matmul(step.kernels, w, first, std::min(chunk_groups, w.groups - first), rows, 0, step.num_tokens,
-           update + first * step.kernels.row_group, step.config.hidden_size);
+    matmul(step.kernels, w, first, std::min(chunk_groups, w.groups - first), rows, first_row, num_rows,
+           out + first * step.kernels.row_group, stride);
   }
+}
+
+void project_and_sum(Step& step, size_t thread, const Matrix& w, const ActivationRows& rows) {
+  project_chunks(step, thread, w, rows, 0, step.num_tokens, step.buffers.update.as<float>(), step.config.hidden_size);
   step.pool.barrier();
   sum_over_ranks(step, thread);
 }

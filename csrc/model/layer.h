@@ -44,6 +44,10 @@ struct Step {
 // With few tokens each thread works on a residual of its own; `rows` says where this thread finds the result.
 const ActivationRows& add_norm(Step& step, size_t thread, const float* weight, bool has_update);
 
+// out[i] := w x rows[first_row + i] for i < num_rows, split over threads; no barrier behind it.
+void project_chunks(Step& step, size_t thread, const Matrix& w, const ActivationRows& rows, size_t first_row,
+                    size_t num_rows, float* out, size_t stride);
+
 // update := w x rows, split over threads, then summed over the ranks.
 void project_and_sum(Step& step, size_t thread, const Matrix& w, const ActivationRows& rows);
 

@@ -43,16 +43,28 @@ TEST(barriers_separate_phases) {
 }
 
 TEST(chunks_are_handed_out_once_per_phase) {
-  constexpr size_t kChunks = 37;
-  ThreadPool pool(4);
-  std::vector<std::atomic<int>> taken(kChunks);
-  pool.run([&](size_t) {
-    for (int phase = 0; phase < 50; ++phase) {
-      for (size_t c; (c = pool.next_chunk()) < kChunks;) ++taken[c];
-      pool.barrier();
+  for (const size_t chunks : {0, 1, 3, 37}) {
+    ThreadPool pool(4);
+    std::vector<std::atomic<int>> taken(chunks);
+    pool.run([&](size_t thread) {
+      for (int phase = 0; phase < 50; ++phase) {
+        for (size_t c; pool.next_chunk(thread, chunks, c);) ++taken[c];
+        pool.barrier();
+      }
+    });
+    for (const auto& count : taken) CHECK_EQ(count.load(), 50);
+  }
+}
+
+TEST(a_thread_alone_takes_its_own_chunks_first) {
+  ThreadPool pool(2);
+  std::vector<size_t> order;
+  pool.run([&](size_t thread) {
+    if (thread == 1) {
+      for (size_t c; pool.next_chunk(thread, 6, c);) order.push_back(c);
     }
   });
-  for (const auto& count : taken) CHECK_EQ(count.load(), 50);
+  CHECK(order == (std::vector<size_t>{3, 4, 5, 0, 1, 2}));
 }
 
 TEST(an_exception_reaches_the_caller_and_the_pool_survives) {
