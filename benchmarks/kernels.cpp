@@ -66,10 +66,10 @@ void bench_tokens(const Kernels& k, uint8_t* w, size_t rows, size_t cols) {
     double best = 1e9;
     for (int round = 0; round < kRounds; round++) {
       best = std::min(best, seconds([&] {
-        for (size_t i = 0; i < repeats; i++) {
-          k.matmul_q40(w, groups, cols, in.x.data(), cols / kBlockSize, tokens, in.out.data(), rows);
-        }
-      }));
+                        for (size_t i = 0; i < repeats; i++) {
+                          k.matmul_q40(w, groups, cols, in.x.data(), cols / kBlockSize, tokens, in.out.data(), rows);
+                        }
+                      }));
     }
     std::printf("  %zu: %.1f", tokens, static_cast<double>(rows * cols * tokens * repeats) / best * 1e-9);
     std::fflush(stdout);
@@ -86,8 +86,8 @@ void bench_memory(const Kernels& k, uint8_t* w, size_t rows, size_t cols) {
   for (int round = 0; round < kRounds; round++) {  // in turns, so that a slow spell of the machine hits both
     read = std::min(read, seconds([&] { checksum += k.read_memory(w, bytes / 64 * 64); }));
     product = std::min(product, seconds([&] {
-      k.matmul_q40(w, groups, cols, in.x.data(), cols / kBlockSize, 1, in.out.data(), rows);
-    }));
+                         k.matmul_q40(w, groups, cols, in.x.data(), cols / kBlockSize, 1, in.out.data(), rows);
+                       }));
   }
   const double gb = static_cast<double>(bytes) * 1e-9;
   std::printf("%s, 1 token over %.0f MB: %.1f GB/s, plain read %.1f GB/s (%.0f %%) [%llx]\n", k.isa, gb * 1e3,

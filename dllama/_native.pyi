@@ -36,6 +36,12 @@ def supported_isas() -> list[str]:
 def read_bandwidth(num_bytes: int, num_threads: int, seconds: float) -> float:
     """Best read rate of memory in bytes per second, over a buffer of ``num_bytes`` in huge pages."""
 
+def quantize(values: F32Array, dtype: int) -> U8Array:
+    """Q40 or Q80 blocks of float32 values (a multiple of 32), by the level in use; bit-exact on every level."""
+
+def dequantize(blocks: U8Array, dtype: int) -> F32Array:
+    """Values of Q40 or Q80 blocks."""
+
 def argmax(logits: F32Array) -> int:
     """Index of the first largest value of ``[vocab_size]``."""
 

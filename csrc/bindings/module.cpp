@@ -27,6 +27,7 @@ void register_errors(py::module_& m) {
 PYBIND11_MODULE(_native, m) {
   dllama::register_errors(m);
   dllama::register_machine(m);
+  dllama::register_quant(m);
   dllama::register_sampling(m);
   dllama::register_node(m);
 }

@@ -5,6 +5,8 @@
 
 namespace dllama {
 
-void install_avx2_attention(Kernels& table) { install_attention(table); }
+void install_avx2_attention(Kernels& table) {
+  install_attention(table);
+}
 
 }  // namespace dllama

@@ -24,7 +24,9 @@ KERNEL_INLINE __m256i broadcast_piece(const void* piece) {
   return _mm256_set1_epi32(word);
 }
 
-KERNEL_INLINE __m256i load_bytes(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+KERNEL_INLINE __m256i load_bytes(const uint8_t* p) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+}
 
 // 8 rows x 32 inputs of unsigned nibbles; see Quantized for what a Format has.
 struct Q40 {

@@ -43,7 +43,9 @@ KERNEL_INLINE uint16_t to_f16(float value) {
   return static_cast<uint16_t>(_mm_cvtsi128_si32(_mm_cvtps_ph(_mm_set_ss(value), _MM_FROUND_TO_NEAREST_INT)));
 }
 
-KERNEL_INLINE __m256 from_f16(uint16_t bits) { return _mm256_set1_ps(_cvtsh_ss(bits)); }
+KERNEL_INLINE __m256 from_f16(uint16_t bits) {
+  return _mm256_set1_ps(_cvtsh_ss(bits));
+}
 
 // Rounds x * id to 32 int8 in -127..127, whatever x is.
 KERNEL_INLINE __m256i q80_quants(const BlockFloats& x, __m256 id) {

@@ -29,7 +29,9 @@ bool has_f16c() {
 }
 
 // The builtins also ask the operating system (XGETBV) whether it saves the wide registers.
-bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c(); }
+bool has_avx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
+}
 
 void install_avx2(Kernels& table) {
   install_avx2_matmul(table);
@@ -41,14 +43,20 @@ constexpr bool (*has_avx2)() = nullptr;
 constexpr void (*install_avx2)(Kernels&) = nullptr;
 #endif
 
-bool always() { return true; }
+bool always() {
+  return true;
+}
 
 #if defined(__aarch64__)
 #if defined(__APPLE__)
-bool has_dotprod() { return true; }  // every Apple M
+bool has_dotprod() {
+  return true;
+}  // every Apple M
 #else
 // Bit 20 of AT_HWCAP, named here because old C libraries lack HWCAP_ASIMDDP.
-bool has_dotprod() { return (getauxval(AT_HWCAP) >> 20 & 1) != 0; }
+bool has_dotprod() {
+  return (getauxval(AT_HWCAP) >> 20 & 1) != 0;
+}
 #endif
 void install_neon_dotprod(Kernels& table) {
   install_neon(table);
@@ -72,7 +80,9 @@ constexpr Level kLevels[] = {
 };
 constexpr size_t kNumLevels = sizeof(kLevels) / sizeof(kLevels[0]);
 
-bool runs_here(const Level& level) { return level.install != nullptr && level.available(); }
+bool runs_here(const Level& level) {
+  return level.install != nullptr && level.available();
+}
 
 std::string usable_names() {
   std::string names;
@@ -119,7 +129,9 @@ std::vector<std::string> supported_isas() {
   return names;
 }
 
-const Kernels& kernels_for(const std::string& isa) { return tables()[find_level(isa)]; }
+const Kernels& kernels_for(const std::string& isa) {
+  return tables()[find_level(isa)];
+}
 
 const Kernels& kernels() {
   static const Kernels& chosen = []() -> const Kernels& {

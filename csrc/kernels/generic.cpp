@@ -15,25 +15,39 @@ namespace {
 
 constexpr size_t kRowGroup = 8;
 
-float widen(float value) { return value; }
-float widen(uint16_t value) { return f16_to_f32(value); }
+float widen(float value) {
+  return value;
+}
+float widen(uint16_t value) {
+  return f16_to_f32(value);
+}
 
-void narrow(float value, float& out) { out = value; }
-void narrow(float value, uint16_t& out) { out = f32_to_f16(value); }
+void narrow(float value, float& out) {
+  out = value;
+}
+void narrow(float value, uint16_t& out) {
+  out = f32_to_f16(value);
+}
 
 // --- packed weights ---
 
 size_t row_bytes(DType type, size_t cols) {
   switch (type) {
-    case DType::F32: return cols * sizeof(float);
-    case DType::F16: return cols * sizeof(uint16_t);
-    case DType::Q40: return cols / kBlockSize * sizeof(BlockQ40);
-    case DType::Q80: return cols / kBlockSize * sizeof(BlockQ80);
+    case DType::F32:
+      return cols * sizeof(float);
+    case DType::F16:
+      return cols * sizeof(uint16_t);
+    case DType::Q40:
+      return cols / kBlockSize * sizeof(BlockQ40);
+    case DType::Q80:
+      return cols / kBlockSize * sizeof(BlockQ80);
   }
   return 0;
 }
 
-size_t group_bytes(DType type, size_t cols) { return kRowGroup * row_bytes(type, cols); }
+size_t group_bytes(DType type, size_t cols) {
+  return kRowGroup * row_bytes(type, cols);
+}
 
 void pack(DType type, const void* canonical, size_t rows, size_t cols, void* packed) {
   const size_t used = rows * row_bytes(type, cols);
@@ -96,7 +110,9 @@ void add(float* x, const float* y, size_t n) {
   for (size_t i = 0; i < n; i++) x[i] += y[i];
 }
 
-float sum_squares(const float* x, size_t n) { return dot(x, x, n); }
+float sum_squares(const float* x, size_t n) {
+  return dot(x, x, n);
+}
 
 void scale_mul(const float* x, const float* weight, float scale, float* out, size_t n) {
   for (size_t i = 0; i < n; i++) out[i] = x[i] * scale * weight[i];
@@ -106,7 +122,9 @@ void silu_mul(const float* gate, const float* up, float* out, size_t n) {
   for (size_t i = 0; i < n; i++) out[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
 }
 
-float max(const float* x, size_t n) { return *std::max_element(x, x + n); }
+float max(const float* x, size_t n) {
+  return *std::max_element(x, x + n);
+}
 
 float exp_sum(const float* x, float shift, float scale, float* out, size_t n) {
   float total = 0.0f;

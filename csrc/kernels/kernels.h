@@ -1,8 +1,9 @@
 // The table of arithmetic every other part calls: one function per kernel, one table per instruction-set level.
 //
-// generic.cpp is the specification and fills the whole table; avx2.cpp and neon.cpp override what they do better.
+// generic.cpp is the specification and fills the whole table; the files of a level (levels.h) override what they do
+// better. Codecs agree bit for bit between levels; sums of floats agree to the roundings of their order of summation.
 // Kernels take pointers and sizes: they know nothing of threads, models, files or errors, and never allocate.
-// No input may make a kernel read or write outside the ranges stated here; NaN and infinity give unspecified values only.
+// No input may make a kernel read or write outside the ranges stated here; NaN and infinity give unspecified values.
 #pragma once
 
 #include <cstddef>
@@ -12,7 +13,8 @@
 
 namespace dllama {
 
-// Positions in one page of the KV cache. Attention is cut at absolute multiples of it, so it is part of the results' bits.
+// Positions in one page of the KV cache. Attention is cut at absolute multiples of it, so it is part of the results'
+// bits.
 inline constexpr size_t kPageSize = 64;
 // Positions interleaved in a K page: vector lanes are positions, so q.K needs no horizontal sums.
 inline constexpr size_t kKeyGroup = 8;
@@ -52,7 +54,8 @@ struct Kernels {
 
   // out[t * out_stride + r] = sum over k of w[r][k] * x[t][k], for t < tokens and r < groups * row_group.
   // `x` is [tokens, x_stride] records (Q40, Q80: ActivationQ80, one per block) or floats (F16, F32).
-  // One order of summation over k whatever `tokens` and `groups` are: a result's bits depend on its row and token alone.
+  // One order of summation over k whatever `tokens` and `groups` are: a result's bits depend on its row and token
+  // alone. Each 32 inputs are summed first (Q40, Q80: exactly), then added to the total, so errors grow with cols / 32.
   void (*matmul_q40)(const void* packed, size_t groups, size_t cols, const ActivationQ80* x, size_t x_stride,
                      size_t tokens, float* out, size_t out_stride);
   void (*matmul_q80)(const void* packed, size_t groups, size_t cols, const ActivationQ80* x, size_t x_stride,
@@ -63,12 +66,14 @@ struct Kernels {
                      float* out, size_t out_stride);
 
   // --- vectors of n floats, any n, any alignment ---
-  void (*add)(float* x, const float* y, size_t n);                                              // x += y
+  // Sums are taken in an order that depends on n alone. Elements have the same bits however a range is cut into calls.
+  void (*add)(float* x, const float* y, size_t n);  // x += y
   float (*sum_squares)(const float* x, size_t n);
-  void (*scale_mul)(const float* x, const float* weight, float scale, float* out, size_t n);    // x * scale * weight
-  void (*silu_mul)(const float* gate, const float* up, float* out, size_t n);                   // silu(gate) * up
-  float (*max)(const float* x, size_t n);                                                       // n >= 1
-  // out[i] = exp((x[i] - shift) * scale); returns their sum. `out` may be `x`.
+  void (*scale_mul)(const float* x, const float* weight, float scale, float* out, size_t n);  // x * scale * weight
+  void (*silu_mul)(const float* gate, const float* up, float* out, size_t n);                 // silu(gate) * up
+  float (*max)(const float* x, size_t n);                                                     // n >= 1
+  // out[i] = exp((x[i] - shift) * scale), to 2 units in the last place, 0 where that is below the smallest normal float
+  // (generic: a subnormal); returns their sum. `out` may be `x`.
   float (*exp_sum)(const float* x, float shift, float scale, float* out, size_t n);
   // Rotates the pairs (x[j], x[j + half]) by the angles whose cosines and sines are given [half].
   void (*rotate_half)(float* x, const float* cos, const float* sin, size_t half);

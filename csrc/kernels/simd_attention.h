@@ -18,7 +18,9 @@ constexpr int kMaxRows = 4;
 
 // Vectors side by side in a tile of R rows: about 8 independent chains hide the latency of a multiply-add (4 cycles,
 // two a cycle) and still fit the 16 registers of AVX2.
-constexpr int vectors_for(int num_rows) { return num_rows <= 2 ? 4 : 2; }
+constexpr int vectors_for(int num_rows) {
+  return num_rows <= 2 ? 4 : 2;
+}
 
 // The rows of one tile.
 struct Tile {
@@ -168,9 +170,12 @@ void attend(const AttentionRows& rows, const Element* k_page, const Element* v_p
   size_t row = 0;
   for (; row + kMaxRows <= rows.rows; row += kMaxRows) attend_tile<kMaxRows>(rows, row, k_page, v_page);
   switch (rows.rows - row) {
-    case 3: return attend_tile<3>(rows, row, k_page, v_page);
-    case 2: return attend_tile<2>(rows, row, k_page, v_page);
-    case 1: return attend_tile<1>(rows, row, k_page, v_page);
+    case 3:
+      return attend_tile<3>(rows, row, k_page, v_page);
+    case 2:
+      return attend_tile<2>(rows, row, k_page, v_page);
+    case 1:
+      return attend_tile<1>(rows, row, k_page, v_page);
   }
 }
 

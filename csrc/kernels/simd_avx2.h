@@ -1,6 +1,7 @@
 // Eight floats as AVX2 has them. Included through simd.h.
 //
-// Internal linkage throughout: each ISA file compiles its own copy, and the linker can hand none to code for older CPUs.
+// Internal linkage throughout: each ISA file compiles its own copy, and the linker can hand none to code for older
+// CPUs.
 #pragma once
 
 #include <immintrin.h>
@@ -20,11 +21,21 @@ KERNEL_INLINE __m256i first_lanes(size_t n) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
 
-KERNEL_INLINE F32x8 zeros() { return _mm256_setzero_ps(); }
-KERNEL_INLINE F32x8 all(float value) { return _mm256_set1_ps(value); }
-KERNEL_INLINE F32x8 all_of(const float* value) { return _mm256_broadcast_ss(value); }
-KERNEL_INLINE F32x8 load(const float* p) { return _mm256_loadu_ps(p); }
-KERNEL_INLINE void store(float* p, F32x8 v) { _mm256_storeu_ps(p, v); }
+KERNEL_INLINE F32x8 zeros() {
+  return _mm256_setzero_ps();
+}
+KERNEL_INLINE F32x8 all(float value) {
+  return _mm256_set1_ps(value);
+}
+KERNEL_INLINE F32x8 all_of(const float* value) {
+  return _mm256_broadcast_ss(value);
+}
+KERNEL_INLINE F32x8 load(const float* p) {
+  return _mm256_loadu_ps(p);
+}
+KERNEL_INLINE void store(float* p, F32x8 v) {
+  _mm256_storeu_ps(p, v);
+}
 
 KERNEL_INLINE F32x8 load(const uint16_t* p) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
@@ -35,16 +46,34 @@ KERNEL_INLINE void store(uint16_t* p, F32x8 v) {
 }
 
 // The first `n` < 8 elements, then zeros.
-KERNEL_INLINE F32x8 load_first(const float* p, size_t n) { return _mm256_maskload_ps(p, first_lanes(n)); }
-KERNEL_INLINE void store_first(float* p, F32x8 v, size_t n) { _mm256_maskstore_ps(p, first_lanes(n), v); }
+KERNEL_INLINE F32x8 load_first(const float* p, size_t n) {
+  return _mm256_maskload_ps(p, first_lanes(n));
+}
+KERNEL_INLINE void store_first(float* p, F32x8 v, size_t n) {
+  _mm256_maskstore_ps(p, first_lanes(n), v);
+}
 
-KERNEL_INLINE F32x8 add(F32x8 a, F32x8 b) { return _mm256_add_ps(a, b); }
-KERNEL_INLINE F32x8 sub(F32x8 a, F32x8 b) { return _mm256_sub_ps(a, b); }
-KERNEL_INLINE F32x8 mul(F32x8 a, F32x8 b) { return _mm256_mul_ps(a, b); }
-KERNEL_INLINE F32x8 div(F32x8 a, F32x8 b) { return _mm256_div_ps(a, b); }
-KERNEL_INLINE F32x8 max(F32x8 a, F32x8 b) { return _mm256_max_ps(a, b); }
-KERNEL_INLINE F32x8 mul_add(F32x8 a, F32x8 b, F32x8 c) { return _mm256_fmadd_ps(a, b, c); }    // a * b + c, fused
-KERNEL_INLINE F32x8 neg_mul_add(F32x8 a, F32x8 b, F32x8 c) { return _mm256_fnmadd_ps(a, b, c); }  // c - a * b, fused
+KERNEL_INLINE F32x8 add(F32x8 a, F32x8 b) {
+  return _mm256_add_ps(a, b);
+}
+KERNEL_INLINE F32x8 sub(F32x8 a, F32x8 b) {
+  return _mm256_sub_ps(a, b);
+}
+KERNEL_INLINE F32x8 mul(F32x8 a, F32x8 b) {
+  return _mm256_mul_ps(a, b);
+}
+KERNEL_INLINE F32x8 div(F32x8 a, F32x8 b) {
+  return _mm256_div_ps(a, b);
+}
+KERNEL_INLINE F32x8 max(F32x8 a, F32x8 b) {
+  return _mm256_max_ps(a, b);
+}
+KERNEL_INLINE F32x8 mul_add(F32x8 a, F32x8 b, F32x8 c) {
+  return _mm256_fmadd_ps(a, b, c);
+}  // a * b + c, fused
+KERNEL_INLINE F32x8 neg_mul_add(F32x8 a, F32x8 b, F32x8 c) {
+  return _mm256_fnmadd_ps(a, b, c);
+}  // c - a * b, fused
 
 KERNEL_INLINE F32x8 round_even(F32x8 v) {
   return _mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -66,7 +95,9 @@ KERNEL_INLINE F32x8 keep_first(F32x8 v, size_t n, F32x8 other) {
   return _mm256_blendv_ps(other, v, _mm256_castsi256_ps(first_lanes(n)));
 }
 
-KERNEL_INLINE float first_lane(F32x8 v) { return _mm256_cvtss_f32(v); }
+KERNEL_INLINE float first_lane(F32x8 v) {
+  return _mm256_cvtss_f32(v);
+}
 
 KERNEL_INLINE float sum_lanes(F32x8 v) {
   __m128 sum = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
@@ -81,7 +112,9 @@ KERNEL_INLINE float max_lanes(F32x8 v) {
 }
 
 // Asks for the cache line at p, into L2.
-KERNEL_INLINE void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
+KERNEL_INLINE void prefetch(const void* p) {
+  _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1);
+}
 
 }  // namespace
 }  // namespace dllama

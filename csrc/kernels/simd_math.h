@@ -7,7 +7,9 @@ namespace dllama {
 namespace {
 
 // The next 8 floats, or the last `left` and zeros.
-KERNEL_INLINE F32x8 load(const float* x, size_t left) { return left >= kLanes ? load(x) : load_first(x, left); }
+KERNEL_INLINE F32x8 load(const float* x, size_t left) {
+  return left >= kLanes ? load(x) : load_first(x, left);
+}
 
 KERNEL_INLINE F32x8 load(const uint16_t* x, size_t left) {
   if (left >= kLanes) return load(x);
@@ -29,8 +31,8 @@ KERNEL_INLINE void store(float* x, F32x8 v, size_t left) {
 // off by at most 2^-28 of exp(r). 2^n is added to the exponent, which is right whenever the result is normal.
 KERNEL_INLINE F32x8 exp(F32x8 x) {
   const F32x8 n = round_even(mul(x, all(0x1.715476p+0f)));
-  F32x8 r = neg_mul_add(n, all(0x1.62e43p-1f), x);   // ln 2, upper part
-  r = neg_mul_add(n, all(-0x1.05c61p-29f), r);       // and the rest of it
+  F32x8 r = neg_mul_add(n, all(0x1.62e43p-1f), x);  // ln 2, upper part
+  r = neg_mul_add(n, all(-0x1.05c61p-29f), r);      // and the rest of it
   F32x8 q = all(0x1.6a23dp-10f);
   q = mul_add(q, r, all(0x1.123a2p-7f));
   q = mul_add(q, r, all(0x1.5558f2p-5f));
@@ -38,8 +40,8 @@ KERNEL_INLINE F32x8 exp(F32x8 x) {
   q = mul_add(q, r, all(0x1.fffffcp-2f));
   const F32x8 fraction = mul_add(mul(r, r), q, r);
   const F32x8 result = scale_by_power(add(all(1.0f), fraction), n);
-  const F32x8 bounded = select_less(x, all(-87.336540f), zeros(), result);             // ln 2^-126
-  return select_less(all(88.722832f), x, all(__builtin_inff()), bounded);              // ln of the largest float
+  const F32x8 bounded = select_less(x, all(-87.336540f), zeros(), result);  // ln 2^-126
+  return select_less(all(88.722832f), x, all(__builtin_inff()), bounded);   // ln of the largest float
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// Packed weights and the loops around their products, for any eight floats. What differs between levels is how one block
-// of integers is multiplied: a Format, see Quantized.
+// Packed weights and the loops around their products, for any eight floats. What differs between levels is how one
+// block of integers is multiplied: a Format, see Quantized.
 //
 // Packed Q40 and Q80: 8 rows x 32 inputs = 8 F16 scales, then vectors in which every 4-byte piece belongs to one row,
 // so that sums of integers never cross rows. Packed F16 and F32: 8 rows per input.
@@ -22,11 +22,13 @@ static_assert(kRowGroup == kLanes, "the sums of a group are one vector of floats
 
 // Weights that stay in L2 while every token of the call passes by. Half of the smallest L2 in use (256 KB).
 constexpr size_t kPanelBytes = 128 << 10;
-// How far ahead weights are asked for, into L2: at 30 GB/s this covers half a microsecond. Nearer or into L1 was slower.
+// How far ahead weights are asked for, into L2: at 30 GB/s this covers half a microsecond. Nearer or into L1 was
+// slower.
 constexpr size_t kPrefetchBytes = 16 << 10;
 constexpr size_t kLine = 64;
 
 // Asks for the `bytes` that a sequential reader at `p` will want soon. May point past the end: hints never fault.
+// Worth its instructions for one token only: from two on the hardware's own prefetch keeps up with the arithmetic.
 KERNEL_INLINE void prefetch_ahead(const void* p, size_t bytes) {
   for (size_t line = 0; line < bytes; line += kLine) {
     prefetch(static_cast<const uint8_t*>(p) + kPrefetchBytes + line);
@@ -56,7 +58,7 @@ struct Quantized {
       xs[t] = x + t * x_stride;
     }
     for (size_t b = 0; b < cols / kBlockSize; b++, w += Format::kUnit) {
-      if (b % kStep == 0) prefetch_ahead(w, kStep * Format::kUnit);
+      if (T == 1 && b % kStep == 0) prefetch_ahead(w, kStep * Format::kUnit);
       F32x8 sums[T];
       Format::template block<T>(w, xs, sums);
       const F32x8 w_scale = load(reinterpret_cast<const uint16_t*>(w));
@@ -114,7 +116,7 @@ struct Floats {
     }
     size_t left = cols;
     for (; left >= kBlockSize; left -= kBlockSize) {
-      prefetch_ahead(w, kBlockSize * kRowGroup * sizeof(Element));
+      if (T == 1) prefetch_ahead(w, kBlockSize * kRowGroup * sizeof(Element));
       inputs<T>(w, xs, kBlockSize, totals);
       w += kBlockSize * kRowGroup;
       KERNEL_UNROLL
@@ -154,10 +156,14 @@ void matmul(const void* packed, size_t groups, size_t cols, const typename Kind:
 
 inline size_t group_bytes(DType type, size_t cols) {
   switch (type) {
-    case DType::F32: return Floats<float>::group_bytes(cols);
-    case DType::F16: return Floats<uint16_t>::group_bytes(cols);
-    case DType::Q40: return cols / kBlockSize * kUnitQ40;
-    case DType::Q80: return cols / kBlockSize * kUnitQ80;
+    case DType::F32:
+      return Floats<float>::group_bytes(cols);
+    case DType::F16:
+      return Floats<uint16_t>::group_bytes(cols);
+    case DType::Q40:
+      return cols / kBlockSize * kUnitQ40;
+    case DType::Q80:
+      return cols / kBlockSize * kUnitQ80;
   }
   return 0;
 }
@@ -204,10 +210,18 @@ void pack(DType type, const void* canonical, size_t rows, size_t cols, void* pac
     const size_t n = rows - row < kRowGroup ? rows - row : kRowGroup;
     if (n < kRowGroup) std::memset(out, 0, group_size);
     switch (type) {
-      case DType::F32: pack_elements<float>(in + row * cols * sizeof(float), n, cols, out); break;
-      case DType::F16: pack_elements<uint16_t>(in + row * cols * sizeof(uint16_t), n, cols, out); break;
-      case DType::Q40: pack_blocks<BlockQ40>(in + row * blocks * sizeof(BlockQ40), n, blocks, kNibbleFlip, out); break;
-      case DType::Q80: pack_blocks<BlockQ80>(in + row * blocks * sizeof(BlockQ80), n, blocks, 0, out); break;
+      case DType::F32:
+        pack_elements<float>(in + row * cols * sizeof(float), n, cols, out);
+        break;
+      case DType::F16:
+        pack_elements<uint16_t>(in + row * cols * sizeof(uint16_t), n, cols, out);
+        break;
+      case DType::Q40:
+        pack_blocks<BlockQ40>(in + row * blocks * sizeof(BlockQ40), n, blocks, kNibbleFlip, out);
+        break;
+      case DType::Q80:
+        pack_blocks<BlockQ80>(in + row * blocks * sizeof(BlockQ80), n, blocks, 0, out);
+        break;
     }
   }
 }

@@ -1,7 +1,8 @@
 // Eight floats as two NEON registers; baseline armv8-a, which converts from and to F16 but has no arithmetic on it.
 // Included through simd.h.
 //
-// Internal linkage throughout: each ISA file compiles its own copy, and the linker can hand none to code for older CPUs.
+// Internal linkage throughout: each ISA file compiles its own copy, and the linker can hand none to code for older
+// CPUs.
 #pragma once
 
 #include <arm_neon.h>
@@ -18,10 +19,18 @@ struct F32x8 {
   float32x4_t low, high;
 };
 
-KERNEL_INLINE F32x8 zeros() { return {vdupq_n_f32(0.0f), vdupq_n_f32(0.0f)}; }
-KERNEL_INLINE F32x8 all(float value) { return {vdupq_n_f32(value), vdupq_n_f32(value)}; }
-KERNEL_INLINE F32x8 all_of(const float* value) { return all(*value); }
-KERNEL_INLINE F32x8 load(const float* p) { return {vld1q_f32(p), vld1q_f32(p + 4)}; }
+KERNEL_INLINE F32x8 zeros() {
+  return {vdupq_n_f32(0.0f), vdupq_n_f32(0.0f)};
+}
+KERNEL_INLINE F32x8 all(float value) {
+  return {vdupq_n_f32(value), vdupq_n_f32(value)};
+}
+KERNEL_INLINE F32x8 all_of(const float* value) {
+  return all(*value);
+}
+KERNEL_INLINE F32x8 load(const float* p) {
+  return {vld1q_f32(p), vld1q_f32(p + 4)};
+}
 
 KERNEL_INLINE void store(float* p, F32x8 v) {
   vst1q_f32(p, v.low);
@@ -50,12 +59,22 @@ KERNEL_INLINE void store_first(float* p, F32x8 v, size_t n) {
   std::memcpy(p, padded, n * sizeof(float));
 }
 
-KERNEL_INLINE F32x8 add(F32x8 a, F32x8 b) { return {vaddq_f32(a.low, b.low), vaddq_f32(a.high, b.high)}; }
-KERNEL_INLINE F32x8 sub(F32x8 a, F32x8 b) { return {vsubq_f32(a.low, b.low), vsubq_f32(a.high, b.high)}; }
-KERNEL_INLINE F32x8 mul(F32x8 a, F32x8 b) { return {vmulq_f32(a.low, b.low), vmulq_f32(a.high, b.high)}; }
-KERNEL_INLINE F32x8 div(F32x8 a, F32x8 b) { return {vdivq_f32(a.low, b.low), vdivq_f32(a.high, b.high)}; }
+KERNEL_INLINE F32x8 add(F32x8 a, F32x8 b) {
+  return {vaddq_f32(a.low, b.low), vaddq_f32(a.high, b.high)};
+}
+KERNEL_INLINE F32x8 sub(F32x8 a, F32x8 b) {
+  return {vsubq_f32(a.low, b.low), vsubq_f32(a.high, b.high)};
+}
+KERNEL_INLINE F32x8 mul(F32x8 a, F32x8 b) {
+  return {vmulq_f32(a.low, b.low), vmulq_f32(a.high, b.high)};
+}
+KERNEL_INLINE F32x8 div(F32x8 a, F32x8 b) {
+  return {vdivq_f32(a.low, b.low), vdivq_f32(a.high, b.high)};
+}
 // The form that passes NaNs over.
-KERNEL_INLINE F32x8 max(F32x8 a, F32x8 b) { return {vmaxnmq_f32(a.low, b.low), vmaxnmq_f32(a.high, b.high)}; }
+KERNEL_INLINE F32x8 max(F32x8 a, F32x8 b) {
+  return {vmaxnmq_f32(a.low, b.low), vmaxnmq_f32(a.high, b.high)};
+}
 
 // a * b + c, fused
 KERNEL_INLINE F32x8 mul_add(F32x8 a, F32x8 b, F32x8 c) {
@@ -67,7 +86,9 @@ KERNEL_INLINE F32x8 neg_mul_add(F32x8 a, F32x8 b, F32x8 c) {
   return {vfmsq_f32(c.low, a.low, b.low), vfmsq_f32(c.high, a.high, b.high)};
 }
 
-KERNEL_INLINE F32x8 round_even(F32x8 v) { return {vrndnq_f32(v.low), vrndnq_f32(v.high)}; }
+KERNEL_INLINE F32x8 round_even(F32x8 v) {
+  return {vrndnq_f32(v.low), vrndnq_f32(v.high)};
+}
 
 KERNEL_INLINE float32x4_t scale_by_power(float32x4_t v, float32x4_t n) {
   const int32x4_t exponent = vshlq_n_s32(vcvtq_s32_f32(n), 23);
@@ -92,12 +113,20 @@ KERNEL_INLINE F32x8 keep_first(F32x8 v, size_t n, F32x8 other) {
           vbslq_f32(vcltq_u32(vld1q_u32(lanes + 4), count), v.high, other.high)};
 }
 
-KERNEL_INLINE float first_lane(F32x8 v) { return vgetq_lane_f32(v.low, 0); }
-KERNEL_INLINE float sum_lanes(F32x8 v) { return vaddvq_f32(vaddq_f32(v.low, v.high)); }
-KERNEL_INLINE float max_lanes(F32x8 v) { return vmaxnmvq_f32(vmaxnmq_f32(v.low, v.high)); }
+KERNEL_INLINE float first_lane(F32x8 v) {
+  return vgetq_lane_f32(v.low, 0);
+}
+KERNEL_INLINE float sum_lanes(F32x8 v) {
+  return vaddvq_f32(vaddq_f32(v.low, v.high));
+}
+KERNEL_INLINE float max_lanes(F32x8 v) {
+  return vmaxnmvq_f32(vmaxnmq_f32(v.low, v.high));
+}
 
 // Asks for the cache line at p, into L2.
-KERNEL_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
+KERNEL_INLINE void prefetch(const void* p) {
+  __builtin_prefetch(p, 0, 2);
+}
 
 }  // namespace
 }  // namespace dllama

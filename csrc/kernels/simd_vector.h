@@ -32,7 +32,9 @@ void add(float* x, const float* y, size_t n) {
   for (size_t i = 0; i < n; i += kLanes) store(x + i, add(load(x + i, n - i), load(y + i, n - i)), n - i);
 }
 
-KERNEL_INLINE F32x8 sum_of(const F32x8 (&v)[kSumVectors]) { return add(add(v[0], v[1]), add(v[2], v[3])); }
+KERNEL_INLINE F32x8 sum_of(const F32x8 (&v)[kSumVectors]) {
+  return add(add(v[0], v[1]), add(v[2], v[3]));
+}
 
 float sum_squares(const float* x, size_t n) {
   F32x8 total = zeros();

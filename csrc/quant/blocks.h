@@ -28,8 +28,8 @@ static_assert(sizeof(BlockQ80) == 34, "Q80 blocks are stored without padding");
 
 // One block of activations as the Q40 and Q80 products read it. Never stored, never sent.
 //
-// `offset` holds -8 * (sum of the quants at k % 4 in {0, 1}) and -8 * (those at k % 4 in {2, 3}): the start value of the
-// int16 accumulators of a product with unsigned nibbles, which folds Q40's -8 in for nothing. int16 sums wrap, and
+// `offset` holds -8 * (sum of the quants at k % 4 in {0, 1}) and -8 * (those at k % 4 in {2, 3}): the start value of
+// the int16 accumulators of a product with unsigned nibbles, which folds Q40's -8 in for nothing. int16 sums wrap, and
 // the true result fits (16 * 8 * 127 = 16256), so the final lanes are exact.
 // `scale` is the F32 amax / 127, not rounded through F16.
 struct ActivationQ80 {

@@ -21,7 +21,9 @@ float max_magnitude(const float* x) {
 }
 
 // 1 / d, or 0 where the reciprocal could overflow: such a block's values are lost to the F16 scale anyway.
-float reciprocal(float d) { return std::fabs(d) < FLT_MIN ? 0.0f : 1.0f / d; }
+float reciprocal(float d) {
+  return std::fabs(d) < FLT_MIN ? 0.0f : 1.0f / d;
+}
 
 uint8_t q40_quant(float x, float id) {
   const float product = x * id;
@@ -80,21 +82,6 @@ uint16_t f32_to_f16(float value) {
     half = (magnitude - (112u << 23) + 0xfffu + odd) >> 13;  // 112 = difference of the exponent biases
   }
   return static_cast<uint16_t>(sign | half);
-}
-
-float f16_to_f32(uint16_t bits) {
-  const uint32_t sign = static_cast<uint32_t>(bits & 0x8000u) << 16;
-  const uint32_t magnitude = bits & 0x7fffu;
-  uint32_t wide;
-  if (magnitude < 0x0400u) {
-    wide = std::bit_cast<uint32_t>(static_cast<float>(magnitude) * 0x1p-24f);
-  } else if (magnitude < 0x7c00u) {
-    wide = (magnitude << 13) + (112u << 23);
-  } else {
-    wide = 0x7f800000u | (magnitude << 13);
-    if (magnitude > 0x7c00u) wide |= 0x00400000u;  // quiet
-  }
-  return std::bit_cast<float>(sign | wide);
 }
 
 void f32_to_f16(const float* x, uint16_t* out, size_t n) {

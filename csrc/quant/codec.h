@@ -5,6 +5,7 @@
 // Knows nothing of tensors, files or instruction sets.
 #pragma once
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 
@@ -15,8 +16,15 @@ namespace dllama {
 // Rounds to nearest even; 65520 and above become infinity; subnormals are exact; a NaN stays a NaN, made quiet.
 uint16_t f32_to_f16(float value);
 
-// Exact for every input.
-float f16_to_f32(uint16_t bits);
+// Exact for every input; a NaN is made quiet. Inline for the generic kernels, which convert inside their loops.
+inline float f16_to_f32(uint16_t bits) {
+  const uint32_t magnitude = bits & 0x7fffu;
+  // The F16 exponent and significand, moved to their place in a float, are short of 112, the difference of the biases.
+  uint32_t wide = std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude << 13) * 0x1p112f);
+  if (magnitude >= 0x7c00u) wide |= 0x7f800000u;
+  if (magnitude > 0x7c00u) wide |= 0x00400000u;
+  return std::bit_cast<float>(static_cast<uint32_t>(bits & 0x8000u) << 16 | wide);
+}
 
 // Arrays of `n` values, as above.
 void f32_to_f16(const float* x, uint16_t* out, size_t n);

@@ -133,28 +133,29 @@ inline int run_all(int argc, char** argv) {
 
 }  // namespace check
 
-#define TEST(name)                                                    \
-  static void test_##name();                                          \
+#define TEST(name)                                                      \
+  static void test_##name();                                            \
   static const bool added_##name = check::add_test(#name, test_##name); \
   static void test_##name()
 
-#define CHECK(condition) \
-  ((condition) ? void() : check::fail(__FILE__, __LINE__, "CHECK(" #condition ") is false"))
+#define CHECK(condition) ((condition) ? void() : check::fail(__FILE__, __LINE__, "CHECK(" #condition ") is false"))
 #define CHECK_EQ(left, right) check::equal(left, right, #left, __FILE__, __LINE__)
 #define CHECK_NEAR(left, right, tolerance) check::near(left, right, tolerance, #left, __FILE__, __LINE__)
 
 // The expression must throw `type`, and its message must contain `part` (use "" for any).
-#define CHECK_THROWS(expression, type, part)                                                                  \
-  do {                                                                                                        \
-    try {                                                                                                     \
-      static_cast<void>(expression);                                                                          \
-      check::fail(__FILE__, __LINE__, #expression " did not throw");                                          \
-    } catch (const type& error) {                                                                             \
-      if (std::string(error.what()).find(part) == std::string::npos) {                                        \
-        check::fail(__FILE__, __LINE__, std::string("message lacks '") + (part) + "': " + error.what());      \
-      }                                                                                                       \
-    }                                                                                                         \
+#define CHECK_THROWS(expression, type, part)                                                             \
+  do {                                                                                                   \
+    try {                                                                                                \
+      static_cast<void>(expression);                                                                     \
+      check::fail(__FILE__, __LINE__, #expression " did not throw");                                     \
+    } catch (const type& error) {                                                                        \
+      if (std::string(error.what()).find(part) == std::string::npos) {                                   \
+        check::fail(__FILE__, __LINE__, std::string("message lacks '") + (part) + "': " + error.what()); \
+      }                                                                                                  \
+    }                                                                                                    \
   } while (false)
 
-#define CHECK_MAIN() \
-  int main(int argc, char** argv) { return check::run_all(argc, argv); }
+#define CHECK_MAIN()                   \
+  int main(int argc, char** argv) {    \
+    return check::run_all(argc, argv); \
+  }

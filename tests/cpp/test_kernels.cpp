@@ -56,7 +56,8 @@ class Random {
 template <typename T>
 class Guarded {
  public:
-  explicit Guarded(size_t n, size_t shift = 0) : n_(n), shift_(shift), bytes_((n + shift + 2 * kPad) * sizeof(T), 0xA5) {}
+  explicit Guarded(size_t n, size_t shift = 0)
+      : n_(n), shift_(shift), bytes_((n + shift + 2 * kPad) * sizeof(T), 0xA5) {}
 
   T* data() { return reinterpret_cast<T*>(bytes_.data()) + kPad + shift_; }
   T& operator[](size_t i) { return data()[i]; }
@@ -95,7 +96,8 @@ Floats codec_input() {
   }
   for (int block = 0; block < 64; block++) {  // ties: multiples of half a step, with the extreme at either sign
     const float step = std::ldexp(1.0f, block - 40);
-    for (int i = 0; i < 32; i++) x.push_back(static_cast<float>(static_cast<int>(random.bits() % 33) - 16) * 0.5f * step);
+    for (int i = 0; i < 32; i++)
+      x.push_back(static_cast<float>(static_cast<int>(random.bits() % 33) - 16) * 0.5f * step);
   }
   for (int block = 0; block < 64; block++) {  // halves of Q80 steps
     for (int i = 0; i < 31; i++) x.push_back(static_cast<float>(random.bits() % 255) - 127.0f + 0.5f);
@@ -211,7 +213,8 @@ struct Matrix {
 template <typename Block>
 Block random_block(Random& random) {
   Block block;
-  for (size_t i = 0; i < sizeof(block); i++) reinterpret_cast<uint8_t*>(&block)[i] = static_cast<uint8_t>(random.bits());
+  for (size_t i = 0; i < sizeof(block); i++)
+    reinterpret_cast<uint8_t*>(&block)[i] = static_cast<uint8_t>(random.bits());
   block.scale = f32_to_f16(random.value());
   return block;
 }
@@ -262,7 +265,9 @@ Activations random_activations(size_t tokens, size_t cols, uint32_t seed) {
   return x;
 }
 
-bool is_quantized(DType type) { return type == DType::Q40 || type == DType::Q80; }
+bool is_quantized(DType type) {
+  return type == DType::Q40 || type == DType::Q80;
+}
 
 double activation(const Activations& x, DType type, size_t t, size_t i) {
   if (!is_quantized(type)) return x.floats[t * x.cols + i];
@@ -285,10 +290,14 @@ void multiply(const Kernels& k, DType type, const uint8_t* packed, size_t groups
   const ActivationQ80* quantized = x.quantized.data() + first * blocks;
   const float* floats = x.floats.data() + first * x.cols;
   switch (type) {
-    case DType::Q40: return k.matmul_q40(packed, groups, x.cols, quantized, blocks, tokens, out, out_stride);
-    case DType::Q80: return k.matmul_q80(packed, groups, x.cols, quantized, blocks, tokens, out, out_stride);
-    case DType::F16: return k.matmul_f16(packed, groups, x.cols, floats, x.cols, tokens, out, out_stride);
-    case DType::F32: return k.matmul_f32(packed, groups, x.cols, floats, x.cols, tokens, out, out_stride);
+    case DType::Q40:
+      return k.matmul_q40(packed, groups, x.cols, quantized, blocks, tokens, out, out_stride);
+    case DType::Q80:
+      return k.matmul_q80(packed, groups, x.cols, quantized, blocks, tokens, out, out_stride);
+    case DType::F16:
+      return k.matmul_f16(packed, groups, x.cols, floats, x.cols, tokens, out, out_stride);
+    case DType::F32:
+      return k.matmul_f32(packed, groups, x.cols, floats, x.cols, tokens, out, out_stride);
   }
 }
 
@@ -393,8 +402,9 @@ void test_products_at_the_extremes(const Kernels& k) {
     float x;
     float expected;
   };
-  const Case cases[] = {{DType::Q40, 0x00, 127, -32512}, {DType::Q40, 0x00, -127, 32512}, {DType::Q40, 0xff, -127, -28448},
-                        {DType::Q40, 0xff, 127, 28448},  {DType::Q80, 127, 127, 516128},  {DType::Q80, -128, 127, -520192},
+  const Case cases[] = {{DType::Q40, 0x00, 127, -32512},  {DType::Q40, 0x00, -127, 32512},
+                        {DType::Q40, 0xff, -127, -28448}, {DType::Q40, 0xff, 127, 28448},
+                        {DType::Q80, 127, 127, 516128},   {DType::Q80, -128, 127, -520192},
                         {DType::Q80, -128, -127, 520192}};
   for (const Case& c : cases) {
     check::Scope scope("type", static_cast<int>(c.type), "weight", c.weight, "x", c.x);
@@ -579,15 +589,20 @@ void test_read_memory(const Kernels& k) {
 
 struct AttentionCase {
   size_t rows, head_dim, pages;
-  Floats q;                      // [rows, head_dim]
-  Floats k, v;                   // [pages * kPageSize, head_dim]
-  std::vector<uint32_t> seen;    // [rows] positions the row sees, over all pages
+  Floats q;                    // [rows, head_dim]
+  Floats k, v;                 // [pages * kPageSize, head_dim]
+  std::vector<uint32_t> seen;  // [rows] positions the row sees, over all pages
 };
 
 AttentionCase attention_case(size_t rows, size_t head_dim, size_t pages, uint32_t seed) {
   Random random(seed);
-  AttentionCase c{rows, head_dim, pages, random.values(rows * head_dim, 2.0f / std::sqrt(static_cast<float>(head_dim))),
-                  random.values(pages * kPageSize * head_dim, 3.0f), random.values(pages * kPageSize * head_dim), {}};
+  AttentionCase c{rows,
+                  head_dim,
+                  pages,
+                  random.values(rows * head_dim, 2.0f / std::sqrt(static_cast<float>(head_dim))),
+                  random.values(pages * kPageSize * head_dim, 3.0f),
+                  random.values(pages * kPageSize * head_dim),
+                  {}};
   // What F16 pages can hold, so that one expectation serves both types.
   for (float& value : c.k) value = f16_to_f32(f32_to_f16(value));
   for (float& value : c.v) value = f16_to_f32(f32_to_f16(value));
@@ -614,7 +629,8 @@ struct PageKernels<uint16_t> {
   static void store_key(const Kernels& k, const float* key, size_t head_dim, size_t slot, uint16_t* page) {
     k.store_key_f16(key, head_dim, slot, page);
   }
-  static void attend(const Kernels& k, const AttentionRows& rows, const uint16_t* key_page, const uint16_t* value_page) {
+  static void attend(const Kernels& k, const AttentionRows& rows, const uint16_t* key_page,
+                     const uint16_t* value_page) {
     k.attend_f16(rows, key_page, value_page);
   }
   static uint16_t narrow(float value) { return f32_to_f16(value); }
@@ -636,8 +652,8 @@ template <typename Element>
 AttentionState attend(const Kernels& k, const AttentionCase& c, size_t first, size_t count) {
   using Page = PageKernels<Element>;
   AttentionState state = fresh_state(count, c.head_dim);
-  const size_t written = *std::max_element(c.seen.begin() + static_cast<long>(first),
-                                           c.seen.begin() + static_cast<long>(first + count));
+  const size_t written =
+      *std::max_element(c.seen.begin() + static_cast<long>(first), c.seen.begin() + static_cast<long>(first + count));
   for (size_t page = 0; page < c.pages; page++) {
     std::vector<Element> keys(kPageSize * c.head_dim, Page::narrow(kNaN)), values = keys;
     for (size_t slot = 0; slot < kPageSize; slot++) {
@@ -654,8 +670,13 @@ AttentionState attend(const Kernels& k, const AttentionCase& c, size_t first, si
       const size_t seen = c.seen[first + row];
       valid[row] = static_cast<uint32_t>(seen <= before ? 0 : std::min(seen - before, kPageSize));
     }
-    const AttentionRows rows{c.q.data() + first * c.head_dim, valid.data(), state.max.data(), state.sum.data(),
-                             state.acc.data(), count, c.head_dim};
+    const AttentionRows rows{c.q.data() + first * c.head_dim,
+                             valid.data(),
+                             state.max.data(),
+                             state.sum.data(),
+                             state.acc.data(),
+                             count,
+                             c.head_dim};
     Page::attend(k, rows, keys.data(), values.data());
   }
   return state;
@@ -685,7 +706,8 @@ void check_attention_row(const AttentionCase& c, const AttentionState& state, si
   for (double& score : scores) sum += score = std::exp(score - max);
   for (size_t d = 0; d < c.head_dim; d++) {
     double expected = 0;
-    for (size_t p = 0; p < scores.size(); p++) expected += scores[p] / sum * static_cast<double>(c.v[p * c.head_dim + d]);
+    for (size_t p = 0; p < scores.size(); p++)
+      expected += scores[p] / sum * static_cast<double>(c.v[p * c.head_dim + d]);
     CHECK_NEAR(state.acc[row * c.head_dim + d] / state.sum[row], expected, tolerance);
   }
   CHECK_NEAR(state.max[row], max, score_error * kUnit);

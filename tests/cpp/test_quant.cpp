@@ -40,11 +40,10 @@ int q40_quant(const BlockQ40& block, size_t j) {
 
 TEST(f16_known_values) {
   const std::pair<float, uint16_t> known[] = {
-      {0.0f, 0x0000},        {-0.0f, 0x8000},      {1.0f, 0x3c00},          {-2.0f, 0xc000},
-      {65504.0f, 0x7bff},    {65519.99f, 0x7bff},  {65520.0f, 0x7c00},      {-1e30f, 0xfc00},
-      {kInfinity, 0x7c00},   {-kInfinity, 0xfc00}, {0x1p-14f, 0x0400},      {0x1p-24f, 0x0001},
-      {0x1p-25f, 0x0000},    {0x1.8p-25f, 0x0001}, {0x1.002p+0f, 0x3c00},   {0x1.006p+0f, 0x3c02},
-      {0x1.8p-24f, 0x0002},  {FLT_MIN, 0x0000},    {0x1.ffcp-15f, 0x0400},  {FLT_TRUE_MIN, 0x0000},
+      {0.0f, 0x0000},        {-0.0f, 0x8000},      {1.0f, 0x3c00},     {-2.0f, 0xc000},        {65504.0f, 0x7bff},
+      {65519.99f, 0x7bff},   {65520.0f, 0x7c00},   {-1e30f, 0xfc00},   {kInfinity, 0x7c00},    {-kInfinity, 0xfc00},
+      {0x1p-14f, 0x0400},    {0x1p-24f, 0x0001},   {0x1p-25f, 0x0000}, {0x1.8p-25f, 0x0001},   {0x1.002p+0f, 0x3c00},
+      {0x1.006p+0f, 0x3c02}, {0x1.8p-24f, 0x0002}, {FLT_MIN, 0x0000},  {0x1.ffcp-15f, 0x0400}, {FLT_TRUE_MIN, 0x0000},
   };
   for (const auto& [value, bits] : known) {
     check::Scope scope("value", value);
@@ -140,9 +139,9 @@ TEST(q80_rounds_half_to_even) {
   CHECK_EQ(f16_to_f32(block.scale), 1.0f);
   CHECK_EQ(block.quants[0], -127);
   for (size_t j = 1; j < 32; j++) CHECK_EQ(static_cast<float>(block.quants[j]), std::nearbyint(x[j]));
-  CHECK_EQ(block.quants[16], 0);   // -0.5
-  CHECK_EQ(block.quants[17], 0);   // 0.5
-  CHECK_EQ(block.quants[18], 2);   // 1.5
+  CHECK_EQ(block.quants[16], 0);  // -0.5
+  CHECK_EQ(block.quants[17], 0);  // 0.5
+  CHECK_EQ(block.quants[18], 2);  // 1.5
 }
 
 TEST(extremes_stay_in_range) {

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from batches import Ids, split_documents
 from chats import Message
 from convert import load_checkpoint, load_exported
 from data import render_chat
@@ -20,7 +21,7 @@ from small_talk import fact
 from stories import tell
 from tokenizer import BOS, EOS, EOT
 from tokenizers import Tokenizer
-from train import loss_of
+from train import mean_loss
 
 Report = dict[str, float | int]
 ASKED = (("fox", "kite"), ("rabbit", "drum"), ("bear", "sled"), ("girl", "lantern"), ("hedgehog", "hat"))
@@ -45,13 +46,9 @@ class Speaker:
         return self.tokenizer.decode(self.rows(prompt, 1, seed, temperature)[0])
 
 
-@torch.no_grad()
-def perplexity(model: Llama, tokens: np.ndarray, seq_len: int = 512) -> float:
-    """F32 activations, rows of `seq_len` tokens of the test split one after the other."""
-    num_rows = (len(tokens) - 1) // seq_len
-    rows = np.stack([tokens[row * seq_len : (row + 1) * seq_len + 1] for row in range(num_rows)]).astype(np.int64)
-    losses = [loss_of(model, part, bf16=False).item() * len(part) for part in torch.from_numpy(rows).split(16)]
-    return math.exp(sum(losses) / num_rows)
+def perplexity(model: Llama, documents: list[Ids]) -> float:
+    """Perplexity per token of whole documents with F32 activations."""
+    return math.exp(mean_loss(model, documents, bf16=False))
 
 
 def judge(outputs: list[list[int]], stops: set[int], prompt: list[int]) -> Report:
@@ -124,7 +121,7 @@ def measure(work: Path, model_file: Path) -> dict[str, object]:
     """Take all measurements; the sampled ones from the exported model."""
     torch.manual_seed(0)
     tokenizer = Tokenizer.from_file(str(work / "tokenizer.json"))
-    test = np.load(work / "test.npy")
+    test = split_documents(np.load(work / "test.npy"))
     exported = load_exported(model_file)
     f32, q40 = perplexity(load_checkpoint(work / "checkpoint.pt"), test), perplexity(exported, test)
     speaker = Speaker(exported, tokenizer)

@@ -15,7 +15,9 @@ import train
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=Path("build/demo_model"), help="folder for everything that is made")
+    parser.add_argument(
+        "--work", type=Path, default=Path("build/demo_model"), help="folder for everything that is made"
+    )
     parser.add_argument("--minutes", type=float, default=62.0, help="length of the training")
     parser.add_argument("--processes", type=int, default=2)
     args = parser.parse_args()

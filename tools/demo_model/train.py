@@ -16,11 +16,11 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F  # noqa: N812
+from batches import IGNORED, Ids, batches, rows_of, split_documents
 from model import Llama, ModelArgs
 from torch import Tensor
 
 TOKENS_PER_STEP = 2048
-SEQ_LENS = (512, 512, 512, 512, 512, 512, 512, 1024)  # taken in turn
 PEAK_LR, FINAL_LR, WARMUP_STEPS, WEIGHT_DECAY = 2e-3, 4e-5, 150, 0.05
 QUANT_START = 0.85  # share of the training after which every matrix acts as its Q40 copy
 CHECKPOINT_MINUTES = 3.0
@@ -32,25 +32,21 @@ def learning_rate(step: int, progress: float) -> float:
     return cosine * min(1.0, (step + 1) / WARMUP_STEPS)
 
 
-def batch(tokens: np.ndarray, step: int, offset: int) -> Tensor:
-    """The rows (row, seq + 1) of a step, which begin at ``offset`` of the token stream."""
-    seq_len = SEQ_LENS[step % len(SEQ_LENS)]
-    starts = range(offset, offset + TOKENS_PER_STEP, seq_len)
-    return torch.from_numpy(np.stack([tokens[s : s + seq_len + 1] for s in starts]).astype(np.int64))
-
-
-def loss_of(model: Llama, rows: Tensor, bf16: bool = True) -> Tensor:
-    """Mean loss per token of rows (row, seq + 1)."""
+def loss_of(model: Llama, inputs: Tensor, targets: Tensor, bf16: bool = True) -> Tensor:
+    """Mean loss per token."""
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        logits = model(rows[:, :-1])
-    return F.cross_entropy(logits.float().flatten(0, 1), rows[:, 1:].flatten())
+        logits = model(inputs)
+    return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
 
 
 @torch.no_grad()
-def held_out_loss(model: Llama, tokens: np.ndarray, num_rows: int = 16) -> float:
-    """Loss on the first rows of the test split."""
-    rows = torch.from_numpy(tokens[: num_rows * 512].reshape(num_rows, 512).astype(np.int64))
-    return float(np.mean([loss_of(model, part).item() for part in rows.split(8)]))
+def mean_loss(model: Llama, documents: list[Ids], bf16: bool = True) -> float:
+    """Loss per token of whole documents, each on its own."""
+    total = count = 0.0
+    for document in documents:
+        total += loss_of(model, *rows_of([document]), bf16).item() * (len(document) - 1)
+        count += len(document) - 1
+    return total / count
 
 
 def make_optimizer(model: Llama) -> torch.optim.AdamW:
@@ -66,7 +62,7 @@ class Progress:
     """Where the training stands; saved with the weights."""
 
     step: int = 0
-    offset: int = 0  # in the token stream
+    batch: int = 0
     tokens: int = 0  # seen so far
     seconds: float = 0.0
 
@@ -77,7 +73,9 @@ class Trainer:
     def __init__(self, work: Path, minutes: float, rank: int, world_size: int) -> None:
         torch.manual_seed(7)
         self.rank, self.world_size, self.total_seconds = rank, world_size, minutes * 60
-        self.tokens, self.held_out = np.load(work / "train.npy"), np.load(work / "test.npy")
+        self.documents = split_documents(np.load(work / "train.npy"))
+        self.held_out = split_documents(np.load(work / "test.npy"))[:64]
+        self.batches = batches(self.documents, TOKENS_PER_STEP, seed=7)
         self.model = Llama(ModelArgs())
         self.optimizer = make_optimizer(self.model)
         self.at = Progress()
@@ -117,18 +115,18 @@ class Trainer:
             self.model.set_fake_quant(True)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.at.step, progress)
-        rows = batch(self.tokens, self.at.step, self.at.offset)
-        loss = loss_of(self.model, rows.chunk(self.world_size)[self.rank])
+        batch = [self.documents[index] for index in self.batches[self.at.batch]]
+        inputs, targets = rows_of(batch)
+        mine = slice(self.rank, None, self.world_size)
+        loss = loss_of(self.model, inputs[mine], targets[mine])
         loss.backward()
         self._average_gradients()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.at.step += 1
-        self.at.tokens += TOKENS_PER_STEP
-        self.at.offset += TOKENS_PER_STEP
-        if self.at.offset + TOKENS_PER_STEP >= len(self.tokens):
-            self.at.offset = 0
+        self.at.batch = (self.at.batch + 1) % len(self.batches)
+        self.at.tokens += sum(map(len, batch))
         return loss.item()
 
     def _average_gradients(self) -> None:
@@ -140,7 +138,7 @@ class Trainer:
             gradient.copy_(mean.view_as(gradient))
 
     def _checkpoint(self) -> None:
-        print(f"step {self.at.step}  held-out loss {held_out_loss(self.model, self.held_out):.4f}", flush=True)
+        print(f"step {self.at.step}  held-out loss {mean_loss(self.model, self.held_out):.4f}", flush=True)
         partial = self.path.with_suffix(".partial")
         state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
         torch.save(state | {"progress": vars(self.at)}, partial)
@@ -157,8 +155,8 @@ def _process(rank: int, work: Path, minutes: float, world_size: int) -> None:
 
 def train(work: Path, minutes: float, processes: int = 2) -> None:
     """Train for ``minutes``, counted on this machine; continues from work/checkpoint.pt if there is one."""
-    if TOKENS_PER_STEP // max(SEQ_LENS) % processes:
-        raise ValueError(f"{processes} processes cannot share the rows of a step")
+    if processes not in (1, 2):
+        raise ValueError(f"processes: expected 1 or 2, found {processes}")
     (work / "rendezvous").unlink(missing_ok=True)
     torch.multiprocessing.spawn(_process, (work, minutes, processes), nprocs=processes)
 
@@ -166,7 +164,9 @@ def train(work: Path, minutes: float, processes: int = 2) -> None:
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=Path("build/demo_model"), help="folder with train.npy and test.npy")
+    parser.add_argument(
+        "--work", type=Path, default=Path("build/demo_model"), help="folder with train.npy and test.npy"
+    )
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--processes", type=int, default=2)
     args = parser.parse_args()

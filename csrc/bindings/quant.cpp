@@ -1,0 +1,53 @@
+// The codecs of the kernel level in use, for tools and for comparing them with dllama.formats.quants.
+#include "bindings/bindings.h"
+#include "kernels/dispatch.h"
+#include "ops/matmul.h"
+
+namespace dllama {
+
+namespace {
+
+DType quantized_type(int dtype) {
+  const auto type = static_cast<DType>(dtype);
+  if (!wants_quantized(type)) throw py::value_error("dtype must be 2 (Q40) or 3 (Q80)");
+  return type;
+}
+
+py::array_t<uint8_t> quantize(const Array<float>& values, int dtype) {
+  const DType type = quantized_type(dtype);
+  const auto n = static_cast<size_t>(values.size());
+  if (n % kBlockSize != 0) throw py::value_error("values must fill whole blocks of 32");
+  py::array_t<uint8_t> blocks(static_cast<py::ssize_t>(row_bytes(type, n)));
+  void* out = blocks.mutable_data();
+  if (type == DType::Q40) {
+    kernels().quantize_q40(values.data(), static_cast<BlockQ40*>(out), n / kBlockSize);
+  } else {
+    kernels().quantize_q80(values.data(), static_cast<BlockQ80*>(out), n / kBlockSize);
+  }
+  return blocks;
+}
+
+py::array_t<float> dequantize(const Array<uint8_t>& blocks, int dtype) {
+  const DType type = quantized_type(dtype);
+  const size_t block_bytes = row_bytes(type, kBlockSize);
+  const auto size = static_cast<size_t>(blocks.size());
+  if (size % block_bytes != 0) throw py::value_error("bytes must fill whole blocks");
+  const size_t num_blocks = size / block_bytes;
+  py::array_t<float> values(static_cast<py::ssize_t>(num_blocks * kBlockSize));
+  const void* in = blocks.data();
+  if (type == DType::Q40) {
+    kernels().dequantize_q40(static_cast<const BlockQ40*>(in), values.mutable_data(), num_blocks);
+  } else {
+    kernels().dequantize_q80(static_cast<const BlockQ80*>(in), values.mutable_data(), num_blocks);
+  }
+  return values;
+}
+
+}  // namespace
+
+void register_quant(py::module_& m) {
+  m.def("quantize", &quantize, py::arg("values").noconvert(), py::arg("dtype"));
+  m.def("dequantize", &dequantize, py::arg("blocks").noconvert(), py::arg("dtype"));
+}
+
+}  // namespace dllama
