@@ -12,7 +12,10 @@ from dllama import _native
 from dllama.config import DType
 from dllama.formats.quants import decode, encode
 
-VALUES = hnp.arrays(np.float32, (3, 64), elements=st.floats(-3e4, 3e4, width=32) | st.floats(-1e-37, 1e-37, width=32))
+TINY = 2.0**-122  # scales of such values are subnormal, where the codecs give up
+VALUES = hnp.arrays(
+    np.float32, (3, 64), elements=st.floats(-3e4, 3e4, width=32) | st.floats(-TINY, TINY, width=32)
+)
 QUANTIZED = pytest.mark.parametrize("dtype", [DType.Q40, DType.Q80])
 
 
