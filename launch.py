@@ -140,12 +140,14 @@ class Stage:
 
     def __init__(self, title: str, usual: str) -> None:
         self.title, self.start, self.live = title, time.monotonic(), sys.stdout.isatty()
+        self.detail = ""
         print(f"⏳ {title} ({usual})", end="\r" if self.live else "\n", flush=True)
 
-    def show(self, detail: str) -> None:
-        """Rewrite the line; only on a terminal."""
+    def show(self, detail: str | None) -> None:
+        """Rewrite the line, with a new detail or the last one; only on a terminal."""
+        self.detail = detail or self.detail
         if self.live:
-            print(f"\x1b[2K⏳ {self.title} {self.elapsed()} {detail}"[:100], end="\r", flush=True)
+            print(f"\x1b[2K⏳ {self.title}: {self.elapsed()} {self.detail}", end="\r", flush=True)
 
     def done(self) -> None:
         """End the line."""
@@ -174,7 +176,7 @@ def run_stage(title: str, usual: str, command: list[str], log: IO[str]) -> None:
             log.write(line)
             tail = [*tail[-11:], line.rstrip()]
             counted = re.search(r"\[\d+/\d+\]", line)
-            stage.show(counted[0] if counted else "")
+            stage.show(counted[0] if counted else None)
     if process.returncode:
         shown = "\n".join(f"   {line}" for line in tail if line)
         raise SetupError(f"{title}: failed; the whole log is {LOG.relative_to(ROOT)}, its last lines are\n{shown}")
@@ -254,7 +256,10 @@ def run_demo(options: argparse.Namespace) -> int:
     dllama = VENV / "bin" / "dllama"
     command = [str(dllama), "inference", "--model", str(model), "--tokenizer", str(tokenizer)]
     command += ["--prompt", options.prompt, "--steps", str(options.steps), "--seed", str(options.seed), "--text"]
-    status = subprocess.run(command, check=False).returncode
+    try:
+        status = subprocess.run(command, check=False).returncode
+    except KeyboardInterrupt:  # dllama got it too, and has said so
+        return 130
     if status == 0:
         print(NEXT_STEPS.format(dllama=os.path.relpath(dllama)), flush=True)
     return status if status >= 0 else 128 - status

@@ -33,12 +33,24 @@ bool has_avx2() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
 }
 
+bool has_avx512_vnni() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+}
+
 void install_avx2(Kernels& table) {
   install_avx2_matmul(table);
   install_avx2_attention(table);
   install_avx2_vector(table);
 }
+
+void install_vnni(Kernels& table) {
+  install_avx2(table);
+  install_avx512_vnni(table);
+}
 #else
+constexpr bool (*has_avx512_vnni)() = nullptr;
+constexpr void (*install_vnni)(Kernels&) = nullptr;
 constexpr bool (*has_avx2)() = nullptr;
 constexpr void (*install_avx2)(Kernels&) = nullptr;
 #endif
@@ -73,6 +85,7 @@ void install_nothing(Kernels&) {}
 
 // Best first within an architecture. Every level starts from the generic table.
 constexpr Level kLevels[] = {
+    {"avx512vnni", has_avx512_vnni, install_vnni},
     {"avx2", has_avx2, install_avx2},
     {"dotprod", has_dotprod, install_neon_dotprod},
     {"neon", always, install_plain_neon},
