@@ -137,7 +137,7 @@ def test_bench_of_a_bad_file(dllama: Command, tiny: Files) -> None:
 
 def test_prompt_longer_than_the_context(dllama: Command, tiny: Files) -> None:
     result = dllama("inference", *tiny.flags, "--prompt", "abc " * 100)
-    assert_one_line(result, 2, "context of 128", "--max-seq-len")
+    assert_one_line(result, 2, "at most 127", "--max-seq-len")
     assert "Loading weights" not in result.stdout
 
 
@@ -235,3 +235,15 @@ def test_any_locale(locale: str, dllama: Command, tiny: Files) -> None:
     result = subprocess.run(command, capture_output=True, env={**os.environ, **env})
     assert result.returncode == 0
     assert result.stderr == b""
+
+
+@pytest.mark.parametrize("command", ["inference", "perplexity"])
+def test_not_enough_memory(
+    command: str, tiny: Files, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("dllama.machine.available_memory", lambda: 1 << 20)
+    assert main([command, *tiny.flags, *PROMPT]) == 5
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert "but 1 MiB are free" in err

@@ -36,10 +36,10 @@ START = [
     r"💡 NormEpsilon: 0\.000010",
     r"💡 RopeType: Llama",
     r"💡 RopeTheta: 10000",
+    r"📀 RequiredMemory: \d+ MB",
     r"🧠 CPU: \w+",
     r"💿 Loading weights\.\.\.",
     r"💿 Weights loaded",
-    r"📀 RequiredMemory: \d+ MB",
 ]
 COSTS = r"[ \d]{5} ms Sync[ \d]{5} ms \| Sent[ \d]{6} kB Recv[ \d]{6} kB \| "
 SUMMARY = [

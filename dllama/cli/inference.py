@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,18 +13,16 @@ from dllama.cli.common import (
     StepCost,
     add_model_flags,
     add_prompt_flags,
-    encode_prompt,
     load_engine,
+    prepare,
     read_prompt,
     say,
     timed_step,
 )
 from dllama.cli.parser import number, whole
-from dllama.errors import ContextFull, UsageError
+from dllama.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from dllama.engine import Engine, Output, SamplingParams
 
 EXAMPLE = (
@@ -37,67 +36,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
     add_prompt_flags(parser, "the text to continue")
     add_model_flags(parser)
-    parser.add_argument(
-        "--steps",
-        type=whole(0),
-        default=0,
-        metavar="N",
-        help="most tokens to generate (default 0: until the text ends)",
-    )
+    help_ = "most tokens to generate (default 0: until the text ends)"
+    parser.add_argument("--steps", type=whole(0), default=0, metavar="N", help=help_)
     parser.add_argument("--text", action="store_true", help="print the whole text once more at the end")
     group = parser.add_argument_group("choice of tokens")
-    group.add_argument(
-        "--temperature", type=number(0, 100), default=0.8, metavar="X", help="0: the likeliest (default 0.8)"
-    )
-    group.add_argument(
-        "--topp",
-        type=number(0, 1),
-        default=0.9,
-        metavar="P",
-        help="likeliest tokens up to this mass (default 0.9; 1: all)",
-    )
-    group.add_argument(
-        "--seed", type=whole(0, 2**64 - 1), metavar="N", help="start of the random numbers (default: the time)"
-    )
-    group.add_argument(
-        "--top-k", type=whole(0), default=0, metavar="K", help="only the K likeliest tokens (default 0: all)"
-    )
-    group.add_argument(
-        "--min-p",
-        type=number(0, 1),
-        default=0.0,
-        metavar="P",
-        help="only tokens at least P times as likely as the likeliest",
-    )
-    group.add_argument(
-        "--repeat-penalty",
-        type=number(0.01, 100),
-        default=1.0,
-        metavar="X",
-        help="against the last 64 tokens (default 1: none)",
-    )
-    group.add_argument(
-        "--presence-penalty", type=number(-100, 100), default=0.0, metavar="X", help="against tokens generated before"
-    )
-    group.add_argument(
-        "--frequency-penalty",
-        type=number(-100, 100),
-        default=0.0,
-        metavar="X",
-        help="against each time a token was generated",
-    )
-    group.add_argument(
-        "--logit-bias",
-        type=_bias,
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="ID:VALUE",
-        help="added to the logits of these token ids",
-    )
-    group.add_argument(
-        "--logprobs", type=whole(0, 100), default=0, metavar="N", help="show the N likeliest tokens of each step"
-    )
+    for flag, kind, default, metavar, help_ in _SAMPLING_FLAGS:
+        group.add_argument(flag, type=kind, default=default, metavar=metavar, help=help_)
+    bias: dict[str, Any] = {"nargs": "+", "action": "extend", "default": [], "metavar": "ID:VALUE"}
+    group.add_argument("--logit-bias", type=_bias, help="added to the logits of these token ids", **bias)
     group.add_argument("--ignore-eos", action="store_true", help="go on after the end of the text")
 
 
@@ -106,6 +52,19 @@ def _bias(text: str) -> tuple[int, float]:
     if not token.isdecimal():
         raise argparse.ArgumentTypeError(f"expected ID:VALUE, e.g. 42:-5, found {text!r}")
     return int(token), number(-1000, 1000)(value)
+
+
+_SAMPLING_FLAGS: tuple[tuple[str, Callable[[str], float], float | None, str, str], ...] = (
+    ("--temperature", number(0, 100), 0.8, "X", "0 takes the likeliest token (default 0.8)"),
+    ("--topp", number(0, 1), 0.9, "P", "the likeliest tokens up to this mass (default 0.9; 1: all)"),
+    ("--seed", whole(0, 2**64 - 1), None, "N", "start of the random numbers (default: the time)"),
+    ("--top-k", whole(0), 0, "K", "only the K likeliest tokens (default 0: all)"),
+    ("--min-p", number(0, 1), 0.0, "P", "only tokens at least P times as likely as the likeliest (default 0)"),
+    ("--repeat-penalty", number(0.01, 100), 1.0, "X", "against the last 64 tokens (default 1: none)"),
+    ("--presence-penalty", number(-100, 100), 0.0, "X", "against tokens generated before (default 0)"),
+    ("--frequency-penalty", number(-100, 100), 0.0, "X", "against each time a token was generated (default 0)"),
+    ("--logprobs", whole(0, 100), 0, "N", "show the N likeliest tokens of each step (default 0)"),
+)
 
 
 def sampling_params(args: argparse.Namespace) -> SamplingParams:
@@ -215,20 +174,18 @@ def _logprobs(output: Output) -> dict[str, Any]:
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
+    from dllama.engine.prompts import check_length
+
     prompt, sampling = read_prompt(args), sampling_params(args)
     show = (lambda _line: None) if args.json else say
-    tokenizer, tokens, context = encode_prompt(args, show, prompt)
-    if not tokens:
+    prepared = prepare(args, show, prompt)
+    if not prepared.tokens:
         raise UsageError("--prompt: expected at least one token, found an empty text")
-    if len(tokens) >= context:
-        raise ContextFull(
-            f"the prompt has {len(tokens)} tokens, and a context of {context} takes at most {context - 1}; "
-            "shorten it or raise --max-seq-len"
-        )
-    with load_engine(args, tokenizer, show) as engine:
+    check_length(len(prepared.tokens), prepared.context - 1)
+    with load_engine(args, prepared, show) as engine:
         show(prompt)
-        this = Run(prompt, len(tokens))
-        engine.add(tokens, sampling)
+        this = Run(prompt, len(prepared.tokens))
+        engine.add(prepared.tokens, sampling)
         this.follow(engine, show)
     if args.json:
         say(json.dumps(as_json(this, args, sampling.seed), ensure_ascii=False))

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from dllama.cli.common import add_model_flags, add_prompt_flags, encode_prompt, load_engine, read_prompt, say
+from dllama.cli.common import add_model_flags, add_prompt_flags, load_engine, prepare, read_prompt, say
 from dllama.errors import UsageError
 
 if TYPE_CHECKING:
@@ -51,11 +51,12 @@ def run(args: argparse.Namespace) -> None:
     """Run the command."""
     text = read_prompt(args)
     show = (lambda _line: None) if args.json else say
-    tokenizer, tokens, _ = encode_prompt(args, show, text)
+    prepared = prepare(args, show, text)
+    tokens = prepared.tokens
     if len(tokens) < 2:
         raise UsageError(f"--prompt: expected a text of at least 2 tokens, found {len(tokens)}")
     scored: list[float] = []
-    with load_engine(args, tokenizer, show) as engine:
+    with load_engine(args, prepared, show) as engine:
         show(f"Evaluating {len(tokens)} tokens...")
         for value in log_probs(engine, tokens):
             scored.append(value)

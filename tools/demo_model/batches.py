@@ -44,6 +44,16 @@ def rows_of(documents: list[Ids]) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(np.maximum(rows[:, :-1], 0)), torch.from_numpy(rows[:, 1:].copy())
 
 
+def is_again(documents: list[Ids], width: int) -> Tensor:
+    """Whether a target (row, seq) came before in its document."""
+    again = np.zeros((len(documents), width), dtype=bool)
+    for row, document in zip(again, documents, strict=True):
+        _, firsts = np.unique(document, return_index=True)
+        row[: len(document) - 1] = True
+        row[firsts[firsts > 0] - 1] = False
+    return torch.from_numpy(again)
+
+
 def _width(document: Ids) -> int:
     """Inputs of a document's row: all tokens but the last, rounded up."""
     return -(-(len(document) - 1) // WIDTH_STEP) * WIDTH_STEP

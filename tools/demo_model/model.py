@@ -11,6 +11,7 @@ from torch import Tensor
 
 Q40_BLOCK = 32
 COPYING_LAYERS = (1, 2)
+EMBEDDING_STD, FINAL_NORM_WEIGHT = 0.3, 0.07  # large enough that later layers still see which token it is
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class Layer(nn.Module):
         """Let attention begin by copying what it looks at, so that using a name again is soon learned."""
         with torch.no_grad():
             self.v_proj.weight += torch.eye(*self.v_proj.weight.shape)
-            self.o_proj.weight += 0.1 * torch.eye(*self.o_proj.weight.shape)
+            self.o_proj.weight += EMBEDDING_STD * torch.eye(*self.o_proj.weight.shape)
 
     def attention(self, x: Tensor, cos: Tensor, sin: Tensor, cache: list[Tensor] | None) -> Tensor:
         """Causal attention; ``cache`` is empty or holds the keys and values of earlier positions."""
@@ -149,8 +150,9 @@ class Llama(nn.Module):
         self._init_weights()
 
     def _init_weights(self) -> None:
-        residual_std = 0.02 / (2 * self.args.num_layers) ** 0.5
-        nn.init.normal_(self.embed_tokens.weight, std=0.02)
+        residual_std = 0.01
+        nn.init.normal_(self.embed_tokens.weight, std=EMBEDDING_STD)
+        nn.init.constant_(self.norm.weight, FINAL_NORM_WEIGHT)
         for name, parameter in self.named_parameters():
             if name.endswith(("o_proj.weight", "down_proj.weight")):
                 nn.init.normal_(parameter, std=residual_std)

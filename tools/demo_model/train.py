@@ -1,4 +1,4 @@
-"""Train the model: Muon and AdamW, cosine schedule, and Q40 fake quantization for the last stretch.
+"""Train the model: AdamW, cosine schedule, and Q40 fake quantization for the last stretch.
 
 Processes of one thread each share the rows of a step and average their gradients: on a machine that others use too,
 this loses far less time than threads that wait for each other in every operation.
@@ -17,14 +17,14 @@ import texts
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F  # noqa: N812
-from batches import IGNORED, Ids, batches, rows_of, split_documents
+from batches import IGNORED, Ids, batches, is_again, rows_of, split_documents
 from model import Llama, ModelArgs
 from tokenizers import Tokenizer
 from torch import Tensor
 
 TOKENS_PER_STEP = 2048
 PEAK_LR, FINAL_LR, WARMUP_STEPS, WEIGHT_DECAY = 3e-3, 5e-5, 100, 0.05
-FACT_WEIGHT, FACT_END = 4.0, 0.6  # the weight of fact words, and the share of the training until which it holds
+FACT_WEIGHT, FACT_END = 6.0, 0.85  # weight of a fact that comes again; share of the training until which it holds
 FACT_WORDS = [
     *texts.words("words", "female names"),
     *texts.words("words", "male names"),
@@ -34,7 +34,7 @@ FACT_WORDS = [
     *texts.lines("words", "lost"),
 ]
 QUANT_START = 0.85  # share of the training after which every matrix acts as its Q40 copy
-CHECKPOINT_MINUTES = 3.0
+CHECKPOINT_MINUTES = 2.0
 
 
 def learning_rate(step: int, progress: float) -> float:
@@ -43,21 +43,23 @@ def learning_rate(step: int, progress: float) -> float:
     return cosine * min(1.0, (step + 1) / WARMUP_STEPS)
 
 
-def fact_weights(tokenizer: Tokenizer) -> Tensor:
-    """Weights of the loss per token: more for names, animals, things and colors, which a story must not confuse."""
-    weights = torch.ones(tokenizer.get_vocab_size())
+def fact_tokens(tokenizer: Tokenizer) -> Tensor:
+    """Which tokens are names, animals, things or colors, which a story must not confuse."""
+    is_fact = torch.zeros(tokenizer.get_vocab_size(), dtype=torch.bool)
     for word in FACT_WORDS:
         for ids in (tokenizer.encode(form).ids for form in (word, f" {word}")):
-            if len(ids) == 1:
-                weights[ids[0]] = FACT_WEIGHT
-    return weights
+            is_fact[ids[0]] = len(ids) == 1
+    return is_fact
 
 
 def loss_of(model: Llama, inputs: Tensor, targets: Tensor, bf16: bool = True, weights: Tensor | None = None) -> Tensor:
-    """Mean loss per token."""
+    """Mean loss per token, weighted if there are weights (row, seq)."""
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         logits = model(inputs)
-    return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), weights, ignore_index=IGNORED)
+    losses = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none")
+    if weights is None:
+        return losses.sum() / (targets != IGNORED).sum()
+    return (losses * weights.flatten()).sum() / (weights * (targets != IGNORED)).sum()
 
 
 @torch.no_grad()
@@ -71,11 +73,11 @@ def mean_loss(model: Llama, documents: list[Ids], bf16: bool = True) -> float:
 
 
 def make_optimizers(model: Llama) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the layers, AdamW for embedding and norms."""
-    matrices = [p for p in model.layers.parameters() if p.dim() == 2]
-    rest = [p for p in model.parameters() if not any(p is matrix for matrix in matrices)]
-    muon = torch.optim.Muon(matrices, lr=PEAK_LR, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw")
-    return [muon, torch.optim.AdamW(rest, lr=PEAK_LR, betas=(0.9, 0.95), weight_decay=0.0, fused=True)]
+    """AdamW, with weight decay on matrices only."""
+    matrices = [p for p in model.parameters() if p.dim() > 1]
+    vectors = [p for p in model.parameters() if p.dim() == 1]
+    groups = [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": vectors, "weight_decay": 0.0}]
+    return [torch.optim.AdamW(groups, lr=PEAK_LR, betas=(0.9, 0.95), fused=True)]
 
 
 @dataclass
@@ -96,7 +98,7 @@ class Trainer:
         self.rank, self.world_size, self.total_seconds = rank, world_size, minutes * 60
         self.documents = split_documents(np.load(work / "train.npy"))
         self.held_out = split_documents(np.load(work / "test.npy"))[:64]
-        self.weights = fact_weights(Tokenizer.from_file(str(work / "tokenizer.json")))
+        self.is_fact = fact_tokens(Tokenizer.from_file(str(work / "tokenizer.json")))
         self.batches = batches(self.documents, TOKENS_PER_STEP, seed=7)
         self.model = Llama(ModelArgs())
         self.optimizers = make_optimizers(self.model)
@@ -142,7 +144,7 @@ class Trainer:
         batch = [self.documents[index] for index in self.batches[self.at.batch]]
         inputs, targets = rows_of(batch)
         mine = slice(self.rank, None, self.world_size)
-        weights = self.weights if progress < FACT_END else None
+        weights = self._weights(batch, targets)[mine] if progress < FACT_END else None
         loss = loss_of(self.model, inputs[mine], targets[mine], weights=weights)
         loss.backward()
         self._average_gradients()
@@ -154,6 +156,10 @@ class Trainer:
         self.at.batch = (self.at.batch + 1) % len(self.batches)
         self.at.tokens += sum(map(len, batch))
         return loss.item()
+
+    def _weights(self, batch: list[Ids], targets: Tensor) -> Tensor:
+        is_heavy = self.is_fact[targets.clamp(min=0)] & is_again(batch, targets.shape[1])
+        return torch.where(is_heavy, FACT_WEIGHT, 1.0)
 
     def _average_gradients(self) -> None:
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
