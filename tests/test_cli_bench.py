@@ -84,7 +84,7 @@ class Spy:
     ],
 )
 def test_what_is_timed(test: Case, timed: list[int], tiny: Files) -> None:
-    with Engine.load(tiny.model, max_batch_tokens=16, num_threads=1, max_seq_len=100, kv_tokens=400) as engine:
+    with Engine.load(tiny.model, max_batch_tokens=16, num_threads=1, max_seq_len=test.positions, kv_tokens=400) as engine:
         spy = Spy(engine)
         assert Bench(spy, 16).sample(test) > 0  # type: ignore[arg-type]
         assert spy.steps[-len(timed) :] == timed
@@ -134,7 +134,7 @@ def test_jsonl_and_csv(dllama: Command, tiny: Files) -> None:
 def test_context_of_the_model_is_too_short(dllama: Command, tiny: Files) -> None:
     result = dllama("bench", "-m", tiny.model, "-p", "0", "-n", "8", "-d", "127", "-r", "1")
     assert result.returncode == 2
-    assert "has a context of 128, the tests need 136" in result.stderr
+    assert "has a context of 128, the tests need 137" in result.stderr
     assert result.stdout == ""
 
 

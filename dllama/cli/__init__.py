@@ -93,7 +93,7 @@ def _finish(status: int) -> int:
 def _report(error: BaseException) -> int:
     """Say what went wrong in one line, and give its exit code."""
     if isinstance(error, KeyboardInterrupt):
-        return _complain("\n🛑 Interrupted", INTERRUPTED)
+        return _complain("🛑 Interrupted", INTERRUPTED)
     if isinstance(error, BrokenPipeError):
         _drop_stdout()
         return BROKEN_PIPE
@@ -109,8 +109,10 @@ def _report(error: BaseException) -> int:
 
 
 def _complain(line: str, status: int) -> int:
+    """Print one line on stderr, whatever names of files or flags brought into it."""
     if sys.stderr is not None:
-        print(line, file=sys.stderr, flush=True)
+        shown = "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in line)
+        print(shown, file=sys.stderr, flush=True)
     return status
 
 

@@ -59,8 +59,8 @@ class Case:
 
     @property
     def positions(self) -> int:
-        """Context that a run needs: its tokens and, before it, one to begin with."""
-        return self.depth + self.prompt + self.gen + 1
+        """Context that a run needs: its tokens, one to begin with, and behind a filled context one to go on from."""
+        return self.depth + self.prompt + self.gen + 1 + min(self.depth, 1)
 
 
 def tests_of(args: argparse.Namespace) -> list[Case]:

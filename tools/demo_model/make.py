@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument(
         "--work", type=Path, default=Path("build/demo_model"), help="folder for everything that is made"
     )
-    parser.add_argument("--minutes", type=float, default=62.0, help="length of the training")
+    parser.add_argument("--minutes", type=float, default=26.0, help="length of the training")
     parser.add_argument("--processes", type=int, default=2)
     args = parser.parse_args()
     out = args.work / "out"

@@ -150,14 +150,12 @@ class Llama(nn.Module):
         self._init_weights()
 
     def _init_weights(self) -> None:
-        residual_std = 0.01
         nn.init.normal_(self.embed_tokens.weight, std=EMBEDDING_STD)
         nn.init.constant_(self.norm.weight, FINAL_NORM_WEIGHT)
         for name, parameter in self.named_parameters():
-            if name.endswith(("o_proj.weight", "down_proj.weight")):
-                nn.init.normal_(parameter, std=residual_std)
-            elif "proj" in name:
-                nn.init.normal_(parameter, std=0.04)
+            if "proj" in name:
+                writes_residual = name.endswith(("o_proj.weight", "down_proj.weight"))
+                nn.init.normal_(parameter, std=0.01 if writes_residual else 0.04)
         for index in COPYING_LAYERS:
             self.layers[index].start_copying()
 

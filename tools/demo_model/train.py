@@ -24,7 +24,7 @@ from torch import Tensor
 
 TOKENS_PER_STEP = 2048
 PEAK_LR, FINAL_LR, WARMUP_STEPS, WEIGHT_DECAY = 3e-3, 5e-5, 100, 0.05
-FACT_WEIGHT, FACT_END = 6.0, 0.85  # weight of a fact that comes again; share of the training until which it holds
+FACT_WEIGHT, FACT_END = 6.0, 0.4  # weight of a fact that comes again; share of the training until which it holds
 FACT_WORDS = [
     *texts.words("words", "female names"),
     *texts.words("words", "male names"),
@@ -34,7 +34,7 @@ FACT_WORDS = [
     *texts.lines("words", "lost"),
 ]
 QUANT_START = 0.85  # share of the training after which every matrix acts as its Q40 copy
-CHECKPOINT_MINUTES = 2.0
+CHECKPOINT_MINUTES = 3.0
 
 
 def learning_rate(step: int, progress: float) -> float:
@@ -199,7 +199,7 @@ def main() -> None:
     parser.add_argument(
         "--work", type=Path, default=Path("build/demo_model"), help="folder with train.npy and test.npy"
     )
-    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--minutes", type=float, default=26.0)
     parser.add_argument("--processes", type=int, default=2)
     args = parser.parse_args()
     train(args.work, args.minutes, args.processes)
