@@ -45,7 +45,7 @@ COSTS = r"[ \d]{5} ms Sync[ \d]{5} ms \| Sent[ \d]{6} kB Recv[ \d]{6} kB \| "
 SUMMARY = [
     r"",
     r"Evaluation",
-    r"   nBatches: 32",
+    r"   nBatches: 512",
     r"    nTokens: 5",
     r"   tokens/s: \d+\.\d\d \(\d+\.\d\d ms/tok\)",
     r"Prediction",
@@ -185,5 +185,5 @@ def test_lines_of_a_step() -> None:
 def test_rates() -> None:
     assert rate(10, 2_000_000) == (5.0, 200.0)
     assert rate(0, 10) == rate(5, 0) == (0.0, 0.0)
-    run = Run("Hi", 4, evaluation=StepCost(wall_us=8_000))
+    run = Run("Hi", 4, 512, evaluation=StepCost(wall_us=8_000))
     assert "   tokens/s: 500.00 (2.00 ms/tok)" in summary_lines(run)

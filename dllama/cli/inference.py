@@ -29,7 +29,6 @@ EXAMPLE = (
     "example: dllama inference --model dllama/demo/model.m --tokenizer dllama/demo/tokenizer.t "
     '--prompt "Once upon a time" --steps 64'
 )
-_NBATCHES = 32  # what distributed-llama prints there, always
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -93,6 +92,7 @@ class Run:
 
     prompt: str
     num_prompt_tokens: int
+    max_batch_tokens: int  # most tokens in one step
     evaluation: StepCost = field(default_factory=StepCost)
     prediction: StepCost = field(default_factory=StepCost)  # of the steps after the one that gave the first token
     outputs: list[Output] = field(default_factory=list)
@@ -131,7 +131,7 @@ def rate(tokens: int, wall_us: int) -> tuple[float, float]:
 
 def summary_lines(run: Run) -> list[str]:
     """Write distributed-llama's summary block."""
-    lines = ["", "Evaluation", f"   nBatches: {_NBATCHES}", f"    nTokens: {run.num_prompt_tokens}"]
+    lines = ["", "Evaluation", f"   nBatches: {run.max_batch_tokens}", f"    nTokens: {run.num_prompt_tokens}"]
     lines.append("   tokens/s: {:3.2f} ({:3.2f} ms/tok)".format(*rate(run.num_prompt_tokens, run.evaluation.wall_us)))
     lines += ["Prediction", f"    nTokens: {len(run.outputs)}"]
     lines.append("   tokens/s: {:3.2f} ({:3.2f} ms/tok)".format(*rate(len(run.outputs) - 1, run.prediction.wall_us)))
@@ -184,7 +184,7 @@ def run(args: argparse.Namespace) -> None:
     check_length(len(prepared.tokens), prepared.context - 1)
     with load_engine(args, prepared, show) as engine:
         show(prompt)
-        this = Run(prompt, len(prepared.tokens))
+        this = Run(prompt, len(prepared.tokens), engine.options.max_batch_tokens)
         engine.add(prepared.tokens, sampling)
         this.follow(engine, show)
     if args.json:
