@@ -5,6 +5,8 @@ BIN := .venv/bin
 # CMake and ninja come with the virtual environment.
 CMAKE := $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -S . -DDLLAMA_BUILD_MODULE=OFF -DDLLAMA_BUILD_TESTS=ON
 CTEST := $(BIN)/ctest --output-on-failure --test-dir
+# Older ThreadSanitizers die where Linux places programs too much at random; containers may forbid to change that.
+FIXED_LAYOUT = $(shell setarch $$(uname -m) -R true 2> /dev/null && echo setarch $$(uname -m) -R)
 CPP_FILES := csrc tests/cpp benchmarks -name '*.h' -o -name '*.cpp'
 
 .DEFAULT_GOAL := help
@@ -62,9 +64,9 @@ sanitize: build
 	$(CTEST) build/asan
 	$(CMAKE) -B build/tsan -DDLLAMA_SANITIZE=thread
 	$(BIN)/cmake --build build/tsan
-	$(CTEST) build/tsan -R 'base|net|model'
+	$(FIXED_LAYOUT) $(CTEST) build/tsan -R 'base|net|model'
 
-# Run the C++ tests as ARM programs under user-mode QEMU: a Cortex-A53 (Pi 3), and all that QEMU can emulate.
+# Run the C++ tests under user-mode QEMU, as ARM programs and, on x86-64, those of the kernels on a CPU without AVX.
 test-isa: build
 	@missing=; \
 	command -v aarch64-linux-gnu-g++ > /dev/null || missing="$$missing g++-aarch64-linux-gnu"; \
@@ -75,6 +77,13 @@ test-isa: build
 	$(BIN)/python tools/check_isa_objects.py $$(find build/aarch64 -name 'neon*.o')
 	QEMU_CPU=cortex-a53 $(CTEST) build/aarch64
 	QEMU_CPU=max $(CTEST) build/aarch64
+ifeq ($(shell uname -m),x86_64)
+	$(CMAKE) -B build/cpp
+	$(BIN)/cmake --build build/cpp --target test_quant test_kernels
+	$(BIN)/python tools/check_isa_objects.py $$(find build/cpp -name 'avx*.o')
+	qemu-x86_64-static -cpu Nehalem build/cpp/test_quant
+	qemu-x86_64-static -cpu Nehalem build/cpp/test_kernels
+endif
 
 # Remove everything that was made here.
 clean:

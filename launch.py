@@ -12,19 +12,23 @@ import argparse
 import contextlib
 import hashlib
 import importlib.util
+import io
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import sysconfig
 import time
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, NoReturn
+from typing import IO, TYPE_CHECKING, NoReturn, TextIO
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from _typeshed import SupportsWrite
 
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
@@ -35,15 +39,17 @@ OLDEST_PYTHON = (3, 11)
 COMPILED_FROM = ("CMakeLists.txt", "cmake", "csrc", "pyproject.toml", "dllama/__init__.py")
 DEMO_PROMPT = "Once upon a time"
 DEMO_SEED = 7
+COMPLAINT = re.compile(r"error: (?!subprocess-exited)|CMake Error|undefined reference", re.IGNORECASE)
+SHOWN_LINES = 12  # of the output of a stage that failed
 
 NEXT_STEPS = """
 That was the bundled model, on this machine's CPU. Next things to try:
 
-  {dllama} inference --model dllama/demo/model.m --tokenizer dllama/demo/tokenizer.t --prompt "The little fox" --seed 2
+  {dllama} inference --model {model} --tokenizer {tokenizer} --prompt "The little fox" --seed 2
       another story; leave --seed away for a new one each time
   {dllama} inference --model YOUR.m --tokenizer YOUR.t --prompt "Hello" --steps 64
       a model file of distributed-llama's that you have
-  {dllama} bench -m dllama/demo/model.m -p 64 -n 32
+  {dllama} bench -m {model} -p 64 -n 32
       how fast this machine is
   {dllama} --help
       all commands
@@ -92,12 +98,12 @@ def digest(*parts: str | Path) -> str:
     total = hashlib.sha256()
     for part in parts:
         if isinstance(part, str):
-            total.update(part.encode() + b"\0")
+            total.update(os.fsencode(part) + b"\0")
             continue
         files = sorted(part.rglob("*")) if part.is_dir() else [part]
         for file in files:
             if file.is_file():
-                total.update(str(file.relative_to(ROOT)).encode() + b"\0")
+                total.update(bytes(file.relative_to(ROOT)) + b"\0")
                 total.update(hashlib.sha256(file.read_bytes()).digest())
     return total.hexdigest()
 
@@ -166,7 +172,7 @@ def run_stage(title: str, usual: str, command: list[str], log: IO[str]) -> None:
     log.flush()
     env = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
     env["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
-    tail: list[str] = []
+    lines: list[str] = []
     with subprocess.Popen(
         command, cwd=ROOT, env=env, text=True, errors="replace", stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -174,13 +180,28 @@ def run_stage(title: str, usual: str, command: list[str], log: IO[str]) -> None:
         assert process.stdout is not None
         for line in process.stdout:
             log.write(line)
-            tail = [*tail[-11:], line.rstrip()]
+            lines.append(line.rstrip())
             counted = re.search(r"\[\d+/\d+\]", line)
             stage.show(counted[0] if counted else None)
     if process.returncode:
-        shown = "\n".join(f"   {line}" for line in tail if line)
-        raise SetupError(f"{title}: failed; the whole log is {LOG.relative_to(ROOT)}, its last lines are\n{shown}")
+        which, why = what_failed([line for line in lines if line])
+        shown = "\n".join(f"   {line}" for line in why)
+        raise SetupError(f"{title}: failed; the whole log is {from_here(LOG)}, {which}\n{shown}")
     stage.done()
+
+
+def what_failed(lines: list[str]) -> tuple[str, list[str]]:
+    """Pick the first error of a compiler, CMake or pip with what follows it; else the end, often pip's summary."""
+    for number, line in enumerate(lines):
+        if COMPLAINT.search(line):
+            return "its first error is", lines[number : number + SHOWN_LINES]
+    return "its last lines are", lines[-SHOWN_LINES:]
+
+
+def from_here(path: Path) -> str:
+    """Write a path so that a shell takes it where the user stands."""
+    short = os.path.relpath(path)
+    return shlex.quote(short if "/" in short else f"./{short}")
 
 
 def make_venv(stamp: dict[str, object], base: str, log: IO[str]) -> dict[str, object]:
@@ -252,7 +273,7 @@ def run_demo(options: argparse.Namespace) -> int:
     model, tokenizer = DEMO / "model.m", DEMO / "tokenizer.t"
     for file in (model, tokenizer):
         if not file.is_file():
-            raise SetupError(f"{file.relative_to(ROOT)} is missing; get it back with: git checkout -- dllama/demo")
+            raise SetupError(f"{from_here(file)} is missing; get it back with: git checkout -- {from_here(DEMO)}")
     dllama = VENV / "bin" / "dllama"
     command = [str(dllama), "inference", "--model", str(model), "--tokenizer", str(tokenizer)]
     command += ["--prompt", options.prompt, "--steps", str(options.steps), "--seed", str(options.seed), "--text"]
@@ -261,7 +282,8 @@ def run_demo(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:  # dllama got it too, and has said so
         return 130
     if status == 0:
-        print(NEXT_STEPS.format(dllama=os.path.relpath(dllama)), flush=True)
+        paths = {"dllama": dllama, "model": model, "tokenizer": tokenizer}
+        print(NEXT_STEPS.format(**{name: from_here(path) for name, path in paths.items()}), flush=True)
     return status if status >= 0 else 128 - status
 
 
@@ -271,6 +293,11 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing the usage."""
         raise UserError(f"{message}; see python3 launch.py --help")
+
+    def print_help(self, file: SupportsWrite[str] | None = None) -> None:
+        """Print the help; argparse's own ignores that a disk is full."""
+        print(self.format_help(), end="", file=file)
+        print(end="", flush=True)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -300,15 +327,41 @@ def main(arguments: list[str]) -> int:
             set_up(options.extras)
         return run_demo(options) if options.name == "demo" else 0
     except SetupError as error:
-        print(f"🚨 {error}", file=sys.stderr)
-        return error.exit_code
+        return complain(f"🚨 {error}", error.exit_code)
     except KeyboardInterrupt:
-        print("\n🛑 Interrupted; run the same command again to go on", file=sys.stderr)
-        return 130
+        return complain("\n🛑 Interrupted; run the same command again to go on", 130)
+    except BrokenPipeError:
+        drop(sys.stdout)
+        return 141
+    except OSError as error:
+        drop(sys.stdout)
+        return complain(f"🚨 {error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1)
+
+
+def complain(text: str, status: int) -> int:
+    """Say on stderr what went wrong; if that cannot be, the exit code still says so."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        drop(sys.stderr)
+    return status
+
+
+def drop(stream: TextIO) -> None:
+    """Let the interpreter's last flush go nowhere: the reader of this stream is gone or cannot take more."""
+    with contextlib.suppress(OSError, AttributeError):  # no such file, or no such stream
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def start() -> int:
+    """Run as a program, by whatever Python there is, on whatever terminal."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    if sys.version_info < OLDEST_PYTHON:
+        return complain(f"🚨 dllama needs Python 3.11 or newer, this is {sys.version.split()[0]}", 2)
+    return main(sys.argv[1:])
 
 
 if __name__ == "__main__":
-    if sys.version_info < OLDEST_PYTHON:  # this file is started by whatever Python there is
-        print(f"🚨 dllama needs Python 3.11 or newer, this is {sys.version.split()[0]}", file=sys.stderr)
-        sys.exit(2)
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(start())

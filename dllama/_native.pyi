@@ -1,7 +1,7 @@
 """The compiled core as Python sees it: the typed page of ``csrc/bindings``.
 
-Only ``dllama.engine`` and ``dllama.cluster`` (and the CLI's ``--version``) import it.
-Every call that computes or waits releases the GIL. Arrays must be C-contiguous with the dtype stated; anything out of
+Only ``dllama.engine``, ``dllama.cluster`` and ``dllama.version`` import it.
+Calls that take long (steps, loading, sampling, waiting) release the GIL. Arrays must be C-contiguous with the dtype stated; anything out of
 range raises ``ValueError`` before a step starts, and leaves the node usable.
 """
 
@@ -25,7 +25,7 @@ class GroupFailedError(RuntimeError):
     """A link failed or the group was aborted."""
 
 def build_info() -> dict[str, str]:
-    """Compiler, build type and target architecture."""
+    """What was built: ``compiler``, ``commit`` and ``architecture``."""
 
 def isa() -> str:
     """The instruction-set level in use. Raises UnsupportedIsaError if DLLAMA_ISA cannot be had."""
@@ -43,7 +43,7 @@ def dequantize(blocks: U8Array, dtype: int) -> F32Array:
     """Values of Q40 or Q80 blocks."""
 
 def argmax(logits: F32Array) -> int:
-    """Index of the first largest value of ``[vocab_size]``."""
+    """Index of the first largest value of ``[vocab_size]``. ValueError if the logits are not finite numbers."""
 
 def log_sum_exp(logits: F32Array) -> float:
     """log(sum(exp(logits))) of ``[vocab_size]``."""
@@ -54,7 +54,8 @@ def sample(
     """Draw a token from softmax(logits / temperature) cut by top-k, then top-p, then min-p, with ``0 <= coin < 1``.
 
     temperature > 0; top_k 0, top_p outside (0, 1) and min_p 0 switch their filter off. Without filters the walk is in
-    token order; otherwise in descending probability: as distributed-llama's sampler does.
+    token order; otherwise in descending probability: as distributed-llama's sampler does. ValueError if the logits are
+    not finite numbers (negative infinity is one).
     """
 
 class Group:
@@ -110,16 +111,16 @@ class NodeConfig:
         """Bytes of the activation buffers of ``rank``."""
 
 class StepResult:
-    """What a step was asked for. Arrays are views of the node's memory, valid until its next step."""
+    """What a step was asked for. The node's next step overwrites the logits; copy what must stay."""
 
-    logits: F32Array  # [number of WANT_LOGITS, vocab_size], in the order of the wants
+    logits: F32Array  # [number of WANT_LOGITS, vocab_size], in the order of the wants; rows contiguous
     scores: F32Array  # [number of WANT_SCORE], log-probability of the token given in the want
 
 class Node:
     """One rank: its packed slices, KV pages and threads. Not for use by two threads at once, but for ``counters``."""
 
     def __init__(self, config: NodeConfig, group: Group) -> None:
-        """Reserve all memory. Raises MemoryError if the system refuses."""
+        """Reserve all memory and start the threads. Raises MemoryError if the system refuses."""
     def weight_names(self) -> list[str]:
         """Every tensor ``load_rows`` must fill, e.g. ``"layers.0.q_proj"``; no ``embed_tokens``."""
     def weight_shape(self, name: str) -> tuple[int, ...]:

@@ -36,6 +36,19 @@ class DType(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing about a model that does not fit together; as text one line."""
+
+    name: str  # of the field
+    expected: str
+    found: str
+
+    def __str__(self) -> str:
+        """Say it as ``"<name>: expected <expected>, found <found>"``."""
+        return f"{self.name}: expected {self.expected}, found {self.found}"
+
+
+@dataclass(frozen=True, slots=True)
 class RopeScaling:
     """Llama-3.1 rotary scaling: low frequencies are divided by ``factor``, with a smooth passage between."""
 
@@ -44,15 +57,13 @@ class RopeScaling:
     high_freq_factor: float
     original_max_seq_len: int
 
-    def problem(self) -> str | None:
-        """Say what does not fit together, as ``"<what>: <expected>, found <value>"``, or None."""
+    def problem(self) -> Problem | None:
+        """Give the first thing that does not fit together, or None."""
         low, high, original = self.low_freq_factor, self.high_freq_factor, self.original_max_seq_len
         if 0 < self.factor < math.inf and 0 <= low < high < math.inf and original > 0:
             return None
-        found = f"factor {self.factor}, {low} and {high}, {original}"
-        return (
-            f"rope_scaling: expected factor > 0, 0 <= low < high_freq_factor, original_max_seq_len > 0, found {found}"
-        )
+        expected = "factor > 0, 0 <= low < high_freq_factor, original_max_seq_len > 0"
+        return Problem("rope_scaling", expected, f"factor {self.factor}, {low} and {high}, {original}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +75,7 @@ class LayerSpec:
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """Sizes and features of a model. ``validate()`` says in one line what does not fit together."""
+    """Sizes and features of a model. ``problem()`` says in one line what does not fit together."""
 
     model_type: str  # Hugging Face's name of the family: "llama", "qwen3"
     hidden_size: int
@@ -96,25 +107,25 @@ class ModelConfig:
         """Query heads that share one KV head."""
         return self.num_heads // self.num_kv_heads
 
-    def problem(self) -> str | None:
-        """Say what does not fit together, as ``"<what>: <expected>, found <value>"``, or None."""
+    def problem(self) -> Problem | None:
+        """Give the first thing that does not fit together, or None."""
         for name, limit in _LIMITS.items():
             value = getattr(self, name)
             if not 1 <= value <= limit:
-                return f"{name}: expected 1 to {limit}, found {value}"
+                return Problem(name, f"1 to {limit}", str(value))
         if self.num_heads % self.num_kv_heads:
-            return f"num_heads: expected a multiple of num_kv_heads={self.num_kv_heads}, found {self.num_heads}"
+            return Problem("num_heads", f"a multiple of num_kv_heads={self.num_kv_heads}", str(self.num_heads))
         if self.head_dim % 2:
-            return f"head_dim: expected an even number, found {self.head_dim}"
+            return Problem("head_dim", "an even number", str(self.head_dim))
         for name in ("hidden_size", "intermediate_size", "q_size"):
             if getattr(self, name) % BLOCK_SIZE:
-                return f"{name}: expected a multiple of {BLOCK_SIZE}, found {getattr(self, name)}"
+                return Problem(name, f"a multiple of {BLOCK_SIZE}", str(getattr(self, name)))
         if len(self.layers) != self.num_layers:
-            return f"layers: expected {self.num_layers} layer specs, found {len(self.layers)}"
+            return Problem("layers", f"{self.num_layers} layer specs", str(len(self.layers)))
         for name in ("rms_norm_eps", "rope_theta"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
-                return f"{name}: expected a positive number, found {value}"
+                return Problem(name, "a positive number", str(value))
         return self.rope_scaling.problem() if self.rope_scaling else None
 
     def rope_frequencies(self) -> np.ndarray:

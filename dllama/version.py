@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import platform
+from pathlib import Path
 
 from dllama import __version__
+
+_CHECKOUT = Path(__file__).resolve().parent.parent  # if it is one
 
 
 def isa() -> str:
@@ -23,10 +26,29 @@ def isa() -> str:
 
 
 def build() -> dict[str, str]:
-    """Facts of the build: ``commit``, ``compiler``, ``target`` and what else the core knows."""
+    """Facts of the build: ``commit``, ``compiler``, ``architecture`` and what else the core knows.
+
+    In a git checkout the commit is the one checked out, as Python files are used from there; else the core's.
+    """
     from dllama import _native
 
-    return {"commit": "unknown", **_native.build_info()}
+    facts = {"commit": "unknown", **_native.build_info()}
+    return {**facts, "commit": checked_out() or facts["commit"]}
+
+
+def checked_out() -> str:
+    """Name the commit of the git checkout that this package lies in; empty if it lies in none, or git does not say."""
+    import subprocess
+
+    folder = _CHECKOUT / ".git"  # a file in a worktree
+    if not folder.exists():
+        return ""
+    command = ["git", f"--git-dir={folder}", "rev-parse", "--short=12", "--verify", "--quiet", "HEAD"]
+    try:
+        result = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=5, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return result.stdout.decode("ascii", "replace").strip() if result.returncode == 0 else ""
 
 
 def read_bandwidth(num_threads: int, seconds: float = 1.0) -> float:

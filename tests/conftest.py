@@ -9,12 +9,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import pytest
 from model_files import byte_tokenizer_data, write_tiny_model  # type: ignore[import-not-found]
 
 from dllama.formats.t_file import write_t_file
 
-ROOT = Path(__file__).resolve().parent.parent
+# A busy machine must not fail a test; pytest's timeout catches what hangs.
+hypothesis.settings.register_profile("dllama", deadline=None)
+hypothesis.settings.load_profile("dllama")
 
 
 @dataclass(frozen=True)

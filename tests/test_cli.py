@@ -12,7 +12,9 @@ import pytest
 from conftest import Command, Files  # type: ignore[import-not-found]
 
 import dllama as package
+from dllama import version
 from dllama.cli import main
+from dllama.errors import DllamaError
 
 PROMPT = ["--prompt", "Hello"]
 
@@ -78,6 +80,13 @@ def test_help_and_version_do_not_import_numpy() -> None:
         (["inference", "--workers", "a:1", "b:2"], ["--workers", "one machine"]),
         (["inference", "--gpu-index", "0"], ["--gpu-index", "CPU"]),
         (["inference", "--logit-bias", "x"], ["ID:VALUE"]),
+        (["inference", "--logit-bias", "1:5", "-4:3"], ["--logit-bias", "ID >= 0", "'-4:3'"]),
+        (["inference", "--logit-bias", "-4:3"], ["--logit-bias", "ID >= 0", "'-4:3'"]),
+        (["inference", "--model=x", "--tokenizer=x", "--logit-bias", "1:5", "--prompt=x", "-4"], ["unexpected argument '-4'"]),
+        (["inference", "--model", ""], ["--model", "empty file name"]),
+        (["inference", "--tokenizer="], ["--tokenizer", "empty file name"]),
+        (["perplexity", "--prompt-file", ""], ["--prompt-file", "empty file name"]),
+        (["bench", "-m", ""], ["-m/--model", "empty file name"]),
         (["perplexity", "--steps", "3"], ["unknown flag '--steps'"]),
         (["bench"], ["-m/--model"]),
         (["bench", "-m", "x", "-p", "1,x"], ["-p/--n-prompt", "'x'"]),
@@ -137,8 +146,11 @@ def test_bench_of_a_bad_file(dllama: Command, tiny: Files) -> None:
 
 def test_prompt_longer_than_the_context(dllama: Command, tiny: Files) -> None:
     result = dllama("inference", *tiny.flags, "--prompt", "abc " * 100)
-    assert_one_line(result, 2, "at most 127", "--max-seq-len")
+    assert_one_line(result, 2, "the model's context takes at most 127")
+    assert "--max-seq-len" not in result.stderr  # it cannot help
     assert "Loading weights" not in result.stdout
+    result = dllama("inference", *tiny.flags, "--prompt", "abc " * 2, "--max-seq-len", 8)
+    assert_one_line(result, 2, "at most 7;", "raise --max-seq-len to at least 10")
 
 
 def test_prompt_file_that_is_not_text(dllama: Command, tiny: Files, tmp_path: Path) -> None:
@@ -190,9 +202,56 @@ def test_other_ends(
         raise error
 
     monkeypatch.setattr("dllama.version.describe", broken)
-    monkeypatch.setattr("dllama.cli._drop_stdout", lambda: None)
+    monkeypatch.setattr("dllama.cli._drop", lambda _stream: None)
     assert main(["--version"]) == exit_code
     assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "exit_code", "words"),
+    [
+        (MemoryError("the system refused more than 9 threads"), 5, "the system refused more than 9 threads"),
+        (MemoryError("std::bad_alloc"), 5, "the system refused memory; try"),
+        (DllamaError("a step failed: no usable probabilities"), 1, "a step failed: no usable probabilities"),
+    ],
+)
+def test_what_errors_say_is_shown(
+    error: Exception, exit_code: int, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken() -> str:
+        raise error
+
+    monkeypatch.setattr("dllama.version.describe", broken)
+    assert main(["--version"]) == exit_code
+    err = capsys.readouterr().err
+    assert err.startswith(f"🚨 {words}")
+    assert err.count("\n") == 1
+
+
+def test_imports_wait_until_an_interrupt_can_be_caught() -> None:
+    """What a plain interpreter has not loaded is loaded inside ``main``."""
+    code = "import __future__, sys; old = {*sys.modules}; import dllama.cli; print(*sorted({*sys.modules} - old))"
+    result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, encoding="utf-8")
+    assert result.stdout.split() == ["dllama", "dllama.cli"]
+
+
+def test_closed_standard_input(tiny: Files) -> None:
+    command = [sys.executable, "-m", "dllama", "inference", *tiny.flags, "--prompt-file", "-"]
+    result = subprocess.run(["sh", "-c", 'exec "$@" <&-', "sh", *command], capture_output=True, encoding="utf-8")
+    assert_one_line(result, 2, "--prompt-file -", "closed")
+
+
+def test_commit_is_the_one_checked_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(version, "_CHECKOUT", tmp_path)
+    baked = version.build()["commit"]
+    git = ["git", "-c", "user.name=x", "-c", "user.email=x@x", "-C", str(tmp_path)]
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    assert version.build()["commit"] == baked  # there is no commit yet
+    subprocess.run([*git, "commit", "--quiet", "--allow-empty", "--message", "x"], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, encoding="utf-8").stdout
+    assert version.build()["commit"] == head[:12] != baked
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert version.build()["commit"] == baked  # there is no git
 
 
 def test_reader_that_goes_away(tiny: Files) -> None:
@@ -213,6 +272,18 @@ def test_full_disk(tiny: Files) -> None:
         result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, encoding="utf-8")
     assert result.returncode == 1
     assert result.stderr.splitlines() == ["🚨 No space left on device"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_full_disk_keeps_the_exit_code(unbuffered: str) -> None:
+    env = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    command = [sys.executable, "-m", "dllama"]
+    with Path("/dev/full").open("wb") as full:
+        assert subprocess.run([*command, "foo"], stderr=full, env=env).returncode == 2
+        result = subprocess.run([*command, "inference", "--help"], stdout=full, stderr=subprocess.PIPE, env=env)
+    assert result.returncode == 1
+    assert result.stderr.decode() == "🚨 No space left on device\n"
 
 
 def test_interrupt_ends_in_130(tiny: Files) -> None:

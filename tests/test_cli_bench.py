@@ -81,14 +81,23 @@ class Spy:
         (Case(20, 0, 32), [16, 4]),
         (Case(0, 3, 0), [1, 1, 1]),
         (Case(0, 3, 20), [1, 1, 1]),
+        (Case(0, 1, 126), [1]),
+        (Case(1, 0, 126), [1]),
     ],
 )
 def test_what_is_timed(test: Case, timed: list[int], tiny: Files) -> None:
-    with Engine.load(tiny.model, max_batch_tokens=16, num_threads=1, max_seq_len=test.positions, kv_tokens=400) as engine:
+    with Engine.load(
+        tiny.model, max_batch_tokens=16, num_threads=1, max_seq_len=test.positions, kv_tokens=400
+    ) as engine:
         spy = Spy(engine)
         assert Bench(spy, 16).sample(test) > 0  # type: ignore[arg-type]
         assert spy.steps[-len(timed) :] == timed
         assert not engine.has_work
+
+
+def test_engine_without_work_is_not_waited_for(tiny: Files) -> None:
+    with Engine.load(tiny.model, num_threads=1) as engine, pytest.raises(RuntimeError, match="nothing left to compute"):
+        Bench(engine, 16)._skip(1)
 
 
 def test_markdown(dllama: Command, tiny: Files) -> None:
@@ -134,7 +143,7 @@ def test_jsonl_and_csv(dllama: Command, tiny: Files) -> None:
 def test_context_of_the_model_is_too_short(dllama: Command, tiny: Files) -> None:
     result = dllama("bench", "-m", tiny.model, "-p", "0", "-n", "8", "-d", "127", "-r", "1")
     assert result.returncode == 2
-    assert "has a context of 128, the tests need 137" in result.stderr
+    assert "has a context of 128, the tests need 136" in result.stderr
     assert result.stdout == ""
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import Command, Files  # type: ignore[import-not-found]
 
-from dllama.cli.common import StepCost
+from dllama.cli.common import StepCost, to_json
 from dllama.cli.inference import Run, rate, summary_lines
 from dllama.cli.perplexity import chunks, results
 from dllama.engine import Engine
@@ -174,6 +174,20 @@ def test_results_of_known_probabilities() -> None:
     assert found["perplexity"] == pytest.approx(4)
     assert found["bitPerToken"] == pytest.approx(2)
     assert results([-1e6])["perplexity"] == math.inf
+    assert math.isnan(results([math.nan])["perplexity"])
+
+
+def test_json_is_ascii_and_valid() -> None:
+    text = to_json({"a": [math.nan, (math.inf, 1.5)], "b": {"c": -math.inf}, "d": "🚨é"})
+    assert text.isascii()
+    assert json.loads(text, parse_constant=pytest.fail) == {"a": [None, [None, 1.5]], "b": {"c": None}, "d": "🚨é"}
+
+
+def test_json_in_an_ascii_locale(dllama: Command, tiny: Files) -> None:
+    result = dllama(
+        "inference", *tiny.flags, "--prompt", "é", "--steps", 1, "--json", env={"PYTHONIOENCODING": "ascii"}
+    )
+    assert json.loads(result.stdout)["prompt"] == "é"
 
 
 def test_lines_of_a_step() -> None:

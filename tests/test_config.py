@@ -46,8 +46,8 @@ def test_derived_sizes():
 def test_what_does_not_fit_is_named(changes, text):
     problem = replace(tiny_config(), **changes).problem()
     assert problem is not None
-    assert problem.startswith(text)
-    assert ", found " in problem
+    assert str(problem).startswith(text)
+    assert str(problem).endswith(f": expected {problem.expected}, found {problem.found}")
 
 
 @pytest.mark.parametrize(("dtype", "expected"), [(DType.F32, 256), (DType.F16, 128), (DType.Q40, 36), (DType.Q80, 68)])

@@ -1,7 +1,10 @@
 """The engine's promises to its callers, on random models of a few kilobytes."""
 
+import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterable
 
 import numpy as np
@@ -16,8 +19,10 @@ from reference import Reference  # type: ignore[import-not-found]
 
 from dllama import _native, machine
 from dllama.config import DType
-from dllama.engine import Engine, EngineStopped, Output, SamplingParams
+from dllama.engine import Engine, EngineStopped, Output, SamplingParams, sizing
 from dllama.errors import BadFile, ContextFull, NotEnoughMemory, UnsupportedIsa, UsageError
+from dllama.formats.checked_file import CheckedFile
+from dllama.formats.m_file import open_m_file
 from dllama.text.tokenizer import Tokenizer
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=8)
@@ -332,11 +337,51 @@ def test_too_little_memory_says_need_have_and_what_to_do(long_context, monkeypat
     with Engine.load(long_context, num_threads=1, max_seq_len=100000) as engine:
         memory = engine.memory
     monkeypatch.setattr(machine, "available_memory", lambda: memory.total - memory.kv // 2)
-    with pytest.raises(NotEnoughMemory, match=r"needs \d+ MiB .* \d+ MiB are free; it fits with --max-seq-len \d+$"):
+    expected = r"needs \d+ MiB .* \d+ MiB are free; it fits with a context of \d+ tokens \(max_seq_len\)$"
+    with pytest.raises(NotEnoughMemory, match=expected):
         Engine.load(long_context, num_threads=1, max_seq_len=100000)
+    with pytest.raises(NotEnoughMemory, match=r"it fits with room for \d+ tokens$"):
+        Engine.load(long_context, num_threads=1, kv_tokens=100000)
     monkeypatch.setattr(machine, "available_memory", lambda: 1 << 20)
-    with pytest.raises(NotEnoughMemory, match=r"1 MiB are free; .*smaller model"):
+    with pytest.raises(NotEnoughMemory, match=r"1 MiB are free; free some, or use a smaller model$"):
         Engine.load(long_context)
+
+
+def test_the_plan_has_room_for_the_logits_of_the_largest_step(files, monkeypatch):
+    row = 4 * 384  # 320 values and more than one of padding, by 64
+
+    def load(max_logits):
+        monkeypatch.setattr(sizing, "LOGITS_BYTES", max_logits * 4 * 320)
+        return Engine.load(files / "model.m", num_threads=1, kv_tokens=1024, max_batch_tokens=64)
+
+    with load(1) as least, load(50) as most:
+        assert most.memory.buffers - least.memory.buffers == (64 - 16) * row  # all tokens, one for each of 16 slots
+    with load(10) as engine:
+        logits_rows = record_logits_rows(engine)
+        for _ in range(15):
+            engine.add(PROMPT, SamplingParams(max_tokens=20, ignore_eos=True))
+        engine.step()
+        engine.logits([1] * 60)
+        assert max(logits_rows) == 25
+        assert engine.memory.buffers - least.memory.buffers == (25 - 16) * row
+
+
+def record_logits_rows(engine):
+    """Give a list that gets the number of rows of logits of each step from now on."""
+    node = engine._executor.node
+    rows: list[int] = []
+
+    class RecordingNode:
+        def step(self, *arrays):
+            result = node.step(*arrays)
+            rows.append(len(result.logits))
+            return result
+
+        def stop(self):
+            node.stop()
+
+    engine._executor._node = RecordingNode()
+    return rows
 
 
 def test_nothing_is_allocated_when_memory_is_short(long_context, monkeypatch):
@@ -361,6 +406,33 @@ def test_progress_ends_at_the_total(files):
     assert [done for done, _ in calls] == sorted(done for done, _ in calls)
     assert len({total for _, total in calls}) == 1
     assert calls[-1][0] == calls[-1][1]
+
+
+def test_no_thread_reads_the_file_when_loading_ends(files, monkeypatch):
+    reading, closed_while_reading = threading.Event(), []
+    preadv, close = os.preadv, CheckedFile.close
+
+    def slow_preadv(*arguments):
+        reading.set()
+        time.sleep(0.1)
+        count = preadv(*arguments)
+        reading.clear()
+        return count
+
+    def recording_close(file):
+        closed_while_reading.append(reading.is_set())
+        close(file)
+
+    def progress(done, total):
+        monkeypatch.setattr(os, "preadv", slow_preadv)
+        if done > total // 2:
+            assert reading.wait(10)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(CheckedFile, "close", recording_close)
+    with pytest.raises(KeyboardInterrupt):
+        Engine.load(files / "q40.m", progress=progress)
+    assert closed_while_reading == [False]
 
 
 # --- stopping
@@ -406,6 +478,40 @@ def test_a_failed_step_ends_the_engine_in_one_clear_error(engine):
         with pytest.raises(EngineStopped, match="rank 1 is gone"):
             call()
     engine.cancel(other)
+
+
+@pytest.mark.parametrize("call", ["step", "generate", "logits", "score"])
+def test_a_file_cut_while_in_use_ends_the_engine(tmp_path, call):
+    write_tiny_model(tmp_path / "model.m")
+    calls = {
+        "step": lambda engine: engine.step(),
+        "generate": lambda engine: list(engine.generate(PROMPT, GREEDY)),
+        "logits": lambda engine: engine.logits(PROMPT),
+        "score": lambda engine: engine.score(PROMPT),
+    }
+    with Engine.load(tmp_path / "model.m", num_threads=1) as engine:
+        engine.add(PROMPT, GREEDY)
+        os.truncate(tmp_path / "model.m", 1000)
+        with pytest.raises(BadFile, match=r"model\.m: tensor embed_tokens: .* was it changed while in use\?$"):
+            calls[call](engine)
+        assert not engine.has_work
+        for later in (*calls.values(), lambda engine: engine.add(PROMPT)):
+            with pytest.raises(EngineStopped, match=r"a step failed: .*embed_tokens.*; load the model again"):
+                later(engine)
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SamplingParams(temperature=1.0, seed=1), SamplingParams(logprobs=2)])
+def test_logits_that_are_no_numbers_end_the_engine(tmp_path, sampling):
+    write_tiny_model(tmp_path / "model.m", tiny_config(weight_type=DType.F32))
+    with open_m_file(tmp_path / "model.m") as file:
+        norm = file.tensors["norm"]
+    with (tmp_path / "model.m").open("r+b") as stream:
+        stream.seek(norm.offset)
+        stream.write(b"\xff" * norm.nbytes)  # a NaN in every four bytes
+    with Engine.load(tmp_path / "model.m", num_threads=1) as engine:
+        with pytest.raises(EngineStopped, match="not finite numbers; is the model file damaged"):
+            list(engine.generate(PROMPT, sampling))
+        assert not engine.has_work
 
 
 def test_an_interrupted_step_is_repeated(engine, monkeypatch):

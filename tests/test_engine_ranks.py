@@ -12,7 +12,7 @@ from model_files import tiny_config, write_tiny_model  # type: ignore[import-not
 
 from dllama import _native
 from dllama.config import DType
-from dllama.engine import Engine, EngineStopped, SamplingParams
+from dllama.engine import Engine, EngineStopped, SamplingParams, sizing
 from dllama.engine.loading import load_weights
 from dllama.engine.sizing import NodeOptions, make_node_config, settle_size
 from dllama.formats.m_file import open_m_file
@@ -97,6 +97,19 @@ def test_bits_do_not_depend_on_chunks(model, max_batch_tokens, wire_type):
         expected = engine.logits(TOKEN_IDS[:70])
     with ranks(model, 2, wire_type=wire_type, max_batch_tokens=max_batch_tokens) as engine:
         np.testing.assert_array_equal(engine.logits(TOKEN_IDS[:70]), expected)
+
+
+def test_every_rank_has_room_for_its_part_of_the_logits(model, monkeypatch):
+    with open_m_file(model) as file:
+        config, plan = file.config, make_plan(file.config, 2)
+
+    def buffers(rank, rows):
+        monkeypatch.setattr(sizing, "LOGITS_BYTES", rows * 4 * 330)
+        return settle_size(config, plan, rank, NodeOptions(), 1 << 40).memory.buffers
+
+    assert plan.shards[1].vocab.size < 192
+    assert buffers(0, 10) - buffers(0, 1) == 9 * 4 * 384
+    assert buffers(1, 10) - buffers(1, 1) == 9 * 4 * 192
 
 
 def test_uneven_shares(model, logits):

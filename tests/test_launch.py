@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -49,8 +50,8 @@ class Setup:
         if stage == "Making":
             python = self.root / ".venv" / "bin" / "python"
             python.parent.mkdir(parents=True, exist_ok=True)
-            python.unlink(missing_ok=True)
-            python.symlink_to(sys.executable)
+            python.write_text("#!/bin/sh\n")  # asked only whether it has pip, it says yes
+            python.chmod(0o755)
             self.module.STAMP.unlink(missing_ok=True)
 
     def run(self, *extras: str) -> list[str]:
@@ -172,7 +173,7 @@ def test_what_is_missing_is_found(launch: ModuleType, monkeypatch: pytest.Monkey
     [
         ([], "name a model; available: demo"),
         (["llama3_2_1b_instruct_q40"], "unknown name 'llama3_2_1b_instruct_q40'; available: demo"),
-        (["demo", "--sed", "1"], "unrecognized arguments: --sed 1"),
+        (["demo", "--sed", "1"], "unrecognized arguments: --sed"),
         (["demo", "--steps", "x"], "--steps"),
         (["demo", "more"], "unknown argument 'more'"),
     ],
@@ -211,6 +212,70 @@ def test_failed_stage_shows_the_end_of_its_log(
         log.seek(0)
         assert "broken here" in log.read()
     assert "Compiling" in capsys.readouterr().out
+
+
+def test_failed_stage_shows_the_first_error_of_the_compiler(launch: ModuleType) -> None:
+    lines = [f"{number}" for number in range(40)]
+    lines[5] = "a.cpp:3:1: error: expected ';'"
+    lines[30] = "error: subprocess-exited-with-error"
+    assert launch.what_failed(lines) == ("its first error is", lines[5:17])
+    lines[5] = "CMake Error at CMakeLists.txt:3 (message):"
+    assert launch.what_failed(lines)[1] == lines[5:17]
+    lines[5] = "5"
+    assert launch.what_failed(lines) == ("its last lines are", lines[28:])
+
+
+def test_paths_are_given_from_where_the_user_stands(
+    launch: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "my files"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    assert launch.from_here(here / "a" / "dllama") == "a/dllama"
+    assert launch.from_here(here / "dllama") == "./dllama"
+    assert launch.from_here(tmp_path / "your files" / "x") == "'../your files/x'"
+
+
+@pytest.mark.parametrize("what", ["build is a file", "no pyproject.toml"])
+def test_system_errors_are_one_line(
+    what: str, setup: Setup, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if what == "build is a file":
+        (setup.root / "build").touch()
+    else:
+        (setup.root / "pyproject.toml").unlink()
+    monkeypatch.setattr(setup.module, "drop", lambda _stream: None)
+    assert setup.module.main(["setup"]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("🚨 ")
+    assert str(setup.root) in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_cannot_be_written(unbuffered: str) -> None:
+    env = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with Path("/dev/full").open("wb") as full:
+        help_ = subprocess.run([sys.executable, LAUNCH, "--help"], stdout=full, stderr=subprocess.PIPE, env=env)
+        assert subprocess.run([sys.executable, LAUNCH, "foo"], stderr=full, env=env).returncode == 2
+    assert help_.returncode == 1
+    assert help_.stderr.decode() == "🚨 No space left on device\n"
+
+
+def test_reader_that_goes_away() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    result = subprocess.run([sys.executable, LAUNCH, "--help"], stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert (result.returncode, result.stderr) == (141, b"")
+
+
+def test_terminal_without_emoji() -> None:
+    env = {**os.environ, "PYTHONIOENCODING": "ascii:strict"}
+    result = subprocess.run([sys.executable, LAUNCH, "foo"], capture_output=True, env=env)
+    assert result.returncode == 2
+    assert result.stderr.startswith(b"? unknown name 'foo'")
 
 
 def test_old_python_is_told_so() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from model_files import (  # type: ignore[import-not-found]
 
 from dllama.config import DType, LayerSpec
 from dllama.errors import BadFile, DllamaError, UnsupportedModel, UsageError
+from dllama.formats.checked_file import new_file
 from dllama.formats.m_file import open_m_file, write_m_file
 from dllama.formats.m_layout import tensors_in_order, total_nbytes
 from dllama.formats.quants import decode, encode
@@ -279,6 +281,27 @@ def test_only_files_are_replaced(tmp_path):
             write_tiny_model(path)
     assert Path("/dev/null").is_char_device()
     assert not list(tmp_path.iterdir())
+
+
+def test_files_that_are_there_are_never_written_through(tmp_path, monkeypatch):
+    monkeypatch.setattr(secrets, "token_hex", lambda _: "0")
+    (tmp_path / "victim").write_bytes(b"before")
+    (tmp_path / "a.m.0.part").symlink_to(tmp_path / "victim")
+    with pytest.raises(UsageError, match=r"a\.m: cannot be written: File exists"):
+        write_tiny_model(tmp_path / "a.m")
+    assert (tmp_path / "victim").read_bytes() == b"before"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.m.0.part", "victim"]
+
+
+def test_two_may_write_the_same_file(tmp_path):
+    path = tmp_path / "a"
+    with new_file(path, 5) as first:
+        first.write(b"first")
+        with new_file(path, 6) as second:
+            second.write(b"second")
+        assert path.read_bytes() == b"second"
+    assert path.read_bytes() == b"first"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_full_disk_is_said_before_anything_is_written(tmp_path):

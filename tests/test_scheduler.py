@@ -47,7 +47,6 @@ class World:
         self.node = FakeNode(num_pages, num_slots)
         self.max_batch_tokens = max_batch_tokens
         self.sequences: list[Sequence] = []
-        self.tokens_seen: list[int] = []  # per step
 
     def add(self, num_prompt: int, num_new: int = 1, first_token: int = 0) -> Sequence:
         prompt = list(range(first_token, first_token + num_prompt))
@@ -60,7 +59,6 @@ class World:
         """Run a step; give its spans as (sequence, first, count)."""
         batch = self.scheduler.next_batch()
         wants = batch.wants
-        self.tokens_seen.append(len(batch.token_ids))
         assert len(batch.token_ids) == batch.num_tokens <= self.max_batch_tokens
         results = self.node.step(batch.token_ids, batch.span_rows, self.scheduler.page_changes, want_rows(wants))
         for want, prefix in zip(wants, results, strict=True):

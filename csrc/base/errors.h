@@ -16,7 +16,7 @@ struct UnsupportedIsa : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// The operating system refused memory.
+// The operating system refused memory or a thread.
 struct OutOfMemory : std::runtime_error {
   using std::runtime_error::runtime_error;
 };

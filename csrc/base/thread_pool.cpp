@@ -1,5 +1,9 @@
 #include "base/thread_pool.h"
 
+#include <string>
+#include <system_error>
+
+#include "base/errors.h"
 #include "base/os_cpu.h"
 
 namespace dllama {
@@ -22,10 +26,19 @@ inline void pause() {
 
 ThreadPool::ThreadPool(size_t num_threads)
     : num_threads_(num_threads), spins_(num_threads <= allowed_cpus() ? kSpins : 0), chunks_(num_threads) {
-  for (size_t thread = 1; thread < num_threads; ++thread) threads_.emplace_back([this, thread] { serve(thread); });
+  try {
+    for (size_t thread = 1; thread < num_threads; ++thread) threads_.emplace_back([this, thread] { serve(thread); });
+  } catch (const std::system_error&) {
+    const size_t started = threads_.size() + 1;
+    end();
+    throw OutOfMemory("the system refused more than " + std::to_string(started) + " of " +
+                      std::to_string(num_threads) + " threads");
+  }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { end(); }
+
+void ThreadPool::end() {
   ending_ = true;
   round_.fetch_add(1, std::memory_order_release);
   round_.notify_all();

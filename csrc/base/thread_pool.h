@@ -18,6 +18,7 @@ class ThreadPool {
   using Task = std::function<void(size_t thread)>;
 
   // num_threads >= 1. More threads than CPUs is allowed: they then sleep at once instead of spinning.
+  // Throws OutOfMemory if the system refuses a thread.
   explicit ThreadPool(size_t num_threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -40,6 +41,7 @@ class ThreadPool {
 
  private:
   void serve(size_t thread);
+  void end();
   void run_one(size_t thread);
   void wait_while(const std::atomic<uint32_t>& value, uint32_t old) const;
 

@@ -31,33 +31,32 @@ Batch make_batch(const NodeConfig& config, const Array<float>& embeddings, const
   return batch;
 }
 
-// Arrays over the node's memory; `owner` keeps it alive.
 struct StepResult {
   py::array logits;  // rows are padded, so this one is strided
   py::array scores;
 };
 
-StepResult make_result(const Outputs& outputs, size_t vocab_size, const py::object& owner) {
-  const auto stride = static_cast<py::ssize_t>(outputs.stride * sizeof(float));
+// Logits stay in the core's memory, which the array keeps alive; scores are few and copied.
+StepResult make_result(const Outputs& outputs, size_t vocab_size) {
   const auto float_size = static_cast<py::ssize_t>(sizeof(float));
-  py::array logits(py::dtype::of<float>(),
-                   {static_cast<py::ssize_t>(outputs.num_logits), static_cast<py::ssize_t>(vocab_size)},
-                   {stride, float_size}, outputs.logits.data(), owner);
-  py::array scores(py::dtype::of<float>(), {static_cast<py::ssize_t>(outputs.scores.size())}, {float_size},
-                   outputs.scores.data(), owner);
-  return {logits, scores};
+  const auto stride = static_cast<py::ssize_t>(outputs.stride * sizeof(float));
+  const py::capsule keep_alive(new std::shared_ptr<Buffer>(outputs.logits),
+                               [](void* held) { delete static_cast<std::shared_ptr<Buffer>*>(held); });
+  const py::array logits(py::dtype::of<float>(),
+                         {static_cast<py::ssize_t>(outputs.num_logits), static_cast<py::ssize_t>(vocab_size)},
+                         {stride, float_size}, outputs.logits->data(), keep_alive);
+  return {logits, py::array_t<float>(static_cast<py::ssize_t>(outputs.scores.size()), outputs.scores.data())};
 }
 
-StepResult run_step(const py::object& self, const Array<float>& embeddings, const Array<int32_t>& spans,
+StepResult run_step(Node& node, const Array<float>& embeddings, const Array<int32_t>& spans,
                     const Array<int32_t>& pages, const Array<int32_t>& wants) {
-  auto& node = self.cast<Node&>();
   Batch batch = make_batch(node.config(), embeddings, spans, pages, wants);
   const Outputs* outputs = nullptr;
   {
     const py::gil_scoped_release release;
     outputs = &node.step(std::move(batch));
   }
-  return make_result(*outputs, node.config().vocab_size, self);
+  return make_result(*outputs, node.config().vocab_size);
 }
 
 void load_rows(Node& node, const std::string& name, size_t first_row, const Array<uint8_t>& rows) {

@@ -31,20 +31,6 @@ void narrow(float value, uint16_t& out) {
 
 // --- packed weights ---
 
-size_t row_bytes(DType type, size_t cols) {
-  switch (type) {
-    case DType::F32:
-      return cols * sizeof(float);
-    case DType::F16:
-      return cols * sizeof(uint16_t);
-    case DType::Q40:
-      return cols / kBlockSize * sizeof(BlockQ40);
-    case DType::Q80:
-      return cols / kBlockSize * sizeof(BlockQ80);
-  }
-  return 0;
-}
-
 size_t group_bytes(DType type, size_t cols) {
   return kRowGroup * row_bytes(type, cols);
 }

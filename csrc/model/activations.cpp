@@ -16,18 +16,16 @@ size_t chunk_values(const Kernels& kernels, const NodeConfig& config) {
   return heads_per_unit(config.head_dim, kernels.row_group) * config.head_dim;
 }
 
-size_t group_size(const Shard& shard) { return shard.num_heads / shard.num_kv_heads; }
-
-size_t tile_rows(const Shard& shard) { return std::max(kTileRows, group_size(shard)); }
-
 size_t unit_values(const NodeConfig& config, const Shard& shard) {
-  const size_t values = group_size(shard) * config.head_dim;
+  const size_t values = shard.group_size() * config.head_dim;
   return heads_per_unit(values, kBlockSize) * values;
 }
 
 }  // namespace
 
 size_t heads_per_unit(size_t head_values, size_t unit) { return unit / std::gcd(head_values, unit); }
+
+size_t tile_tokens(const Shard& shard) { return std::max<size_t>(1, kTileRows / shard.group_size()); }
 
 ThreadBuffers::ThreadBuffers(const Kernels& kernels, const NodeConfig& config, const Shard& shard)
     : residual(kRedundantTokens * config.hidden_size),
@@ -36,8 +34,8 @@ ThreadBuffers::ThreadBuffers(const Kernels& kernels, const NodeConfig& config, c
       heads(config.max_tokens * chunk_values(kernels, config)),
       gate(config.max_tokens * kChunkRows),
       up(config.max_tokens * kChunkRows),
-      attention(tile_rows(shard), config.head_dim),
-      attended(std::max<size_t>(1, tile_rows(shard) / group_size(shard)) * unit_values(config, shard)) {}
+      attention(tile_tokens(shard) * shard.group_size(), config.head_dim),
+      attended(tile_tokens(shard) * unit_values(config, shard)) {}
 
 Activations::Activations(const Kernels& kernels, const NodeConfig& config, const Shard& shard)
     : position(config.max_tokens),
@@ -64,8 +62,8 @@ size_t Activations::bytes(const Kernels& kernels, const NodeConfig& config, cons
   for (const size_t cols : {config.hidden_size, q_size, shard.intermediate_size}) {
     total += ActivationRows::bytes(quantized, tokens, cols);
   }
-  // Logits: one row of the whole vocabulary to sample from, kScoreRows of this rank's to score.
-  return total + (config.vocab_size + kScoreRows * padded(kernels, shard.vocab_size())) * sizeof(float);
+  // Rows to score; on the root, where others' slices come together, as wide as the vocabulary.
+  return total + kScoreRows * (padded(kernels, config.vocab_size) + kernels.row_group) * sizeof(float);
 }
 
 }  // namespace dllama

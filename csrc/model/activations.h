@@ -17,13 +17,15 @@ inline constexpr size_t kRedundantTokens = 4;
 // Rows of a weight matrix that a thread takes at a time: 64 rows of 2048 Q40 inputs are 74 KB, which stays in L2 while
 // all tokens of a prompt chunk stream past it.
 inline constexpr size_t kChunkRows = 64;
-// Query rows (tokens x query heads of a KV head) that attention handles together.
+// Query rows (tokens x query heads of a KV head) that attention handles together, at least one token's.
 inline constexpr size_t kTileRows = 64;
 // Rows of logits computed at a time when only scores are wanted.
 inline constexpr size_t kScoreRows = 32;
 
-// The smallest number of heads whose outputs are whole multiples of `unit` values, at most `num_heads`.
+// The smallest number of heads whose outputs are whole multiples of `unit` values.
 size_t heads_per_unit(size_t head_values, size_t unit);
+// Tokens whose attention is computed together: a tile.
+size_t tile_tokens(const Shard& shard);
 
 // What one thread has for itself.
 struct ThreadBuffers {
@@ -35,7 +37,7 @@ struct ThreadBuffers {
   std::vector<float> heads;     // [max_tokens, heads of a chunk x head_dim] keys or values before they are stored
   std::vector<float> gate;      // [max_tokens, kChunkRows]
   std::vector<float> up;        // [max_tokens, kChunkRows]
-  AttentionScratch attention;   // [kTileRows or one token's group]
+  AttentionScratch attention;   // [tokens of a tile x query heads of a KV head]
   std::vector<float> attended;  // [tokens of a tile, heads of a unit x head_dim]
 };
 

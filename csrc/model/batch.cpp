@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <map>
+#include <set>
 
 #include "base/errors.h"
 #include "net/group.h"
@@ -71,9 +73,12 @@ void Batch::check(const NodeConfig& config) const {
 }
 
 void Batch::check_pages(const KvCache& cache) const {
+  std::map<int32_t, std::set<size_t>> changed;  // page indices by slot
+  for (const PageChange& change : pages) changed[change.slot].insert(static_cast<size_t>(change.page_idx));
   for (const Span& span : spans) {
     const auto last = static_cast<size_t>(span.first_position) + static_cast<size_t>(span.num_tokens) - 1;
-    require(cache.covers(static_cast<size_t>(span.slot), last), "a span has positions without pages");
+    require(cache.covers(static_cast<size_t>(span.slot), last, changed[span.slot]),
+            "a span has positions without pages");
   }
 }
 

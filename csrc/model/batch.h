@@ -45,7 +45,7 @@ struct Batch {
 
   // Throws InvalidArgument unless every index is in range and spans and embeddings agree.
   void check(const NodeConfig& config) const;
-  // After the page changes are made: throws InvalidArgument if a span's positions have no pages.
+  // Throws InvalidArgument if a span's positions would have no pages once the page changes are made.
   void check_pages(const KvCache& cache) const;
 
   // The frame's payload, embeddings as `wire` carries them, and back. from_frame throws InvalidArgument if the bytes are

@@ -6,8 +6,14 @@ namespace dllama {
 
 namespace {
 
+// Bounds far above any model, so that no product of sizes that describe one thing overflows 64 bits.
+constexpr size_t kMaxSize = size_t{1} << 24;    // hidden and FFN sizes, vocabulary, tokens, threads, slots
+constexpr size_t kMaxHeads = size_t{1} << 12;   // heads, values of a head, layers
+constexpr size_t kMaxPages = size_t{1} << 24;   // a sequence's pages times its positions stay far below 2^31
+
 void check_shard(const NodeConfig& config, const Shard& shard) {
   require(shard.num_heads > 0 && shard.num_kv_heads > 0, "every rank needs at least one head");
+  require(shard.num_heads <= kMaxHeads && shard.intermediate_size <= kMaxSize, "a rank's sizes are out of range");
   require(shard.num_heads % shard.num_kv_heads == 0, "a rank's query heads must be a multiple of its KV heads");
   require(shard.num_heads * config.head_dim % kBlockSize == 0, "a rank's query outputs must be a multiple of 32");
   require(shard.intermediate_size > 0 && shard.intermediate_size % kBlockSize == 0,
@@ -17,12 +23,12 @@ void check_shard(const NodeConfig& config, const Shard& shard) {
 }  // namespace
 
 void NodeConfig::validate() const {
-  // Bounds far above any model, so that no product of two sizes overflows.
-  constexpr size_t kLimit = size_t{1} << 28;
-  for (const size_t size : {hidden_size, head_dim, vocab_size, num_threads, max_tokens, num_slots}) {
-    require(size > 0 && size < kLimit, "sizes must be between 1 and 2^28");
+  for (const size_t size : {hidden_size, vocab_size, num_threads, max_tokens, num_slots}) {
+    require(size > 0 && size <= kMaxSize, "sizes must be between 1 and 2^24");
   }
-  require(num_pages < kLimit, "too many KV pages");
+  require(head_dim > 0 && head_dim <= kMaxHeads, "head_dim must be between 1 and 4096");
+  require(layers.size() <= kMaxHeads, "too many layers");
+  require(num_pages <= kMaxPages, "too many KV pages");
   require(hidden_size % kBlockSize == 0, "hidden_size must be a multiple of 32");
   require(head_dim % 2 == 0, "head_dim must be even");
   require(rope_frequencies.size() == head_dim / 2, "rope_frequencies must have head_dim / 2 entries");

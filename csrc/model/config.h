@@ -1,4 +1,5 @@
-// What the core must know of a model and of the node it runs on. Python fills it in; every rank holds the same but its rank.
+// What the core must know of a model and of the node it runs on. Python fills it in, the same for every rank but for
+// what is the node's own: threads and pages.
 #pragma once
 
 #include <cstddef>
@@ -21,6 +22,7 @@ struct Shard {
   size_t vocab_begin = 0;
   size_t vocab_end = 0;
   size_t vocab_size() const { return vocab_end - vocab_begin; }
+  size_t group_size() const { return num_heads / num_kv_heads; }  // query heads that share a KV head
 };
 
 struct NodeConfig {

@@ -31,8 +31,7 @@ Wanted sort_wants(const Batch& batch) {
 
 // Lists each token's slot and position, and cuts the spans into attention tiles.
 void lay_out(Step& step, const Batch& batch) {
-  const size_t group = step.shard.num_heads / step.shard.num_kv_heads;
-  const size_t tile_tokens = std::max<size_t>(1, kTileRows / group);
+  const size_t max_tile = tile_tokens(step.shard);
   size_t row = 0;
   for (const Span& span : batch.spans) {
     const auto tokens = static_cast<size_t>(span.num_tokens);
@@ -40,8 +39,8 @@ void lay_out(Step& step, const Batch& batch) {
       step.buffers.slot[row + t] = static_cast<size_t>(span.slot);
       step.buffers.position[row + t] = static_cast<size_t>(span.first_position) + t;
     }
-    for (size_t t = 0; t < tokens; t += tile_tokens) {
-      step.tiles.push_back({row + t, std::min(tile_tokens, tokens - t)});
+    for (size_t t = 0; t < tokens; t += max_tile) {
+      step.tiles.push_back({row + t, std::min(max_tile, tokens - t)});
     }
     row += tokens;
   }
@@ -137,7 +136,9 @@ void score(Step& step, size_t thread, const Wanted& wanted, Outputs& outputs) {
 }
 
 void grow(Buffer& buffer, size_t bytes) {
-  if (buffer.size() < bytes) buffer = Buffer(bytes);
+  if (buffer.size() >= bytes) return;
+  buffer = Buffer();  // first, so that never both are held
+  buffer = Buffer(bytes);
 }
 
 // Rows are as wide as the whole vocabulary on the root, as this rank's slice elsewhere, padded to whole row groups.
@@ -147,7 +148,11 @@ void size_outputs(const Step& step, const Wanted& wanted, Outputs& outputs) {
   outputs.stride = (width + group) / group * group;  // at least one group more than the last slice's padding needs
   outputs.num_logits = wanted.num_logits;
   outputs.scores.assign(wanted.rows.size() - wanted.num_logits, 0.0f);
-  grow(outputs.logits, wanted.num_logits * outputs.stride * sizeof(float));
+  const size_t logits_bytes = wanted.num_logits * outputs.stride * sizeof(float);
+  if (outputs.logits->size() < logits_bytes) {
+    outputs.logits = std::make_shared<Buffer>();  // whoever still holds the old one keeps it
+    *outputs.logits = Buffer(logits_bytes);
+  }
   grow(outputs.slice, std::min(kScoreRows, outputs.scores.size()) * outputs.stride * sizeof(float));
 }
 
@@ -166,7 +171,7 @@ void forward(Step& step, const Batch& batch, Outputs& outputs) {
     if (wanted.rows.empty()) return;
     final_norm(step, thread, wanted);
     if (wanted.num_logits > 0) {
-      project_logits(step, thread, 0, wanted.num_logits, outputs.logits.as<float>(), outputs.stride);
+      project_logits(step, thread, 0, wanted.num_logits, outputs.logits->as<float>(), outputs.stride);
     }
     score(step, thread, wanted, outputs);
   });

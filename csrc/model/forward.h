@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <memory>
 #include <vector>
 
 #include "base/os_memory.h"
@@ -9,9 +10,9 @@
 
 namespace dllama {
 
-// What a step leaves on the root; valid until the next one.
+// What a step leaves on the root; the next one overwrites it. The logits' memory lives as long as someone holds it.
 struct Outputs {
-  Buffer logits;               // [num_logits, stride], the vocabulary first in each row
+  std::shared_ptr<Buffer> logits = std::make_shared<Buffer>();  // [num_logits, stride], the vocabulary first in each row
   size_t num_logits = 0;
   size_t stride = 0;
   std::vector<float> scores;   // [number of scores wanted]

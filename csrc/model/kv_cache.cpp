@@ -33,10 +33,15 @@ void KvCache::set_page(size_t slot, size_t page_idx, int32_t page) {
   table[page_idx] = page;
 }
 
-bool KvCache::covers(size_t slot, size_t position) const {
+bool KvCache::covers(size_t slot, size_t position, const std::set<size_t>& added) const {
   const auto& table = tables_[slot];
   const size_t count = position / kPageSize + 1;
-  return table.size() >= count && std::all_of(table.begin(), table.begin() + count, [](int32_t p) { return p >= 0; });
+  if (count > table.size() + added.size()) return false;
+  for (size_t page_idx = 0; page_idx < count; ++page_idx) {
+    const bool is_set = page_idx < table.size() && table[page_idx] >= 0;
+    if (!is_set && !added.contains(page_idx)) return false;
+  }
+  return true;
 }
 
 std::byte* KvCache::page(size_t slot, size_t layer, size_t kv_head, size_t position) const {

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstddef>
+#include <set>
 #include <vector>
 
 #include "base/os_memory.h"
@@ -20,8 +21,8 @@ class KvCache {
 
   // Says that page `page_idx` of sequence `slot` is page `page` of the pool. Arguments must be checked (Batch does).
   void set_page(size_t slot, size_t page_idx, int32_t page);
-  // Whether the slot has pages for positions 0..position.
-  bool covers(size_t slot, size_t position) const;
+  // Whether the slot has pages for positions 0..position, counting the page indices in `added` as there.
+  bool covers(size_t slot, size_t position, const std::set<size_t>& added) const;
 
   // Writes key and value [head_dim] of one position.
   void store_key(size_t slot, size_t layer, size_t kv_head, size_t position, const float* k);

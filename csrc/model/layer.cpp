@@ -8,6 +8,8 @@
 //   gated = silu(gate_proj x) * up_proj x                                                          -- barrier
 //   update = sum over ranks of down_proj                                                           -- barrier
 //
+// With more than kRedundantTokens tokens each norm ends in a barrier too, with more than one rank each sum.
+//
 // All threads run these functions together. Work inside a phase is taken in chunks, so a slow core takes fewer; no
 // result's bits depend on who computed it.
 #include "model/layer.h"
@@ -115,7 +117,7 @@ void project_qkv(Step& step, size_t thread, size_t layer, const ActivationRows& 
 void attend_head(Step& step, ThreadBuffers& own, size_t layer, const AttentionTile& tile, size_t kv_head, size_t column,
                  size_t stride) {
   const size_t head_dim = step.config.head_dim;
-  const size_t group = step.shard.num_heads / step.shard.num_kv_heads;
+  const size_t group = step.shard.group_size();
   const float scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
   for (size_t t = 0; t < tile.num_tokens; ++t) {
     const size_t token = tile.first_row + t;
@@ -135,7 +137,7 @@ void attend_head(Step& step, ThreadBuffers& own, size_t layer, const AttentionTi
 
 // A chunk is a tile of tokens by as many KV heads as fill whole blocks of o_proj's input.
 void attention(Step& step, size_t thread, size_t layer) {
-  const size_t values = step.shard.num_heads / step.shard.num_kv_heads * step.config.head_dim;  // per KV head
+  const size_t values = step.shard.group_size() * step.config.head_dim;  // per KV head
   const size_t unit = heads_per_unit(values, kBlockSize);
   const size_t units = step.shard.num_kv_heads / unit;
   ThreadBuffers& own = step.buffers.threads[thread];

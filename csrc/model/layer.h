@@ -41,7 +41,7 @@ struct Step {
 
 // What stands between the residual stream and the next products, for all tokens of the step: residual += update (if
 // there is one yet), norm, and the result in the form the products want.
-// With few tokens each thread works on a residual of its own; `rows` says where this thread finds the result.
+// With few tokens each thread works on a residual of its own. Returns where this thread finds the result.
 const ActivationRows& add_norm(Step& step, size_t thread, const float* weight, bool has_update);
 
 // out[i] := w x rows[first_row + i] for i < num_rows, split over threads; no barrier behind it.

@@ -34,10 +34,10 @@ void Node::load_rows(const std::string& name, size_t first_row, size_t num_rows,
 
 void Node::accept(const Batch& batch) {
   batch.check(config_);
+  batch.check_pages(cache_);
   for (const PageChange& change : batch.pages) {
     cache_.set_page(static_cast<size_t>(change.slot), static_cast<size_t>(change.page_idx), change.page);
   }
-  batch.check_pages(cache_);
 }
 
 void Node::run(const Batch& batch) {
@@ -71,14 +71,24 @@ void Node::follow() {
     group_->begin_step();
     if (group_->receive_broadcast(frame, max_frame) == FrameType::Stop) return;
     const uint64_t start_ns = now_ns();
-    const Batch batch = Batch::from_frame(kernels_, config_, frame);
-    accept(batch);
-    run(batch);
+    run(receive(frame));
     step_ns_ += now_ns() - start_ns;
   }
 }
 
+Batch Node::receive(std::span<const std::byte> frame) {
+  try {
+    Batch batch = Batch::from_frame(kernels_, config_, frame);
+    accept(batch);
+    return batch;
+  } catch (const InvalidArgument& error) {
+    group_->abort(std::string("the root sent a step that cannot be: ") + error.what());
+    throw GroupFailed(std::string("the root sent a step that cannot be: ") + error.what());
+  }
+}
+
 void Node::stop() {
+  require(group_->is_root(), "only rank 0 stops the group");
   group_->begin_step();
   group_->broadcast(FrameType::Stop, {});
 }

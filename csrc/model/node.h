@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 
 #include "model/forward.h"
@@ -38,7 +39,8 @@ class Node {
   StepCounters counters() const;
 
  private:
-  void accept(const Batch& batch);
+  void accept(const Batch& batch);                  // checks all of it, then sets its pages; or throws, changing nothing
+  Batch receive(std::span<const std::byte> frame);  // what the root sent, accepted
   void run(const Batch& batch);
 
   NodeConfig config_;

@@ -74,42 +74,56 @@ void Group::check_header(const FrameHeader& got, const FrameHeader& expected) {
                     "/" + std::to_string(expected.layer) + " with " + std::to_string(expected.length));
 }
 
-void Group::exchange(std::span<Transfer> transfers) {
+// Sends and receives what goes now; whether anything moved.
+bool Group::move_some(Transfer& t) {
+  const Socket& socket = links_[t.link];
+  size_t moved = 0;
+  if (t.to_send()) {
+    const Socket::Piece pieces[] = {{reinterpret_cast<const std::byte*>(&t.out_header), sizeof(FrameHeader)},
+                                    {t.out.data(), t.out.size()}};
+    moved = socket.send_some(pieces, t.sent);
+    t.sent += moved;
+  }
+  if (t.to_receive()) {
+    const bool in_header = t.received < sizeof(FrameHeader);
+    const size_t done = in_header ? t.received : t.received - sizeof(FrameHeader);
+    std::byte* target = in_header ? reinterpret_cast<std::byte*>(&t.got) : t.in;
+    const size_t size = in_header ? sizeof(FrameHeader) : t.in_header.length;
+    const size_t received = socket.receive_some(target + done, size - done);
+    t.received += received;
+    moved += received;
+    if (in_header && t.received == sizeof(FrameHeader)) check_header(t.got, t.in_header);
+  }
+  return moved != 0;
+}
+
+void Group::move_all(std::span<Transfer> transfers) {
   constexpr int kBusyRounds = 200;  // brief busy polling before sleeping: a peer on the same switch answers in ~100 us
-  const uint64_t start_ns = now_ns();
   int idle_rounds = 0;
   std::vector<Waiting> waiting;
-  for (bool pending = true; pending;) {
+  const auto is_done = [](const Transfer& t) { return t.done(); };
+  while (!std::all_of(transfers.begin(), transfers.end(), is_done)) {
     check_abort();
-    pending = false;
     bool moved = false;
-    for (Transfer& t : transfers) {
-      const Socket& socket = links_[t.link];
-      if (t.to_send()) {
-        const Socket::Piece pieces[] = {{reinterpret_cast<const std::byte*>(&t.out_header), sizeof(FrameHeader)},
-                                        {t.out.data(), t.out.size()}};
-        const size_t n = socket.send_some(pieces, t.sent);
-        t.sent += n;
-        moved |= n != 0;
-      }
-      if (t.to_receive()) {
-        const bool in_header = t.received < sizeof(FrameHeader);
-        const size_t done = in_header ? t.received : t.received - sizeof(FrameHeader);
-        std::byte* target = in_header ? reinterpret_cast<std::byte*>(&t.got) : t.in;
-        const size_t n = socket.receive_some(target + done, (in_header ? sizeof(FrameHeader) : t.in_header.length) - done);
-        t.received += n;
-        moved |= n != 0;
-        if (in_header && t.received == sizeof(FrameHeader)) check_header(t.got, t.in_header);
-      }
-      pending |= !t.done();
-    }
+    for (Transfer& t : transfers) moved |= move_some(t);
     idle_rounds = moved ? 0 : idle_rounds + 1;
-    if (!pending || idle_rounds < kBusyRounds) continue;
+    if (idle_rounds < kBusyRounds) continue;
     waiting.assign(1, {wake_up_.fd(), false, true});
     for (const Transfer& t : transfers) {
       if (!t.done()) waiting.push_back({links_[t.link].fd(), t.to_send(), t.to_receive()});
     }
     wait_any(waiting);
+  }
+}
+
+void Group::exchange(std::span<Transfer> transfers) {
+  const uint64_t start_ns = now_ns();
+  check_abort();
+  try {
+    move_all(transfers);
+  } catch (const GroupFailed& error) {
+    abort(error.what());
+    throw;
   }
   for (const Transfer& t : transfers) {
     sent_bytes_ += t.sent;
@@ -144,15 +158,19 @@ FrameType Group::receive_broadcast(std::vector<std::byte>& payload, size_t max_l
     }
     received_bytes_ += size;
   };
-  fill(reinterpret_cast<std::byte*>(&header), sizeof(header));
-  FrameHeader expected = next_header(header.type == FrameType::Stop ? FrameType::Stop : FrameType::Step, header.length);
-  check_header(header, expected);
-  if (header.length > max_length) {
-    throw GroupFailed("the root sent a step of " + std::to_string(header.length) + " bytes, expected at most " +
-                      std::to_string(max_length));
+  try {
+    fill(reinterpret_cast<std::byte*>(&header), sizeof(header));
+    check_header(header, next_header(header.type == FrameType::Stop ? FrameType::Stop : FrameType::Step, header.length));
+    if (header.length > max_length) {
+      throw GroupFailed("the root sent a step of " + std::to_string(header.length) + " bytes, expected at most " +
+                        std::to_string(max_length));
+    }
+    payload.resize(header.length);
+    fill(payload.data(), payload.size());
+  } catch (const GroupFailed& error) {
+    abort(error.what());
+    throw;
   }
-  payload.resize(header.length);
-  fill(payload.data(), payload.size());
   ++exchange_;
   return header.type;
 }

@@ -32,7 +32,8 @@ class Group {
   size_t world_size() const { return links_.size() + 1; }
   bool is_root() const { return rank_ == 0; }
 
-  // Ends any wait of this group now and fails every later one, from any thread.
+  // Ends any wait of this group now and fails every later one, from any thread. Closes no link: that is the owner's.
+  // A failed exchange aborts its group by itself, because a frame may have been sent in part.
   void abort(const std::string& reason);
 
   // Root: sends a frame to every other rank.
@@ -59,6 +60,8 @@ class Group {
   size_t link_of(size_t rank) const { return rank < rank_ ? rank : rank - 1; }
   FrameHeader next_header(FrameType type, size_t length) const;
   void exchange(std::span<Transfer> transfers);
+  void move_all(std::span<Transfer> transfers);
+  bool move_some(Transfer& transfer);
   void check_abort();
   static void check_header(const FrameHeader& got, const FrameHeader& expected);
 

@@ -31,7 +31,8 @@ class UniqueFd {
 // A connected stream socket in non-blocking mode. Errors throw GroupFailed with the system's words.
 class Socket {
  public:
-  // Duplicates `fd`: the caller keeps its own. Throws InvalidArgument if it is no descriptor.
+  // Duplicates `fd`: the caller keeps its own, which becomes non-blocking too (the mode is the connection's).
+  // Throws InvalidArgument if it is no descriptor.
   explicit Socket(int fd);
   int fd() const { return fd_.get(); }
 

@@ -4,20 +4,6 @@
 
 namespace dllama {
 
-size_t row_bytes(DType type, size_t cols) {
-  switch (type) {
-    case DType::F32:
-      return cols * sizeof(float);
-    case DType::F16:
-      return cols * sizeof(uint16_t);
-    case DType::Q40:
-      return cols / kBlockSize * sizeof(BlockQ40);
-    case DType::Q80:
-      return cols / kBlockSize * sizeof(BlockQ80);
-  }
-  return 0;
-}
-
 size_t ActivationRows::bytes(bool quantized, size_t max_tokens, size_t cols) {
   return max_tokens * (quantized ? cols / kBlockSize * sizeof(ActivationQ80) : cols * sizeof(float));
 }

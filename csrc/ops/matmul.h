@@ -6,14 +6,12 @@
 #include "base/os_memory.h"
 #include "kernels/kernels.h"
 #include "quant/blocks.h"
+#include "quant/codec.h"
 
 namespace dllama {
 
 // Whether a product with weights of this type reads its activations as Q80 blocks (else as floats).
 inline bool wants_quantized(DType weights) { return weights == DType::Q40 || weights == DType::Q80; }
-
-// Bytes of one canonical row, as files hold it.
-size_t row_bytes(DType type, size_t cols);
 
 // The inputs of a product for up to `max_tokens` tokens, in the form its weights want. [max_tokens, cols]
 class ActivationRows {

@@ -2,12 +2,16 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
+#include <limits>
 #include <vector>
+
+#include "base/errors.h"
 
 namespace dllama {
 
 namespace {
+
+constexpr char kNoNumbers[] = "the model gave no usable probabilities: its logits are not finite numbers";
 
 struct Candidate {
   float probability;
@@ -36,13 +40,28 @@ size_t walk(const std::vector<float>& probabilities, float coin) {
   return probabilities.size() - 1;  // rounding left the sum below the coin
 }
 
-// Cuts a sorted list after the candidate at which the sum exceeds top_p.
-void cut_top_p(std::vector<Candidate>& sorted, float top_p) {
+// The first `count` candidates in order, the others somewhere behind them: a whole vocabulary is never sorted.
+void sort_prefix(std::vector<Candidate>& candidates, size_t sorted, size_t count) {
+  const auto begin = candidates.begin();
+  std::partial_sort(begin + static_cast<std::ptrdiff_t>(sorted), begin + static_cast<std::ptrdiff_t>(count),
+                    candidates.end(), before);
+}
+
+// Keeps the first candidates, in order, at most `limit`, up to the one at which their sum exceeds top_p.
+void keep_likeliest(std::vector<Candidate>& candidates, size_t limit, float top_p) {
+  constexpr size_t kFirstPrefix = 64;
   float cumulative = 0.0f;
-  for (size_t i = 0; i < sorted.size(); ++i) {
-    cumulative += sorted[i].probability;
-    if (cumulative > top_p) return sorted.resize(i + 1);
+  size_t sorted = 0;
+  size_t kept = 0;
+  while (kept < limit && cumulative <= top_p) {
+    if (kept == sorted) {
+      const size_t wanted = std::min(limit, std::max(kFirstPrefix, 4 * sorted));
+      sort_prefix(candidates, sorted, wanted);
+      sorted = wanted;
+    }
+    cumulative += candidates[kept++].probability;
   }
+  candidates.resize(kept);
 }
 
 size_t draw(const std::vector<Candidate>& sorted, float coin) {
@@ -61,8 +80,8 @@ size_t draw(const std::vector<Candidate>& sorted, float coin) {
 
 size_t argmax(const Kernels& kernels, const float* logits, size_t n) {
   const float largest = kernels.max(logits, n);
-  const float* found = std::find(logits, logits + n, largest);
-  return found == logits + n ? 0 : static_cast<size_t>(found - logits);  // not found: all NaN
+  require(std::isfinite(largest), kNoNumbers);
+  return static_cast<size_t>(std::find(logits, logits + n, largest) - logits);
 }
 
 double log_sum_exp(const Kernels& kernels, const float* logits, size_t n) {
@@ -79,6 +98,7 @@ size_t sample(const Kernels& kernels, const float* logits, size_t n, const Sampl
   std::vector<float> probabilities(n);
   const float largest = kernels.max(logits, n);
   const float total = kernels.exp_sum(logits, largest, 1.0f / filters.temperature, probabilities.data(), n);
+  require(std::isfinite(total), kNoNumbers);
   for (float& p : probabilities) p /= total;
 
   const bool has_top_p = filters.top_p > 0.0f && filters.top_p < 1.0f;
@@ -87,12 +107,11 @@ size_t sample(const Kernels& kernels, const float* logits, size_t n, const Sampl
 
   float threshold = filters.min_p > 0.0f ? filters.min_p / total : 0.0f;  // the largest probability is 1 / total
   if (has_top_p && n > 1) threshold = std::max(threshold, (1.0f - filters.top_p) / static_cast<float>(n - 1));
-  auto sorted = candidates_above(probabilities, threshold);
-  if (sorted.empty()) return argmax(kernels, logits, n);
-  std::sort(sorted.begin(), sorted.end(), before);
-  if (has_top_k && sorted.size() > filters.top_k) sorted.resize(filters.top_k);
-  if (has_top_p) cut_top_p(sorted, filters.top_p);
-  return draw(sorted, coin);
+  auto candidates = candidates_above(probabilities, threshold);
+  if (candidates.empty()) return argmax(kernels, logits, n);
+  const size_t limit = has_top_k ? std::min(filters.top_k, candidates.size()) : candidates.size();
+  keep_likeliest(candidates, limit, has_top_p ? filters.top_p : std::numeric_limits<float>::infinity());
+  return draw(candidates, coin);
 }
 
 }  // namespace dllama

@@ -15,7 +15,8 @@ struct SamplingFilters {
   float min_p = 0.0f;        // 0: off
 };
 
-// Index of the first largest logit.
+// Index of the first largest logit. This and sample() throw InvalidArgument if the logits are not finite numbers,
+// negative infinity apart.
 size_t argmax(const Kernels& kernels, const float* logits, size_t n);
 
 // log(sum(exp(logits))).

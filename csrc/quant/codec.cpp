@@ -6,6 +6,20 @@
 #include <cmath>
 
 namespace dllama {
+
+size_t row_bytes(DType type, size_t cols) {
+  switch (type) {
+    case DType::F32:
+      return cols * sizeof(float);
+    case DType::F16:
+      return cols * sizeof(uint16_t);
+    case DType::Q40:
+      return cols / kBlockSize * sizeof(BlockQ40);
+    case DType::Q80:
+      return cols / kBlockSize * sizeof(BlockQ80);
+  }
+  return 0;
+}
 namespace {
 
 constexpr size_t kHalfBlock = kBlockSize / 2;

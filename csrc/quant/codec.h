@@ -13,6 +13,9 @@
 
 namespace dllama {
 
+// Bytes of `cols` values, whole blocks if the type has blocks, as files hold them.
+size_t row_bytes(DType type, size_t cols);
+
 // Rounds to nearest even; 65520 and above become infinity; subnormals are exact; a NaN stays a NaN, made quiet.
 uint16_t f32_to_f16(float value);
 

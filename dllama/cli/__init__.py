@@ -6,12 +6,13 @@ One module per command, imported only when it is the one asked for. A command mo
 
 from __future__ import annotations
 
-import importlib
+# Nothing but these: all other imports are inside main's try, where an early Ctrl-C ends in one line too.
 import os
 import sys
 
-from dllama.cli.parser import Parser, suggestion
-from dllama.errors import DllamaError, UsageError
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TextIO
 
 COMMANDS = {
     "inference": "generate text after a prompt, with the time of every step",
@@ -31,13 +32,11 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         The exit code: 0, or that of the error, which has been reported in one line on stderr.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a terminal that lacks a character shows "?" instead of ending the program
-            stream.reconfigure(errors="replace")
     try:
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):  # a terminal that lacks a character shows "?", and the program goes on
+                stream.reconfigure(errors="replace")
         return _finish(_run(sys.argv[1:] if arguments is None else arguments))
-    except SystemExit as request:  # argparse's, after --help
-        return request.code if isinstance(request.code, int) else 0
     except BaseException as error:
         if os.environ.get("DLLAMA_DEBUG") == "1":
             raise
@@ -45,6 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
+    from dllama.errors import UsageError
+
     if not arguments:
         print(_help())
         return UsageError.exit_code
@@ -57,6 +58,15 @@ def _run(arguments: list[str]) -> int:
 
         print(describe())
         return 0
+    return _run_command(command, rest)
+
+
+def _run_command(command: str, arguments: list[str]) -> int:
+    import importlib
+
+    from dllama.cli.parser import Parser, suggestion
+    from dllama.errors import UsageError
+
     if command not in COMMANDS:
         kind = "flag" if command.startswith("-") else "command"
         hint = suggestion(command, [*COMMANDS, "--help", "--version"])
@@ -64,7 +74,11 @@ def _run(arguments: list[str]) -> int:
     module = importlib.import_module(f"dllama.cli.{command}")
     parser = Parser(prog=f"dllama {command}", description=COMMANDS[command], epilog=module.EXAMPLE)
     module.add_flags(parser)
-    module.run(parser.parse(rest))
+    try:
+        args = parser.parse(arguments)
+    except SystemExit:  # argparse's, after --help
+        return 0
+    module.run(args)
     return 0
 
 
@@ -95,28 +109,34 @@ def _report(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         return _complain("🛑 Interrupted", INTERRUPTED)
     if isinstance(error, BrokenPipeError):
-        _drop_stdout()
+        _drop(sys.stdout)
         return BROKEN_PIPE
+    from dllama.errors import DllamaError
+
     if isinstance(error, DllamaError):
         return _complain(f"🚨 {error}", error.exit_code)
     if isinstance(error, MemoryError):
-        return _complain("🚨 the system refused memory; try a smaller --max-seq-len or a smaller model", 5)
+        why = str(error).replace("std::bad_alloc", "")
+        return _complain(f"🚨 {why or 'the system refused memory; try a smaller --max-seq-len or a smaller model'}", 5)
     if isinstance(error, OSError):
-        _drop_stdout()
+        _drop(sys.stdout)
         return _complain(f"🚨 {error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1)
     text = " ".join(str(error).split())
     return _complain(f"🚨 internal error: {type(error).__name__}: {text} (DLLAMA_DEBUG=1 shows where)", 1)
 
 
 def _complain(line: str, status: int) -> int:
-    """Print one line on stderr, whatever names of files or flags brought into it."""
-    if sys.stderr is not None:
-        shown = "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in line)
-        print(shown, file=sys.stderr, flush=True)
+    """Print one line on stderr, whatever names of files or flags brought into it; if it cannot be, keep the code."""
+    shown = "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in line)
+    try:
+        if sys.stderr is not None:
+            print(shown, file=sys.stderr, flush=True)
+    except OSError:
+        _drop(sys.stderr)
     return status
 
 
-def _drop_stdout() -> None:
-    """Let the interpreter's last flush go nowhere: the reader of stdout is gone or cannot take more."""
-    if sys.stdout is not None:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _drop(stream: TextIO | None) -> None:
+    """Let the interpreter's last flush go nowhere: the reader of this stream is gone or cannot take more."""
+    if stream is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dllama.cli.common import say
-from dllama.cli.parser import list_of, whole
+from dllama.cli.parser import file_name, list_of, whole
 from dllama.errors import UsageError
 
 if TYPE_CHECKING:
@@ -32,13 +32,15 @@ PAGE = 64  # room that a filler may waste in its last page of the context
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
     lists: dict[str, Any] = {"type": list_of(whole(0)), "action": "extend", "metavar": "N[,N…]"}
-    positive: dict[str, Any] = {**lists, "type": list_of(whole(1))}
-    parser.add_argument("-m", "--model", action="append", required=True, metavar="FILE", help="model file; repeatable")
+    threads: dict[str, Any] = {**lists, "type": list_of(whole(1, 1024))}
+    batches: dict[str, Any] = {**lists, "type": list_of(whole(1, 4096))}
+    model: dict[str, Any] = {"type": file_name, "action": "append", "metavar": "FILE"}
+    parser.add_argument("-m", "--model", **model, required=True, help="model file; repeatable")
     parser.add_argument("-p", "--n-prompt", **lists, help="prompt tokens (default 512; 0: no such test)")
     parser.add_argument("-n", "--n-gen", **lists, help="tokens to generate (default 128; 0: no such test)")
     parser.add_argument("-d", "--n-depth", **lists, help="tokens in the context before the test (default 0)")
-    parser.add_argument("-b", "--batch-size", **positive, help="most tokens in one step (default 512)")
-    parser.add_argument("-t", "--threads", **positive, help="compute threads (default: the physical cores)")
+    parser.add_argument("-b", "--batch-size", **batches, help="most tokens in one step (default 512)")
+    parser.add_argument("-t", "--threads", **threads, help="compute threads (default: the physical cores)")
     parser.add_argument(
         "-r", "--repetitions", type=whole(1, 1000), default=5, metavar="N", help="measured runs (default 5)"
     )
@@ -59,8 +61,8 @@ class Case:
 
     @property
     def positions(self) -> int:
-        """Context that a run needs: its tokens, one to begin with, and behind a filled context one to go on from."""
-        return self.depth + self.prompt + self.gen + 1 + min(self.depth, 1)
+        """Context that a run needs: its tokens, and the one that the last of them gives."""
+        return self.depth + self.prompt + self.gen + 1
 
 
 def tests_of(args: argparse.Namespace) -> list[Case]:
@@ -106,9 +108,12 @@ class Bench:
         return [min(longest, missing - begin) for begin in range(0, missing, longest)]
 
     def _generate(self, test: Case) -> int:
-        """Time the steps that compute ``test.gen`` tokens one by one."""
-        self._add(test.depth + 1, test.gen + min(test.depth, 1))
-        self._skip(test.depth + min(test.depth, 1))
+        """Time the steps that compute ``test.gen`` tokens one by one.
+
+        The first of them is the prompt's only token or, behind a filled context, what that gave.
+        """
+        self._add(max(test.depth, 1), test.gen + min(test.depth, 1))
+        self._skip(test.depth)
         return self._time(test.gen)
 
     def _add(self, prompt: int, max_tokens: int) -> None:
@@ -120,6 +125,8 @@ class Bench:
     def _skip(self, tokens: int) -> None:
         end = self._engine.counters()["tokens"] + tokens
         while self._engine.counters()["tokens"] < end:
+            if not self._engine.has_work:
+                raise RuntimeError(f"the engine has nothing left to compute before the {tokens} tokens to skip")
             self._engine.step()
 
     def _time(self, tokens: int) -> int:

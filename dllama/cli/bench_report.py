@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
+
+from dllama.cli.common import to_json
 
 if TYPE_CHECKING:
     from dllama.engine import Engine
@@ -105,11 +106,11 @@ def _roof(record: Record) -> str:
 
 def _jsonl(records: Iterable[Record]) -> Iterator[str]:
     for record in records:
-        yield json.dumps(record, ensure_ascii=False)
+        yield to_json(record)
 
 
 def _json(records: Iterable[Record]) -> Iterator[str]:
-    yield json.dumps(list(records), indent=2, ensure_ascii=False)
+    yield to_json(list(records), indent=2)
 
 
 def _csv(records: Iterable[Record]) -> Iterator[str]:

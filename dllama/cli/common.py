@@ -6,13 +6,15 @@ it at once. Heavy modules are imported when they are used: an error in the flags
 
 from __future__ import annotations
 
+import json
+import math
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dllama.cli.parser import Refused, whole
+from dllama.cli.parser import Refused, file_name, whole
 from dllama.errors import UsageError
 
 if TYPE_CHECKING:
@@ -33,11 +35,25 @@ def say(text: str = "") -> None:
     print(text, flush=True)
 
 
+def to_json(value: object, indent: int | None = None) -> str:
+    """Write JSON in ASCII, which no terminal or locale spoils, with null for numbers that JSON lacks."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: object) -> object:
+    """Put None for NaN and infinities, however deep."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of every command that runs a model on text."""
     group = parser.add_argument_group("model and machine")
-    group.add_argument("--model", required=True, metavar="FILE", help="model file (.m)")
-    group.add_argument("--tokenizer", required=True, metavar="FILE", help="tokenizer file (.t)")
+    group.add_argument("--model", type=file_name, required=True, metavar="FILE", help="model file (.m)")
+    group.add_argument("--tokenizer", type=file_name, required=True, metavar="FILE", help="tokenizer file (.t)")
     group.add_argument(
         "--nthreads", type=whole(1, 1024), metavar="N", help="compute threads (default: the physical cores it may use)"
     )
@@ -64,7 +80,8 @@ def add_prompt_flags(parser: argparse.ArgumentParser, what: str) -> None:
     """Add ``--prompt`` and ``--prompt-file``."""
     group = parser.add_mutually_exclusive_group(required=True)
     group.add_argument("--prompt", metavar="TEXT", help=what)
-    group.add_argument("--prompt-file", metavar="FILE", help="read it from a file in UTF-8; - for standard input")
+    help_ = "read it from a file in UTF-8; - for standard input"
+    group.add_argument("--prompt-file", type=file_name, metavar="FILE", help=help_)
 
 
 def read_prompt(args: argparse.Namespace) -> str:
@@ -75,6 +92,8 @@ def read_prompt(args: argparse.Namespace) -> str:
     """
     if args.prompt_file is None:
         return str(args.prompt)
+    if args.prompt_file == "-" and sys.stdin is None:
+        raise UsageError("--prompt-file -: standard input is closed")
     try:
         raw = sys.stdin.buffer.read() if args.prompt_file == "-" else Path(args.prompt_file).read_bytes()
         return raw.decode("utf-8")
@@ -91,6 +110,7 @@ class Prepared:
     tokenizer: Tokenizer
     tokens: list[int]
     context: int
+    model_context: int  # the most that --max-seq-len can give
 
 
 def prepare(args: argparse.Namespace, show: Callable[[str], None], text: str) -> Prepared:
@@ -118,7 +138,7 @@ def prepare(args: argparse.Namespace, show: Callable[[str], None], text: str) ->
             show(f"{mark} {name}: {value}")
     show(f"📀 RequiredMemory: {size.memory.total // MIB} MB")
     show(f"🧠 CPU: {level}")
-    return Prepared(tokenizer, tokens, size.max_seq_len)
+    return Prepared(tokenizer, tokens, size.max_seq_len, model.config.max_seq_len)
 
 
 def load_engine(args: argparse.Namespace, prepared: Prepared, show: Callable[[str], None]) -> Engine:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dllama.cli.common import (
+    Prepared,
     StepCost,
     add_model_flags,
     add_prompt_flags,
@@ -18,9 +18,10 @@ from dllama.cli.common import (
     read_prompt,
     say,
     timed_step,
+    to_json,
 )
 from dllama.cli.parser import number, whole
-from dllama.errors import UsageError
+from dllama.errors import ContextFull, UsageError
 
 if TYPE_CHECKING:
     from dllama.engine import Engine, Output, SamplingParams
@@ -49,7 +50,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def _bias(text: str) -> tuple[int, float]:
     token, _, value = text.partition(":")
     if not token.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected ID:VALUE, e.g. 42:-5, found {text!r}")
+        raise argparse.ArgumentTypeError(f"expected ID:VALUE with ID >= 0, e.g. 42:-5, found {text!r}")
     return int(token), number(-1000, 1000)(value)
 
 
@@ -172,23 +173,31 @@ def _logprobs(output: Output) -> dict[str, Any]:
     return {"token_id": output.token_id, "logprob": output.logprob, "top": output.top_logprobs}
 
 
+def check_prompt(prepared: Prepared) -> None:
+    """Raise UsageError for an empty prompt, and for one that leaves no room to generate."""
+    num_tokens, context = len(prepared.tokens), prepared.context
+    if not num_tokens:
+        raise UsageError("--prompt: expected at least one token, found an empty text")
+    if num_tokens >= context:
+        can_grow = num_tokens < prepared.model_context
+        advice = f" or raise --max-seq-len to at least {num_tokens + 1}" if can_grow else ""
+        limit = "the context takes" if can_grow else "the model's context takes"
+        raise ContextFull(f"the prompt has {num_tokens} tokens, and {limit} at most {context - 1}; shorten it{advice}")
+
+
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
-    from dllama.engine.prompts import check_length
-
     prompt, sampling = read_prompt(args), sampling_params(args)
     show = (lambda _line: None) if args.json else say
     prepared = prepare(args, show, prompt)
-    if not prepared.tokens:
-        raise UsageError("--prompt: expected at least one token, found an empty text")
-    check_length(len(prepared.tokens), prepared.context - 1)
+    check_prompt(prepared)
     with load_engine(args, prepared, show) as engine:
         show(prompt)
         this = Run(prompt, len(prepared.tokens), engine.options.max_batch_tokens)
         engine.add(prepared.tokens, sampling)
         this.follow(engine, show)
     if args.json:
-        say(json.dumps(as_json(this, args, sampling.seed), ensure_ascii=False))
+        say(to_json(as_json(this, args, sampling.seed)))
         return
     for line in summary_lines(this):
         say(line)

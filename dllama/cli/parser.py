@@ -9,9 +9,12 @@ import argparse
 import difflib
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from dllama.errors import UsageError
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 
 class Parser(argparse.ArgumentParser):
@@ -24,6 +27,10 @@ class Parser(argparse.ArgumentParser):
         """Raise what argparse has to say as a UsageError."""
         raise UsageError(f"{message.removeprefix('argument ')}; see {self.prog} --help")
 
+    def print_help(self, file: SupportsWrite[str] | None = None) -> None:
+        """Print the help; argparse's own ignores that a disk is full."""
+        print(self.format_help(), end="", file=file)
+
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
         """Read all of ``arguments``."""
         args, rest = self.parse_known_args(self._join_values(arguments))
@@ -34,21 +41,35 @@ class Parser(argparse.ArgumentParser):
     def _join_values(self, arguments: Sequence[str]) -> list[str]:
         """Write ``--flag -value`` as ``--flag=-value``, so that a prompt or a number may begin with a dash.
 
+        So is a value with a dash and a digit later in the list of a flag that takes several.
+
         Raises:
             UsageError: A flag that does not exist, whatever else is wrong.
         """
         joined: list[str] = []
+        flag = ""  # the last one
         for word in arguments:
             last = joined[-1] if joined else ""
-            action = self._option_string_actions.get(last)
-            takes_one = action is not None and action.nargs is None and last.startswith("--")
-            if takes_one and word.startswith("-") and word not in self._option_string_actions:
-                joined[-1] = f"{last}={word}"
+            if self._takes_dash(flag, is_next=last == flag, word=word):
+                if last == flag:
+                    joined.pop()
+                joined.append(f"{flag}={word}")
                 continue
             if word.startswith("--"):
                 self._check_flag(word.split("=", maxsplit=1)[0])
+            if word.startswith("-"):
+                flag = word
             joined.append(word)
         return joined
+
+    def _takes_dash(self, flag: str, is_next: bool, word: str) -> bool:
+        """Whether a word is a value of ``flag``, the last flag before it, although it begins with a dash."""
+        action = self._option_string_actions.get(flag)
+        if action is None or not word.startswith("-") or word in self._option_string_actions:
+            return False
+        if action.nargs == "+":
+            return word[1:2].isdecimal()
+        return is_next and action.nargs is None and flag.startswith("--")
 
     def _check_flag(self, name: str) -> None:
         if name not in self._option_string_actions:
@@ -89,8 +110,7 @@ def whole(low: int, high: int = 2**31 - 1) -> Callable[[str], int]:
         except ValueError:
             value = low - 1
         if not low <= value <= high:
-            expected = f"of at least {low}" if high == 2**31 - 1 else f"from {low} to {high}"
-            raise argparse.ArgumentTypeError(f"expected a whole number {expected}, found {text!r}")
+            raise argparse.ArgumentTypeError(f"expected a whole number from {low} to {high}, found {text!r}")
         return value
 
     return convert
@@ -109,6 +129,13 @@ def number(low: float, high: float) -> Callable[[str], float]:
         return value
 
     return convert
+
+
+def file_name(text: str) -> str:
+    """Be the type of a file's name."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a file, found an empty file name")
+    return text
 
 
 def list_of(convert: Callable[[str], int]) -> Callable[[str], list[int]]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from dllama.cli.common import add_model_flags, add_prompt_flags, load_engine, prepare, read_prompt, say
+from dllama.cli.common import add_model_flags, add_prompt_flags, load_engine, prepare, read_prompt, say, to_json
 from dllama.errors import UsageError
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ def log_probs(engine: Engine, tokens: list[int]) -> Iterator[float]:
 def results(log_probs: list[float]) -> dict[str, float]:
     """Sum up, under distributed-llama's names."""
     mean = math.fsum(log_probs) / len(log_probs)
-    perplexity = math.exp(-mean) if mean > -700 else math.inf
+    perplexity = math.inf if mean <= -700 else math.exp(-mean)
     return {"perplexity": perplexity, "avgLogProb": mean, "bitPerToken": -mean / math.log(2)}
 
 
@@ -63,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
             show(f"{len(scored):5d} / {len(tokens) - 1}, prob={math.exp(value):f}")
     found = results(scored)
     if args.json:
-        say(json.dumps({"model": args.model, "tokens": len(tokens), **found}))
+        say(to_json({"model": args.model, "tokens": len(tokens), **found}))
         return
     say("")
     say("Results")

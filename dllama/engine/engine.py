@@ -23,7 +23,7 @@ from dllama.engine.params import Output, SamplingParams
 from dllama.engine.prompts import check_ids, check_length, open_tokenizer, to_token_ids
 from dllama.engine.scheduler import Scheduler
 from dllama.engine.sequence import Sequence as TokenSequence
-from dllama.engine.sizing import LOGITS_BYTES, NodeOptions, NodeSize
+from dllama.engine.sizing import NodeOptions, NodeSize, max_logits
 from dllama.engine.tasks import Collection, Generation
 from dllama.plan import MemoryPlan
 
@@ -61,8 +61,7 @@ class Engine:
         self.max_seq_len: int = size.max_seq_len
         self.memory: MemoryPlan = size.memory
         pool = PagePool(size.num_pages, size.num_slots, _native.PAGE_SIZE)
-        max_logits = max(1, LOGITS_BYTES // (4 * self.config.vocab_size))
-        scheduler = Scheduler(pool, options.max_batch_tokens, max_logits)
+        scheduler = Scheduler(pool, options.max_batch_tokens, max_logits(self.config))
         self._executor = Executor(node, scheduler, file.embedding_rows)
         self._file = file
         self._requests: dict[int, Generation] = {}
@@ -168,6 +167,7 @@ class Engine:
 
         Raises:
             EngineStopped: The step failed, or one before, or the engine is closed.
+            BadFile: The model file was changed while in use. The engine has stopped: later calls say EngineStopped.
         """
         if not self._ready:
             self._advance()
@@ -183,8 +183,12 @@ class Engine:
     def generate(self, prompt: Prompt, sampling: SamplingParams = _DEFAULT_SAMPLING) -> Iterator[Output]:
         """Give the tokens that follow a prompt as they come; closing the iterator early cancels the request.
 
-        Other requests advance meanwhile, so several iterators and ``step`` can take turns. Arguments and errors are
-        those of ``add`` and ``step``; the first ``next`` starts the request.
+        Other requests advance meanwhile, so several iterators and ``step`` can take turns. Arguments are those of
+        ``add``; the first ``next`` starts the request.
+
+        Raises:
+            ContextFull, UsageError: As ``add``.
+            EngineStopped, BadFile: As ``step``.
         """
         request_id = self.add(prompt, sampling)
         inbox = self._inboxes[request_id] = []
@@ -202,7 +206,7 @@ class Engine:
         Raises:
             ContextFull: More tokens than the context.
             UsageError: No tokens, or ids outside the vocabulary.
-            EngineStopped: A step failed, or the engine is closed.
+            EngineStopped, BadFile: As ``step``.
         """
         sequence = self._sequence(token_ids, longest=self.max_seq_len)
         return self._collect(sequence, np.empty((len(sequence.token_ids), self.config.vocab_size), np.float32))
@@ -210,7 +214,12 @@ class Engine:
     def score(self, token_ids: Sequence[int]) -> F32Array:
         """Compute the log-probability of each token but the first after those before it, float32 ``[len - 1]``.
 
-        Errors are those of ``logits``; no logits are held.
+        No logits are held.
+
+        Raises:
+            ContextFull: More tokens than the context.
+            UsageError: No tokens, or ids outside the vocabulary.
+            EngineStopped, BadFile: As ``step``.
         """
         sequence = self._sequence(token_ids, longest=self.max_seq_len)
         sequence.targets = sequence.token_ids[1:]

@@ -16,7 +16,7 @@ from dllama.engine.params import Output
 from dllama.engine.scheduler import Batch, Scheduler, Want, want_rows
 from dllama.engine.sequence import Sequence as TokenSequence
 from dllama.engine.tasks import Task
-from dllama.errors import DllamaError
+from dllama.errors import BadFile, DllamaError
 
 F32Array = npt.NDArray[np.float32]
 Embed = Callable[[Sequence[int]], F32Array]  # token ids -> [len, hidden_size]
@@ -68,13 +68,19 @@ class Executor:
 
         Raises:
             EngineStopped: The step failed, or the executor stopped before.
+            BadFile: The embeddings can no longer be read; every later call raises EngineStopped.
         """
         node, batch = self.node, self._scheduler.next_batch()
         if not batch.spans:
             return []
         wants = batch.wants
         result = self._compute(node, batch, wants)
-        outputs = [self._tasks[want.sequence].receive(want.position, value) for want, value in _matched(wants, result)]
+        try:
+            matched = _matched(wants, result)
+            outputs = [self._tasks[want.sequence].receive(want.position, value) for want, value in matched]
+        except ValueError as error:  # logits that are no numbers: the weights are broken, and so is every later step
+            self.stop(str(error))
+            raise EngineStopped(f"{error}; is the model file damaged?") from error
         self._scheduler.commit(batch)
         for want in wants:
             task = self._tasks.get(want.sequence)
@@ -92,9 +98,12 @@ class Executor:
                 node.stop()
 
     def _compute(self, node: _native.Node, batch: Batch, wants: list[Want]) -> _native.StepResult:
-        embeddings = self._embed(batch.token_ids)
         try:
+            embeddings = self._embed(batch.token_ids)
             return node.step(embeddings, batch.span_rows, self._scheduler.page_changes, want_rows(wants))
+        except BadFile as error:  # cut while in use: no later step can do better
+            self.stop(f"a step failed: {error}")
+            raise
         except Exception as error:  # whatever it was, the nodes may no longer agree on what is in their pages
             self.stop(f"a step failed: {error}")
             raise EngineStopped(f"a step failed: {error}; load the model again") from error

@@ -6,8 +6,9 @@ of columns a copy of the piece's part.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 U8Array = npt.NDArray[np.uint8]
 Progress = Callable[[int, int], None]  # (bytes done, bytes in all)
 
-_ROW_GROUP = 64  # rows the core packs together: pieces begin at multiples of it
+_ROW_GROUP = 64  # pieces begin at multiples of it; the core packs rows by 8 or 16, which differs between levels
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ def open_node(file: ModelFile, options: NodeOptions, progress: Progress | None) 
     except _native.UnsupportedIsaError as error:
         raise UnsupportedIsa(str(error)) from error
     except MemoryError as error:  # less was free than the system said, e.g. under a limit of the process
-        raise NotEnoughMemory(f"{error}; use a smaller model, or a shorter context with --max-seq-len") from error
+        raise NotEnoughMemory(f"{error}; use a smaller model, or a shorter context (max_seq_len)") from error
     load_weights(node, file, plan.shards[0], progress)
     return node, size
 
@@ -63,16 +64,19 @@ def open_node(file: ModelFile, options: NodeOptions, progress: Progress | None) 
 def load_weights(node: _native.Node, file: ModelFile, shard: Shard, progress: Progress | None = None) -> None:
     """Fill every weight of ``node`` with the part of ``file`` that ``shard`` owns.
 
+    However it ends, nothing reads ``file`` afterwards.
+
     Raises:
         BadFile: The file changed or cannot be read.
     """
     slices = {name: tensor_slice(file.config, shard, name) for name in node.weight_names()}
     done, total = 0, sum(_num_bytes(file.tensors[name], part) for name, part in slices.items())
-    for piece in _read_ahead(_pieces(file, slices)):
-        node.load_rows(piece.name, piece.first_row, piece.rows)
-        done += piece.rows.nbytes
-        if progress:
-            progress(done, total)
+    with closing(_read_ahead(_pieces(file, slices))) as pieces:  # its reader ends here, before the file is closed
+        for piece in pieces:
+            node.load_rows(piece.name, piece.first_row, piece.rows)
+            done += piece.rows.nbytes
+            if progress:
+                progress(done, total)
 
 
 def _num_bytes(tensor: Tensor, part: TensorSlice) -> int:
@@ -109,8 +113,11 @@ def _cut_columns(rows: U8Array, tensor: Tensor, part: TensorSlice) -> U8Array:
     return np.ascontiguousarray(rows[:, begin:end])
 
 
-def _read_ahead(pieces: Iterator[Piece]) -> Iterator[Piece]:
-    """Give the same pieces, each read in another thread while the one before is used."""
+def _read_ahead(pieces: Iterator[Piece]) -> Generator[Piece, None, None]:
+    """Give the same pieces, each read in another thread while the one before is used.
+
+    Closing the generator waits for that thread.
+    """
     with ThreadPoolExecutor(1, thread_name_prefix="dllama-read") as reader:
         upcoming = reader.submit(next, pieces, None)
         while piece := upcoming.result():

@@ -57,5 +57,5 @@ def check_length(num_tokens: int, longest: int) -> None:
     if num_tokens > longest:
         raise ContextFull(
             f"the prompt has {num_tokens} tokens, and the context takes at most {longest}; "
-            "shorten it or raise --max-seq-len"
+            "shorten it, or raise max_seq_len (--max-seq-len) if the model allows more"
         )

@@ -11,9 +11,10 @@ from dllama.errors import UsageError
 from dllama.plan import MemoryPlan, Plan
 
 PIECE_BYTES = 8 << 20  # of the model file at once while loading; two are in flight
-LOGITS_BYTES = 64 << 20  # that one step gives to a caller who wants the logits of all positions
+LOGITS_BYTES = 16 << 20  # that one step gives to a caller who wants the logits of all positions
 _DEFAULT_MAX_SEQ_LEN = 8192
 _LEAST_MAX_SEQ_LEN = 256  # a context that nobody asked for is not made shorter than this
+_ROW_PADDING = 64  # values: the core makes rows of logits longer than the vocabulary, to a multiple of 8 or 16
 _MAX_SLOTS = 32  # sequences with pages at once: far above what one machine serves at a useful speed
 _LIMITS = {"num_threads": 1024, "max_seq_len": 1 << 24, "max_batch_tokens": 4096, "kv_tokens": 1 << 24}
 
@@ -92,8 +93,13 @@ def settle_size(config: ModelConfig, plan: Plan, rank: int, options: NodeOptions
     fitting = bisect_right(range(1, wanted + 1), available, key=lambda kv_tokens: size_for(kv_tokens).memory.total)
     if options.max_seq_len is None and options.kv_tokens is None and fitting >= _LEAST_MAX_SEQ_LEN:
         return size_for(fitting)
-    size.memory.check(available, _advice(fitting, "kv_tokens" if options.kv_tokens else "--max-seq-len"))
+    size.memory.check(available, _advice(fitting, options))
     return size
+
+
+def max_logits(config: ModelConfig) -> int:
+    """Most rows of logits that one sequence may ask of a step."""
+    return max(1, LOGITS_BYTES // (4 * config.vocab_size))
 
 
 def make_node_config(
@@ -134,13 +140,22 @@ def _size(
     num_pages = -(-kv_tokens // _native.PAGE_SIZE)
     num_slots = min(_MAX_SLOTS, num_pages, options.max_batch_tokens)
     node = make_node_config(config, plan, options, num_pages, num_slots)
-    logits = num_slots * config.vocab_size * 4 if rank == 0 else 0
-    buffers = node.buffer_bytes(rank) + logits + 2 * PIECE_BYTES
+    buffers = node.buffer_bytes(rank) + _logits_bytes(config, plan, rank, options, num_slots) + 2 * PIECE_BYTES
     memory = MemoryPlan(weights=node.weight_bytes(rank), kv=node.kv_bytes(rank), buffers=buffers)
     return NodeSize(max_seq_len, num_pages, num_slots, memory)
 
 
-def _advice(fitting: int, option: str) -> str:
-    if fitting >= 1:
-        return f"it fits with {option} {fitting}"
-    return "free some, use a smaller model, or share it among more machines with --workers"
+def _logits_bytes(config: ModelConfig, plan: Plan, rank: int, options: NodeOptions, num_slots: int) -> int:
+    """Bytes of the logits of the largest step: all rows for a caller of ``logits``, one for each other sequence."""
+    rows = min(options.max_batch_tokens, max_logits(config) + num_slots - 1)
+    width = config.vocab_size if rank == 0 else plan.shards[rank].vocab.size
+    return rows * 4 * (width // _ROW_PADDING + 1) * _ROW_PADDING
+
+
+def _advice(fitting: int, options: NodeOptions) -> str:
+    """Say what to do in words for those who have flags and for those who have arguments."""
+    if fitting < 1:
+        return "free some, or use a smaller model"
+    if options.kv_tokens:
+        return f"it fits with room for {fitting} tokens"
+    return f"it fits with a context of {fitting} tokens (max_seq_len)"

@@ -139,9 +139,7 @@ def model_config(fields: Fields, model_type: str, head_dim: int, layer: LayerSpe
     )
     problem = config.problem()
     if problem is not None:
-        place, _, rest = problem.partition(": expected ")
-        expected, _, found = rest.rpartition(", found ")
-        raise fields.bad(place, expected, found)
+        raise fields.bad(problem.name, problem.expected, problem.found)
     return config
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import shutil
 import stat
 from collections.abc import Iterator
@@ -131,21 +132,22 @@ def _reason(error: OSError | ValueError) -> str:
 def new_file(path: str | os.PathLike[str], num_bytes: int) -> Iterator[BinaryIO]:
     """Write a file of ``num_bytes`` bytes beside ``path`` and rename it to ``path`` once it is complete.
 
-    Whatever goes wrong, ``path`` is untouched and nothing else stays behind.
+    Whatever goes wrong, ``path`` is untouched and nothing else stays behind. Several may write ``path`` at the same
+    time; the last to finish wins.
 
     Raises:
         UsageError: ``path`` cannot be a new regular file.
         DllamaError: The disk is full or fails.
     """
     path = Path(path)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     try:
         if path.is_dir() or (path.exists() and not path.is_file()):  # a rename would replace even a device
             raise UsageError(f"{path}: cannot be written: it is not a regular file")
         free = shutil.disk_usage(path.parent).free
         if free < num_bytes:
             raise DllamaError(f"{path}: needs {num_bytes} bytes, and the disk has {free} free")
-        file = part.open("wb", buffering=1 << 20)
+        file = part.open("xb", buffering=1 << 20)  # never a file or a link that is there already
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: cannot be written: {_reason(error)}") from None
     try:

@@ -298,7 +298,6 @@ def _check_sizes(header: MHeader, config: ModelConfig) -> None:
     problem = config.problem()
     if problem is None:
         return
-    name, rest = problem.split(": expected ", 1)
-    expected, found = rest.rsplit(", found ", 1)
+    name = problem.name
     place = header.place(Key[name]) if name in Key.__members__ else f"header ({name})"
-    raise BadFile(header.path, place, expected, found)
+    raise BadFile(header.path, place, problem.expected, problem.found)

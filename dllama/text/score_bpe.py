@@ -42,7 +42,7 @@ def first_byte_id(pieces: Sequence[bytes]) -> int | None:
 def proto_pieces(pieces: Sequence[bytes], is_special: Callable[[int], bool]) -> list[str]:
     """Give the pieces as sentencepiece writes them: spaces marked, bytes as ``<0xNN>``, all different.
 
-    Special tokens are never matched in text, so they get names that no piece can have.
+    Special tokens are never matched in text, so they get names with a space in them, which no piece has.
 
     Raises:
         ValueError: A piece is not UTF-8, or is there twice; the text is ``"<expected>, found <what>"``.

@@ -370,9 +370,9 @@ void test_float_products_of_any_width(const Kernels& k) {
 
 void test_products_of_no_tokens(const Kernels& k) {
   for (DType type : {DType::Q40, DType::Q80, DType::F16, DType::F32}) {
-    const Matrix m = random_matrix(type, 8, 32, 6);
+    const Matrix m = random_matrix(type, k.row_group, 32, 6);
     Guarded<float> out(0);
-    multiply(k, type, pack(k, m).data(), m.rows / k.row_group, random_activations(0, 32, 1), 0, 0, out.data(), 8);
+    multiply(k, type, pack(k, m).data(), 1, random_activations(0, 32, 1), 0, 0, out.data(), k.row_group);
     CHECK(out.intact());
   }
 }
@@ -410,7 +410,8 @@ void test_products_at_the_extremes(const Kernels& k) {
     check::Scope scope("type", static_cast<int>(c.type), "weight", c.weight, "x", c.x);
     for (size_t tokens : {1, 2, 3, 4, 5}) {
       const size_t block_size = c.type == DType::Q40 ? sizeof(BlockQ40) : sizeof(BlockQ80);
-      Matrix m{c.type, 8, kBlockSize, std::vector<uint8_t>(8 * block_size, static_cast<uint8_t>(c.weight)), {}};
+      const size_t rows = k.row_group;
+      Matrix m{c.type, rows, kBlockSize, std::vector<uint8_t>(rows * block_size, static_cast<uint8_t>(c.weight)), {}};
       for (size_t r = 0; r < m.rows; r++) {
         const uint16_t one = 0x3c00;
         std::memcpy(m.canonical.data() + r * block_size, &one, sizeof(one));
@@ -427,15 +428,15 @@ void test_products_at_the_extremes(const Kernels& k) {
 void test_products_take_anything(const Kernels& k) {
   for (uint16_t scale : {0x7c00, 0xfc00, 0x7e00, 0x0001, 0x83ff}) {  // infinities, NaN, subnormals
     for (DType type : {DType::Q40, DType::Q80, DType::F16}) {
-      Matrix m = random_matrix(type, 8, 64, 9);
+      Matrix m = random_matrix(type, k.row_group, 64, 9);
       for (size_t i = 0; i < m.canonical.size(); i += 2) std::memcpy(m.canonical.data() + i, &scale, 2);
       Activations x = random_activations(5, 64, 9);
       x.floats[3] = kNaN;
       x.floats[70] = kInfinity;
       quantize_activation(x.floats.data(), x.quantized.data(), x.quantized.size());
       x.quantized[1].scale = kNaN;
-      Guarded<float> out(5 * 8);
-      multiply(k, type, pack(k, m).data(), 8 / k.row_group, x, 0, 5, out.data(), 8);
+      Guarded<float> out(5 * k.row_group);
+      multiply(k, type, pack(k, m).data(), 1, x, 0, 5, out.data(), k.row_group);
       CHECK(out.intact());
     }
   }

@@ -197,7 +197,7 @@ std::vector<float> logits_of(Node& node, const std::vector<size_t>& tokens, size
     }
     const Outputs& outputs = node.step(std::move(batch));
     for (size_t row = 0; row < count; ++row) {
-      const float* start = outputs.logits.as<float>() + row * outputs.stride;
+      const float* start = outputs.logits->as<float>() + row * outputs.stride;
       logits.insert(logits.end(), start, start + kVocab);
     }
   }
@@ -277,7 +277,7 @@ TEST(neighbours_do_not_change_a_bit) {
   }
   batch.wants = {{89, WantKind::Logits, 0}, {100, WantKind::Score, 5}, {159, WantKind::Logits, 0}};
   const Outputs& outputs = cluster.root().step(batch);
-  const float* rows = outputs.logits.as<float>();
+  const float* rows = outputs.logits->as<float>();
   CHECK(std::equal(rows, rows + kVocab, expected_other.end() - kVocab));
   CHECK(std::equal(rows + outputs.stride, rows + outputs.stride + kVocab, expected.end() - kVocab));
   const float* scored = expected.data() + (100 - 90) * kVocab;
@@ -332,7 +332,21 @@ TEST(batches_out_of_range_are_refused_and_do_no_harm) {
   refused([](Batch& b) { b.wants[0] = {0, WantKind::Score, 77}; }, "score");
   refused([](Batch& b) { b.wants[0].kind = static_cast<WantKind>(9); }, "kind");
   refused([](Batch& b) { b.embeddings.resize(201 * kHidden); }, "max_tokens");
+  // Pages of a refused step are not set: were they, this one would find its second page.
+  refused([](Batch& b) { b.pages.push_back({0, 1, 4}), b.wants[0].row = 9; }, "rows");
+  refused([](Batch& b) { b.pages = {{0, 1, 4}, {0, 0, 3}}, b.spans[0].first_position = 128; }, "without pages");
+  refused([](Batch& b) { b.spans[0].first_position = 64; }, "without pages");
   CHECK_EQ(cluster.root().step(good).num_logits, size_t{1});
+}
+
+TEST(a_refused_step_leaves_the_ranks_together) {
+  Cluster cluster(make_config(2, DType::F32, DType::F32));
+  Batch bad;
+  bad.spans = {{0, 64, 1}};
+  bad.pages = {{0, 0, 1}};
+  bad.embeddings = embedding(3);
+  CHECK_THROWS(cluster.root().step(bad), InvalidArgument, "without pages");
+  CHECK_EQ(logits_of(cluster.root(), some_tokens(70), 70).size(), 70 * kVocab);
 }
 
 TEST(frames_carry_batches_and_lies_are_refused) {
@@ -367,12 +381,13 @@ TEST(a_follower_outlives_a_root_that_leaves) {
 TEST(rows_of_wrong_names_ranges_or_sizes_are_refused) {
   Cluster cluster(make_config(1, DType::Q40, DType::F32));
   Node& node = cluster.root();
-  const std::vector<std::byte> rows(8 * row_bytes(DType::Q40, kHidden));
-  CHECK_THROWS(node.load_rows("layers.2.q_proj", 0, 8, rows.data(), rows.size()), InvalidArgument, "no weight");
-  CHECK_THROWS(node.load_rows("layers.0.q_proj", 4, 8, rows.data(), rows.size()), InvalidArgument, "row group");
-  CHECK_THROWS(node.load_rows("layers.0.q_proj", 128, 8, rows.data(), rows.size()), InvalidArgument, "outside");
+  const size_t group = kernels().row_group;
+  const std::vector<std::byte> rows(group * row_bytes(DType::Q40, kHidden));
+  CHECK_THROWS(node.load_rows("layers.2.q_proj", 0, group, rows.data(), rows.size()), InvalidArgument, "no weight");
+  CHECK_THROWS(node.load_rows("layers.0.q_proj", 4, group, rows.data(), rows.size()), InvalidArgument, "row group");
+  CHECK_THROWS(node.load_rows("layers.0.q_proj", 128, group, rows.data(), rows.size()), InvalidArgument, "outside");
   CHECK_THROWS(node.load_rows("layers.0.q_proj", 0, SIZE_MAX, rows.data(), rows.size()), InvalidArgument, "outside");
-  CHECK_THROWS(node.load_rows("layers.0.q_proj", 0, 8, rows.data(), rows.size() - 1), InvalidArgument, "size");
+  CHECK_THROWS(node.load_rows("layers.0.q_proj", 0, group, rows.data(), rows.size() - 1), InvalidArgument, "size");
   CHECK_THROWS(node.load_rows("norm", 0, 1, rows.data(), 4), InvalidArgument, "F32 row");
 }
 
@@ -384,6 +399,9 @@ TEST(configs_that_do_not_fit_together_are_refused) {
   };
   refused([](NodeConfig& c) { c.hidden_size = 0; }, "sizes");
   refused([](NodeConfig& c) { c.hidden_size = SIZE_MAX; }, "sizes");
+  refused([](NodeConfig& c) { c.shards[0].num_heads = c.shards[0].num_kv_heads = size_t{1} << 59; }, "out of range");
+  refused([](NodeConfig& c) { c.shards[0].intermediate_size = size_t{1} << 60; }, "out of range");
+  refused([](NodeConfig& c) { c.layers.resize(5000); }, "layers");
   refused([](NodeConfig& c) { c.hidden_size = 48; }, "hidden_size");
   refused([](NodeConfig& c) { c.head_dim = 15; }, "head_dim");
   refused([](NodeConfig& c) { c.layers.clear(); }, "layer");

@@ -146,6 +146,7 @@ void expect_failure(const std::vector<std::byte>& bytes, bool close_after, const
   std::vector<std::byte> payload;
   group.begin_step();
   CHECK_THROWS(group.receive_broadcast(payload, 1000), GroupFailed, message);
+  CHECK_THROWS(group.receive_broadcast(payload, 1000), GroupFailed, message);  // and it stays so
   if (!close_after) close(pair.ends[1]);
 }
 

@@ -1,9 +1,11 @@
 // Ops against plain double arithmetic.
+#include <algorithm>
 #include <cmath>
 #include <map>
 #include <random>
 #include <vector>
 
+#include "base/errors.h"
 #include "base/thread_pool.h"
 #include "check.h"
 #include "kernels/dispatch.h"
@@ -193,16 +195,46 @@ TEST(filters_cut_the_tail) {
   CHECK(support({1.0f, 0, 0.0f, 0.0f}).size() == 5);
 }
 
+// Filters sort no more than they need; the draw must be that of the whole sorted list.
+TEST(filters_draw_as_if_all_were_sorted) {
+  const auto logits = random_values(3000, 41, 1.0f);
+  std::vector<std::pair<double, size_t>> sorted;
+  double total = 0;
+  for (size_t t = 0; t < logits.size(); ++t) total += std::exp(double{logits[t]});
+  for (size_t t = 0; t < logits.size(); ++t) sorted.push_back({-std::exp(double{logits[t]}) / total, t});
+  std::sort(sorted.begin(), sorted.end());
+  for (const auto& [top_k, top_p] : {std::pair<size_t, float>{500, 1.0f}, {0, 0.7f}, {900, 0.5f}, {10, 0.99f}}) {
+    size_t kept = 0;
+    double mass = 0;
+    while (kept < logits.size() && (top_k == 0 || kept < top_k) && (top_p == 1.0f || mass <= double{top_p})) {
+      mass -= sorted[kept++].first;
+    }
+    for (const double coin : {0.0, 0.013, 0.4, 0.77, 0.999}) {
+      double cumulative = 0;
+      size_t expected = 0;
+      while (expected + 1 < kept && (cumulative -= sorted[expected].first) <= coin * mass) ++expected;
+      const size_t token =
+          sample(kernels(), logits.data(), logits.size(), {1.0f, top_k, top_p, 0.0f}, static_cast<float>(coin));
+      CHECK_EQ(token, sorted[expected].second);
+    }
+  }
+}
+
 TEST(extreme_logits_do_no_harm) {
   const float inf = INFINITY;
   std::vector<float> logits{-inf, 3.0f, -inf};
   CHECK_EQ(argmax(kernels(), logits.data(), 3), size_t{1});
   CHECK_EQ(sample(kernels(), logits.data(), 3, {1.0f, 0, 0.9f, 0.0f}, 0.99f), size_t{1});
   CHECK_NEAR(log_sum_exp(kernels(), logits.data(), 3), 3.0, 1e-6);
-  std::vector<float> broken(5, NAN);
-  CHECK(argmax(kernels(), broken.data(), 5) < 5);
-  CHECK(sample(kernels(), broken.data(), 5, {1.0f, 0, 0.9f, 0.0f}, 0.5f) < 5);
-  CHECK(sample(kernels(), broken.data(), 5, {1.0f, 3, 1.0f, 0.1f}, 0.5f) < 5);
+  for (const float bad : {NAN, INFINITY}) {
+    std::vector<float> broken(5, bad);
+    CHECK_THROWS(argmax(kernels(), broken.data(), 5), InvalidArgument, "no usable probabilities");
+    broken.assign(5, 1.0f);
+    broken[2] = bad;
+    CHECK_THROWS(sample(kernels(), broken.data(), 5, {1.0f, 0, 0.9f, 0.0f}, 0.5f), InvalidArgument, "no usable");
+    CHECK_THROWS(sample(kernels(), broken.data(), 5, {1.0f, 3, 1.0f, 0.1f}, 0.5f), InvalidArgument, "no usable");
+    CHECK_THROWS(sample(kernels(), broken.data(), 5, {1.0f, 0, 1.0f, 0.0f}, 0.5f), InvalidArgument, "no usable");
+  }
   const std::vector<float> one{2.0f};
   CHECK_EQ(sample(kernels(), one.data(), 1, {1.0f, 5, 0.5f, 0.5f}, 0.9f), size_t{0});
 }

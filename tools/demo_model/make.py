@@ -20,11 +20,12 @@ def main() -> None:
     )
     parser.add_argument("--minutes", type=float, default=26.0, help="length of the training")
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--start", type=Path, help="checkpoint of an earlier run whose weights this one begins with")
     args = parser.parse_args()
     out = args.work / "out"
     if not (args.work / "test.npy").exists():
         prepare.prepare(args.work)
-    train.train(args.work, args.minutes, args.processes)
+    train.train(args.work, args.minutes, args.processes, args.start)
     convert.convert(args.work, out)
     report = evaluate.measure(args.work, out / "model.m")
     evaluate.write(report, args.work / "report.json")

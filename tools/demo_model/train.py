@@ -24,7 +24,7 @@ from torch import Tensor
 
 TOKENS_PER_STEP = 2048
 PEAK_LR, FINAL_LR, WARMUP_STEPS, WEIGHT_DECAY = 3e-3, 5e-5, 100, 0.05
-FACT_WEIGHT, FACT_END = 6.0, 0.4  # weight of a fact that comes again; share of the training until which it holds
+FACT_WEIGHT, FACT_END = 6.0, 0.7  # weight of a fact that comes again; share of the training until which it holds
 FACT_WORDS = [
     *texts.words("words", "female names"),
     *texts.words("words", "male names"),
@@ -93,7 +93,7 @@ class Progress:
 class Trainer:
     """One of ``world_size`` processes; all hold the same weights, rank 0 keeps the clock and writes checkpoints."""
 
-    def __init__(self, work: Path, minutes: float, rank: int, world_size: int) -> None:
+    def __init__(self, work: Path, minutes: float, rank: int, world_size: int, start: Path | None) -> None:
         torch.manual_seed(7)
         self.rank, self.world_size, self.total_seconds = rank, world_size, minutes * 60
         self.documents = split_documents(np.load(work / "train.npy"))
@@ -110,6 +110,10 @@ class Trainer:
             for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
                 optimizer.load_state_dict(saved)
             self.at = Progress(**state["progress"])
+        elif start:  # weights, and the place in the data, of an earlier run; all else begins anew
+            state = torch.load(start)
+            self.model.load_state_dict(state["model"])
+            self.at = Progress(batch=state["progress"]["batch"])
 
     def run(self) -> None:
         """Train until the time is up, with a checkpoint every few minutes."""
@@ -177,20 +181,23 @@ class Trainer:
         partial.replace(self.path)
 
 
-def _process(rank: int, work: Path, minutes: float, world_size: int) -> None:
+def _process(rank: int, work: Path, minutes: float, world_size: int, start: Path | None) -> None:
     torch.set_num_threads(1)
     store = dist.FileStore(str(work / "rendezvous"), world_size)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
-    Trainer(work, minutes, rank, world_size).run()
+    Trainer(work, minutes, rank, world_size, start).run()
     dist.destroy_process_group()
 
 
-def train(work: Path, minutes: float, processes: int = 2) -> None:
-    """Train for ``minutes``, counted on this machine; continues from work/checkpoint.pt if there is one."""
+def train(work: Path, minutes: float, processes: int = 2, start: Path | None = None) -> None:
+    """Train for ``minutes``, counted on this machine.
+
+    Continues from work/checkpoint.pt if there is one; otherwise begins with the weights of ``start``, if that is given.
+    """
     if processes not in (1, 2):
         raise ValueError(f"processes: expected 1 or 2, found {processes}")
     (work / "rendezvous").unlink(missing_ok=True)
-    torch.multiprocessing.spawn(_process, (work, minutes, processes), nprocs=processes)
+    torch.multiprocessing.spawn(_process, (work, minutes, processes, start), nprocs=processes)
 
 
 def main() -> None:
@@ -201,8 +208,9 @@ def main() -> None:
     )
     parser.add_argument("--minutes", type=float, default=26.0)
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--start", type=Path, help="checkpoint of an earlier run whose weights this one begins with")
     args = parser.parse_args()
-    train(args.work, args.minutes, args.processes)
+    train(args.work, args.minutes, args.processes, args.start)
 
 
 if __name__ == "__main__":
