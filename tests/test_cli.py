@@ -82,7 +82,10 @@ def test_help_and_version_do_not_import_numpy() -> None:
         (["inference", "--logit-bias", "x"], ["ID:VALUE"]),
         (["inference", "--logit-bias", "1:5", "-4:3"], ["--logit-bias", "ID >= 0", "'-4:3'"]),
         (["inference", "--logit-bias", "-4:3"], ["--logit-bias", "ID >= 0", "'-4:3'"]),
-        (["inference", "--model=x", "--tokenizer=x", "--logit-bias", "1:5", "--prompt=x", "-4"], ["unexpected argument '-4'"]),
+        (
+            ["inference", "--model=x", "--tokenizer=x", "--logit-bias", "1:5", "--prompt=x", "-4"],
+            ["unexpected argument '-4'"],
+        ),
         (["inference", "--model", ""], ["--model", "empty file name"]),
         (["inference", "--tokenizer="], ["--tokenizer", "empty file name"]),
         (["perplexity", "--prompt-file", ""], ["--prompt-file", "empty file name"]),

@@ -13,9 +13,7 @@ from dllama.config import DType
 from dllama.formats.quants import decode, encode
 
 TINY = 2.0**-122  # scales of such values are subnormal, where the codecs give up
-VALUES = hnp.arrays(
-    np.float32, (3, 64), elements=st.floats(-3e4, 3e4, width=32) | st.floats(-TINY, TINY, width=32)
-)
+VALUES = hnp.arrays(np.float32, (3, 64), elements=st.floats(-3e4, 3e4, width=32) | st.floats(-TINY, TINY, width=32))
 QUANTIZED = pytest.mark.parametrize("dtype", [DType.Q40, DType.Q80])
 
 

@@ -31,12 +31,14 @@ ThreadPool::ThreadPool(size_t num_threads)
   } catch (const std::system_error&) {
     const size_t started = threads_.size() + 1;
     end();
-    throw OutOfMemory("the system refused more than " + std::to_string(started) + " of " +
-                      std::to_string(num_threads) + " threads");
+    throw OutOfMemory("the system refused more than " + std::to_string(started) + " of " + std::to_string(num_threads) +
+                      " threads");
   }
 }
 
-ThreadPool::~ThreadPool() { end(); }
+ThreadPool::~ThreadPool() {
+  end();
+}
 
 void ThreadPool::end() {
   ending_ = true;

@@ -18,8 +18,8 @@ constexpr size_t kPiece = 4;    // inputs of one row that lie together
 constexpr size_t kVector = 64;  // bytes
 constexpr size_t kScaleBytes = kRows * sizeof(uint16_t);
 constexpr size_t kUnit = kScaleBytes + kRows * kBlockSize / 2;  // 16 rows of one block
-// As in simd_matmul.h: weights that stay in L2 while all tokens pass by. Software prefetch only slowed these loops down:
-// with few instructions per byte the CPU looks far enough ahead by itself.
+// As in simd_matmul.h: weights that stay in L2 while all tokens pass by. Software prefetch only slowed these loops
+// down: with few instructions per byte the CPU looks far enough ahead by itself.
 constexpr size_t kPanelBytes = 128 << 10;
 
 Kernels avx2{};  // the table that this level overrides

@@ -85,10 +85,8 @@ void install_nothing(Kernels&) {}
 
 // Best first within an architecture. Every level starts from the generic table.
 constexpr Level kLevels[] = {
-    {"avx512vnni", has_avx512_vnni, install_vnni},
-    {"avx2", has_avx2, install_avx2},
-    {"dotprod", has_dotprod, install_neon_dotprod},
-    {"neon", always, install_plain_neon},
+    {"avx512vnni", has_avx512_vnni, install_vnni},  {"avx2", has_avx2, install_avx2},
+    {"dotprod", has_dotprod, install_neon_dotprod}, {"neon", always, install_plain_neon},
     {"generic", always, install_nothing},
 };
 constexpr size_t kNumLevels = sizeof(kLevels) / sizeof(kLevels[0]);

@@ -23,9 +23,13 @@ size_t unit_values(const NodeConfig& config, const Shard& shard) {
 
 }  // namespace
 
-size_t heads_per_unit(size_t head_values, size_t unit) { return unit / std::gcd(head_values, unit); }
+size_t heads_per_unit(size_t head_values, size_t unit) {
+  return unit / std::gcd(head_values, unit);
+}
 
-size_t tile_tokens(const Shard& shard) { return std::max<size_t>(1, kTileRows / shard.group_size()); }
+size_t tile_tokens(const Shard& shard) {
+  return std::max<size_t>(1, kTileRows / shard.group_size());
+}
 
 ThreadBuffers::ThreadBuffers(const Kernels& kernels, const NodeConfig& config, const Shard& shard)
     : residual(kRedundantTokens * config.hidden_size),

@@ -19,7 +19,9 @@ struct FrameCounts {
   uint32_t tokens;
 };
 
-bool in_range(int32_t value, size_t limit) { return value >= 0 && static_cast<size_t>(value) < limit; }
+bool in_range(int32_t value, size_t limit) {
+  return value >= 0 && static_cast<size_t>(value) < limit;
+}
 
 template <typename T>
 std::byte* append(std::byte* out, const std::vector<T>& items) {

@@ -48,8 +48,8 @@ struct Batch {
   // Throws InvalidArgument if a span's positions would have no pages once the page changes are made.
   void check_pages(const KvCache& cache) const;
 
-  // The frame's payload, embeddings as `wire` carries them, and back. from_frame throws InvalidArgument if the bytes are
-  // not a batch of this config.
+  // The frame's payload, embeddings as `wire` carries them, and back. from_frame throws InvalidArgument if the bytes
+  // are not a batch of this config.
   std::vector<std::byte> to_frame(const Kernels& kernels, DType wire) const;
   static Batch from_frame(const Kernels& kernels, const NodeConfig& config, std::span<const std::byte> frame);
   // Upper bound of a frame's length.

@@ -76,8 +76,8 @@ void final_norm(Step& step, size_t thread, const Wanted& wanted) {
   for (size_t i = range.begin; i < range.end; ++i) {
     const auto token = static_cast<size_t>(wanted.rows[i].row);
     add_norm_store(step.kernels, residual_row(step, thread, token), step.buffers.update.as<float>() + token * hidden,
-                   step.weights.norm, step.config.rms_norm_eps, hidden,
-                   step.buffers.threads[thread].scratch.data(), step.buffers.normed, i);
+                   step.weights.norm, step.config.rms_norm_eps, hidden, step.buffers.threads[thread].scratch.data(),
+                   step.buffers.normed, i);
   }
   step.pool.barrier();
 }

@@ -7,9 +7,13 @@ namespace dllama {
 
 namespace {
 
-size_t element_bytes(DType type) { return type == DType::F16 ? sizeof(uint16_t) : sizeof(float); }
+size_t element_bytes(DType type) {
+  return type == DType::F16 ? sizeof(uint16_t) : sizeof(float);
+}
 
-size_t bytes_of_half(const NodeConfig& config) { return kPageSize * config.head_dim * element_bytes(config.kv_type); }
+size_t bytes_of_half(const NodeConfig& config) {
+  return kPageSize * config.head_dim * element_bytes(config.kv_type);
+}
 
 }  // namespace
 

@@ -54,8 +54,8 @@ void norm_and_rotate(Step& step, size_t token, const float* norm_weight, float* 
   if (norm_weight != nullptr) {
     rms_norm(step.kernels, head, norm_weight, step.config.rms_norm_eps, head, step.config.head_dim);
   }
-  step.kernels.rotate_half(head, step.buffers.cos.as<float>() + token * half, step.buffers.sin.as<float>() + token * half,
-                           half);
+  step.kernels.rotate_half(head, step.buffers.cos.as<float>() + token * half,
+                           step.buffers.sin.as<float>() + token * half, half);
 }
 
 // Finishes `num_heads` heads of all tokens, which lie at heads[token * stride].
@@ -78,7 +78,8 @@ void finish_heads(Step& step, size_t layer, HeadKind kind, size_t first_head, si
   }
 }
 
-// Projects one chunk of heads for all tokens and finishes them. Queries stay in buffers.q, keys and values go to the cache.
+// Projects one chunk of heads for all tokens and finishes them. Queries stay in buffers.q, keys and values go to the
+// cache.
 void project_heads(Step& step, size_t thread, size_t layer, const ActivationRows& x, HeadKind kind, const Matrix& w,
                    size_t chunk, size_t chunk_heads) {
   const size_t head_dim = step.config.head_dim;
@@ -87,8 +88,8 @@ void project_heads(Step& step, size_t thread, size_t layer, const ActivationRows
   const size_t first_head = chunk * chunk_heads;
   const size_t num_heads = std::min(chunk_heads, w.rows / head_dim - first_head);
   const bool is_query = kind == HeadKind::Query;
-  float* out = is_query ? step.buffers.q.as<float>() + first_head * head_dim
-                        : step.buffers.threads[thread].heads.data();
+  float* out =
+      is_query ? step.buffers.q.as<float>() + first_head * head_dim : step.buffers.threads[thread].heads.data();
   const size_t stride = is_query ? step.buffers.q_stride : chunk_heads * head_dim;
   matmul(step.kernels, w, first_group, std::min(chunk_groups, w.groups - first_group), x, 0, step.num_tokens, out,
          stride);

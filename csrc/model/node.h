@@ -39,7 +39,7 @@ class Node {
   StepCounters counters() const;
 
  private:
-  void accept(const Batch& batch);                  // checks all of it, then sets its pages; or throws, changing nothing
+  void accept(const Batch& batch);  // checks all of it, then sets its pages; or throws, changing nothing
   Batch receive(std::span<const std::byte> frame);  // what the root sent, accepted
   void run(const Batch& batch);
 

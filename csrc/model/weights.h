@@ -47,10 +47,10 @@ class Weights {
 
  private:
   struct Slot {
-    Matrix* matrix = nullptr;   // either this
-    float** vector = nullptr;   // or this
-    size_t length = 0;          // of the vector
-    size_t offset = 0;          // into the buffer
+    Matrix* matrix = nullptr;  // either this
+    float** vector = nullptr;  // or this
+    size_t length = 0;         // of the vector
+    size_t offset = 0;         // into the buffer
   };
   void add_matrix(const std::string& name, Matrix& matrix, size_t rows, size_t cols);
   void add_vector(const std::string& name, float*& vector, size_t length);

@@ -14,7 +14,7 @@ struct Group::Transfer {
   FrameHeader out_header;
   std::span<const std::byte> out;
   bool sends = false;
-  FrameHeader in_header;   // what is expected
+  FrameHeader in_header;    // what is expected
   std::byte* in = nullptr;  // in_header.length bytes
   bool receives = false;
 
@@ -28,8 +28,8 @@ struct Group::Transfer {
 };
 
 Group::Group(size_t rank, std::span<const int> fds) : rank_(rank) {
-  require(rank <= fds.size(), "rank " + std::to_string(rank) + " is outside a group of " +
-                                  std::to_string(fds.size() + 1) + " nodes");
+  require(rank <= fds.size(),
+          "rank " + std::to_string(rank) + " is outside a group of " + std::to_string(fds.size() + 1) + " nodes");
   for (const int fd : fds) links_.emplace_back(fd);
   received_.resize(links_.size());
 }
@@ -49,7 +49,9 @@ void Group::check_abort() {
   throw GroupFailed(reason_);
 }
 
-TrafficCounters Group::counters() const { return {sent_bytes_.load(), received_bytes_.load(), wait_ns_.load()}; }
+TrafficCounters Group::counters() const {
+  return {sent_bytes_.load(), received_bytes_.load(), wait_ns_.load()};
+}
 
 void Group::begin_step() {
   ++step_;
@@ -68,10 +70,10 @@ FrameHeader Group::next_header(FrameType type, size_t length) const {
 void Group::check_header(const FrameHeader& got, const FrameHeader& expected) {
   if (std::memcmp(&got, &expected, sizeof(got)) == 0) return;
   throw GroupFailed("a node sent frame type " + std::to_string(static_cast<int>(got.type)) + " of step " +
-                    std::to_string(got.step) + "/" + std::to_string(got.layer) + " with " +
-                    std::to_string(got.length) + " bytes, expected type " +
-                    std::to_string(static_cast<int>(expected.type)) + " of step " + std::to_string(expected.step) +
-                    "/" + std::to_string(expected.layer) + " with " + std::to_string(expected.length));
+                    std::to_string(got.step) + "/" + std::to_string(got.layer) + " with " + std::to_string(got.length) +
+                    " bytes, expected type " + std::to_string(static_cast<int>(expected.type)) + " of step " +
+                    std::to_string(expected.step) + "/" + std::to_string(expected.layer) + " with " +
+                    std::to_string(expected.length));
 }
 
 // Sends and receives what goes now; whether anything moved.
@@ -160,7 +162,8 @@ FrameType Group::receive_broadcast(std::vector<std::byte>& payload, size_t max_l
   };
   try {
     fill(reinterpret_cast<std::byte*>(&header), sizeof(header));
-    check_header(header, next_header(header.type == FrameType::Stop ? FrameType::Stop : FrameType::Step, header.length));
+    check_header(header,
+                 next_header(header.type == FrameType::Stop ? FrameType::Stop : FrameType::Step, header.length));
     if (header.length > max_length) {
       throw GroupFailed("the root sent a step of " + std::to_string(header.length) + " bytes, expected at most " +
                         std::to_string(max_length));

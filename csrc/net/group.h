@@ -1,5 +1,5 @@
-// The nodes that run a model together, and what they exchange. A group of one makes every exchange a no-op, so no caller
-// asks whether it is distributed. Knows ranks, frames and number types; not what the numbers mean.
+// The nodes that run a model together, and what they exchange. A group of one makes every exchange a no-op, so no
+// caller asks whether it is distributed. Knows ranks, frames and number types; not what the numbers mean.
 #pragma once
 
 #include <atomic>

@@ -16,9 +16,13 @@ namespace dllama {
 
 namespace {
 
-[[noreturn]] void fail(const char* what) { throw GroupFailed(std::string(what) + ": " + std::strerror(errno)); }
+[[noreturn]] void fail(const char* what) {
+  throw GroupFailed(std::string(what) + ": " + std::strerror(errno));
+}
 
-bool is_transient(int error) { return error == EAGAIN || error == EWOULDBLOCK || error == EINTR; }
+bool is_transient(int error) {
+  return error == EAGAIN || error == EWOULDBLOCK || error == EINTR;
+}
 
 void set_nonblocking(int fd) {
   const int flags = fcntl(fd, F_GETFL);

@@ -31,8 +31,9 @@ void attend(const Kernels& kernels, const KvPages& pages, size_t rows, size_t he
   std::fill_n(scratch.max.begin(), rows, -std::numeric_limits<float>::infinity());
   std::fill_n(scratch.sum.begin(), rows, 0.0f);
   std::fill_n(scratch.acc.begin(), rows * head_dim, 0.0f);
-  const AttentionRows view{scratch.q.data(),   scratch.valid.data(), scratch.max.data(), scratch.sum.data(),
-                           scratch.acc.data(), rows,                 head_dim};
+  const AttentionRows view{
+      scratch.q.data(), scratch.valid.data(), scratch.max.data(), scratch.sum.data(), scratch.acc.data(), rows,
+      head_dim};
   const size_t last_page = scratch.positions[rows - 1] / kPageSize;
   for (size_t page = 0; page <= last_page; ++page) {
     const size_t first = page * kPageSize;

@@ -31,9 +31,9 @@ struct AttentionScratch {
   std::vector<size_t> positions;  // [max_rows] the row sees positions 0..positions[row]
 };
 
-// Attention of the first `rows` rows of scratch (q and positions filled in, positions ascending) over pages 0 to that of
-// the last position. Leaves softmax(q . K) . V of each row in scratch.acc. `q` must be multiplied by 1/sqrt(head_dim).
-// Pages are taken in order and whole, so a row's bits depend on nothing but its q and its sequence.
+// Attention of the first `rows` rows of scratch (q and positions filled in, positions ascending) over pages 0 to that
+// of the last position. Leaves softmax(q . K) . V of each row in scratch.acc. `q` must be multiplied by
+// 1/sqrt(head_dim). Pages are taken in order and whole, so a row's bits depend on nothing but its q and its sequence.
 void attend(const Kernels& kernels, const KvPages& pages, size_t rows, size_t head_dim, AttentionScratch& scratch);
 
 }  // namespace dllama

@@ -11,7 +11,9 @@
 namespace dllama {
 
 // Whether a product with weights of this type reads its activations as Q80 blocks (else as floats).
-inline bool wants_quantized(DType weights) { return weights == DType::Q40 || weights == DType::Q80; }
+inline bool wants_quantized(DType weights) {
+  return weights == DType::Q40 || weights == DType::Q80;
+}
 
 // The inputs of a product for up to `max_tokens` tokens, in the form its weights want. [max_tokens, cols]
 class ActivationRows {
@@ -47,8 +49,8 @@ struct Matrix {
 // A matrix of these sizes without memory yet.
 Matrix make_matrix(const Kernels& kernels, DType type, size_t rows, size_t cols);
 
-// out[t * out_stride + (r - first row of `first_group`)] = w[r] . x[first_token + t] for the rows of `num_groups` groups.
-// Writes num_groups * row_group floats per token: padding rows of the last group come out as zero.
+// out[t * out_stride + (r - first row of `first_group`)] = w[r] . x[first_token + t] for the rows of `num_groups`
+// groups. Writes num_groups * row_group floats per token: padding rows of the last group come out as zero.
 void matmul(const Kernels& kernels, const Matrix& w, size_t first_group, size_t num_groups, const ActivationRows& x,
             size_t first_token, size_t num_tokens, float* out, size_t out_stride);
 

@@ -63,12 +63,15 @@ struct Whole {
   size_t cols;
 };
 
-bool ends_with(const std::string& name, const char* end) { return name.ends_with(end); }
+bool ends_with(const std::string& name, const char* end) {
+  return name.ends_with(end);
+}
 
 Whole whole_tensor(const std::string& name) {
   const size_t seed = std::hash<std::string>{}(name);
   if (ends_with(name, "norm")) {
-    auto values = random_values(ends_with(name, "q_norm") || ends_with(name, "k_norm") ? kHeadDim : kHidden, seed, 0.2f);
+    auto values =
+        random_values(ends_with(name, "q_norm") || ends_with(name, "k_norm") ? kHeadDim : kHidden, seed, 0.2f);
     for (float& v : values) v += 1.0f;
     return {values, values.size()};
   }
@@ -178,7 +181,9 @@ class Cluster {
   std::vector<std::thread> followers_;
 };
 
-std::vector<float> embedding(size_t token) { return random_values(kHidden, 1000 + token, 1.0f); }
+std::vector<float> embedding(size_t token) {
+  return random_values(kHidden, 1000 + token, 1.0f);
+}
 
 // Feeds `tokens` to `slot` (its pages are 4 * slot + index) in chunks, and gives the logits of all positions.
 std::vector<float> logits_of(Node& node, const std::vector<size_t>& tokens, size_t chunk, int32_t slot = 0) {
