@@ -48,9 +48,7 @@ def argmax(logits: F32Array) -> int:
 def log_sum_exp(logits: F32Array) -> float:
     """log(sum(exp(logits))) of ``[vocab_size]``."""
 
-def sample(
-    logits: F32Array, temperature: float, top_k: int, top_p: float, min_p: float, coin: float
-) -> int:
+def sample(logits: F32Array, temperature: float, top_k: int, top_p: float, min_p: float, coin: float) -> int:
     """Draw a token from softmax(logits / temperature) cut by top-k, then top-p, then min-p, with ``0 <= coin < 1``.
 
     temperature > 0; top_k 0, top_p outside (0, 1) and min_p 0 switch their filter off. Without filters the walk is in
