@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = "example: dllama bench -m model.m -p 512 -n 128 -d 0,4096 -t 2,4 -o json"
 SEED = 42
+BANDWIDTH_S = 0.25  # of reading before each run
 PAGE = 64  # room that a filler may waste in its last page of the context
 
 
@@ -141,12 +142,20 @@ class Bench:
         return spent
 
 
-def measure(bench: Bench, test: Case, args: argparse.Namespace) -> dict[str, Any]:
-    """Run one test; the result has llama-bench's fields of one."""
+def measure(bench: Bench, test: Case, threads: int, args: argparse.Namespace) -> dict[str, Any]:
+    """Run one test; the result has llama-bench's fields of one, and the rates of reading measured between its runs.
+
+    They take turns because a machine shared with others may read twice as fast in one minute as in the next.
+    """
+    from dllama.version import read_bandwidth
+
     if not args.no_warmup:
         bench.sample(test)
     began = datetime.datetime.now(datetime.UTC)
-    samples = [bench.sample(test) for _ in range(args.repetitions)]
+    samples, bandwidths = [], []
+    for _ in range(args.repetitions):
+        bandwidths.append(read_bandwidth(threads, BANDWIDTH_S))
+        samples.append(bench.sample(test))
     rates = [(test.prompt + test.gen) * 1e9 / sample for sample in samples]
     return {
         "n_prompt": test.prompt,
@@ -159,6 +168,8 @@ def measure(bench: Bench, test: Case, args: argparse.Namespace) -> dict[str, Any
         "stddev_ts": _spread(rates),
         "samples_ns": samples,
         "samples_ts": rates,
+        "samples_bandwidth": bandwidths,
+        "read_bandwidth": statistics.median(bandwidths),
     }
 
 
@@ -182,7 +193,6 @@ def _records_of(
 ) -> Iterator[dict[str, Any]]:
     from dllama.cli.bench_report import facts_of
     from dllama.engine import Engine
-    from dllama.version import read_bandwidth
 
     longest = max(test.positions for test in tests)
     fillers = max((Bench.fillers(test, longest, batch) for test in tests), key=len)
@@ -194,12 +204,11 @@ def _records_of(
         facts = {**facts_of(engine, model), "n_batch": batch, "n_ubatch": batch, "n_threads": threads}
         bench = Bench(engine, batch)
         for test in tests:
-            result = measure(bench, test, args)
-            bandwidth = read_bandwidth(threads)
+            result = measure(bench, test, threads, args)
             per_token = engine.memory.weights
-            share = per_token * result["avg_ts"] / bandwidth if test.gen else None
-            roof = {"read_bandwidth": bandwidth, "weight_bytes_per_token": per_token, "read_bandwidth_share": share}
-            yield {**facts, **result, **roof}
+            pairs = zip(result["samples_ts"], result["samples_bandwidth"], strict=True)
+            share = statistics.median(per_token * rate / read for rate, read in pairs) if test.gen else None
+            yield {**facts, **result, "weight_bytes_per_token": per_token, "read_bandwidth_share": share}
 
 
 def run(args: argparse.Namespace) -> None:
