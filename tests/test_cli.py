@@ -233,7 +233,8 @@ def test_what_errors_say_is_shown(
 
 def test_imports_wait_until_an_interrupt_can_be_caught() -> None:
     """What a plain interpreter has not loaded is loaded inside ``main``."""
-    code = "import __future__, sys; old = {*sys.modules}; import dllama.cli; print(*sorted({*sys.modules} - old))"
+    before = "import __future__, importlib.util, sys, warnings"  # the finder of an editable install needs them too
+    code = f"{before}; old = {{*sys.modules}}; import dllama.cli; print(*sorted({{*sys.modules}} - old))"
     result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, encoding="utf-8")
     assert result.stdout.split() == ["dllama", "dllama.cli"]
 
