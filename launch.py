@@ -45,8 +45,8 @@ SHOWN_LINES = 12  # of the output of a stage that failed
 NEXT_STEPS = """
 That was the bundled model, on this machine's CPU. Next things to try:
 
-  {dllama} inference --model {model} --tokenizer {tokenizer} --prompt "Once upon a time, there was a little fox" --seed 5
-      another story; leave --seed away for a new one each time
+  {dllama} inference --model {model} --tokenizer {tokenizer} --prompt "Once upon a time, there was a little fox"
+      another story, a new one each time; --seed N repeats one
   {dllama} inference --model YOUR.m --tokenizer YOUR.t --prompt "Hello" --steps 64
       a model file of distributed-llama's that you have
   {dllama} bench -m {model} -p 64 -n 32
