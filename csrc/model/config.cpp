@@ -9,7 +9,7 @@ namespace {
 // Bounds far above any model, so that no product of sizes that describe one thing overflows 64 bits.
 constexpr size_t kMaxSize = size_t{1} << 24;   // hidden and FFN sizes, vocabulary, tokens, threads, slots
 constexpr size_t kMaxHeads = size_t{1} << 12;  // heads, values of a head, layers
-constexpr size_t kMaxPages = size_t{1} << 24;  // a sequence's pages times its positions stay far below 2^31
+constexpr size_t kMaxPages = size_t{1} << 24;  // of 64 positions: all positions stay below 2^31
 
 void check_shard(const NodeConfig& config, const Shard& shard) {
   require(shard.num_heads > 0 && shard.num_kv_heads > 0, "every rank needs at least one head");
