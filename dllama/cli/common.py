@@ -52,8 +52,7 @@ def _finite(value: object) -> object:
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of every command that runs a model on text."""
     group = parser.add_argument_group("model and machine")
-    group.add_argument("--model", type=file_name, required=True, metavar="FILE", help="model file (.m)")
-    group.add_argument("--tokenizer", type=file_name, required=True, metavar="FILE", help="tokenizer file (.t)")
+    add_file_flags(group)
     group.add_argument(
         "--nthreads", type=whole(1, 1024), metavar="N", help="compute threads (default: the physical cores it may use)"
     )
@@ -74,6 +73,37 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--workers", action=Refused, why=_ONE_MACHINE)
     group.add_argument("--gpu-index", action=Refused, why=_CPU_ONLY)
     group.add_argument("--gpu-segments", action=Refused, why=_CPU_ONLY)
+
+
+def add_file_flags(group: argparse._ArgumentGroup) -> None:
+    """Add ``--model`` and ``--tokenizer``."""
+    help_ = "model file (.m), or the name of a downloaded model (see dllama models list)"
+    group.add_argument("--model", type=file_name, required=True, metavar="FILE|NAME", help=help_)
+    help_ = "tokenizer file (.t; default: the one beside the model)"
+    group.add_argument("--tokenizer", type=file_name, metavar="FILE", help=help_)
+
+
+def find_files(args: argparse.Namespace) -> None:
+    """Put files in place of ``--model NAME`` and of a ``--tokenizer`` that was left away.
+
+    Raises:
+        UsageError: No model of that name is here, or no tokenizer is beside the model.
+    """
+    from dllama.hub import folders
+
+    if not Path(args.model).exists() and Path(args.model).name == args.model and not args.model.endswith(".m"):
+        found = folders.find_model(args.model)
+        if found is None:
+            advice = "dllama models list shows those that are here, python3 launch.py --list those that can be had"
+            raise UsageError(
+                f"--model {args.model}: no such model file, and no downloaded model of that name; {advice}"
+            )
+        args.model, args.tokenizer = str(found.model), args.tokenizer or str(found.tokenizer)
+    if args.tokenizer is None and Path(args.model).exists():
+        beside = folders.find_tokenizer(Path(args.model))
+        if beside is None:
+            raise UsageError(f"--tokenizer: none is beside {args.model}, or several are; name a tokenizer file (.t)")
+        args.tokenizer = str(beside)
 
 
 def add_prompt_flags(parser: argparse.ArgumentParser, what: str) -> None:
@@ -105,16 +135,15 @@ def read_prompt(args: argparse.Namespace) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What is known before weights are loaded: a tokenizer that fits the model, the prompt, the longest context."""
+    """What is known before weights are loaded: a tokenizer that fits the model, and the longest context."""
 
     tokenizer: Tokenizer
-    tokens: list[int]
     context: int
     model_context: int  # the most that --max-seq-len can give
 
 
-def prepare(args: argparse.Namespace, show: Callable[[str], None], text: str) -> Prepared:
-    """Open both files, compare the need of memory with what is free, and show the facts.
+def prepare(args: argparse.Namespace, show: Callable[[str], None]) -> Prepared:
+    """Find and open both files, compare the need of memory with what is free, and show the facts.
 
     Nearly all that can go wrong goes wrong here, within a second.
     """
@@ -125,12 +154,12 @@ def prepare(args: argparse.Namespace, show: Callable[[str], None], text: str) ->
     from dllama.plan import make_plan
     from dllama.version import isa
 
+    find_files(args)
     level = isa()
     options = NodeOptions(num_threads=args.nthreads or machine.physical_cores(), max_seq_len=args.max_seq_len or None)
     with open_m_file(args.model) as model:
         tokenizer = open_tokenizer(args.tokenizer, model.config)
         assert tokenizer is not None
-        tokens = tokenizer.encode(text)
         size = settle_size(model.config, make_plan(model.config), 0, options, machine.available_memory())
         facts = {"📄": tokenizer.summary(), "💡": model.summary(size.max_seq_len)}
     for mark, values in facts.items():
@@ -138,7 +167,7 @@ def prepare(args: argparse.Namespace, show: Callable[[str], None], text: str) ->
             show(f"{mark} {name}: {value}")
     show(f"📀 RequiredMemory: {size.memory.total // MIB} MB")
     show(f"🧠 CPU: {level}")
-    return Prepared(tokenizer, tokens, size.max_seq_len, model.config.max_seq_len)
+    return Prepared(tokenizer, size.max_seq_len, model.config.max_seq_len)
 
 
 def load_engine(args: argparse.Namespace, prepared: Prepared, show: Callable[[str], None]) -> Engine:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -20,11 +19,12 @@ from dllama.cli.common import (
     timed_step,
     to_json,
 )
-from dllama.cli.parser import number, whole
+from dllama.cli.parser import whole
+from dllama.cli.sampling_flags import add_sampling_flags, sampling_params
 from dllama.errors import ContextFull, UsageError
 
 if TYPE_CHECKING:
-    from dllama.engine import Engine, Output, SamplingParams
+    from dllama.engine import Engine, Output
 
 EXAMPLE = (
     "example: dllama inference --model dllama/demo/model.m --tokenizer dllama/demo/tokenizer.t "
@@ -39,52 +39,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     help_ = "most tokens to generate (default 0: until the text ends)"
     parser.add_argument("--steps", type=whole(0), default=0, metavar="N", help=help_)
     parser.add_argument("--text", action="store_true", help="print the whole text once more at the end")
-    group = parser.add_argument_group("choice of tokens")
-    for flag, kind, default, metavar, help_ in _SAMPLING_FLAGS:
-        group.add_argument(flag, type=kind, default=default, metavar=metavar, help=help_)
-    bias: dict[str, Any] = {"nargs": "+", "action": "extend", "default": [], "metavar": "ID:VALUE"}
-    group.add_argument("--logit-bias", type=_bias, help="added to the logits of these token ids", **bias)
-    group.add_argument("--ignore-eos", action="store_true", help="go on after the end of the text")
-
-
-def _bias(text: str) -> tuple[int, float]:
-    token, _, value = text.partition(":")
-    if not token.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected ID:VALUE with ID >= 0, e.g. 42:-5, found {text!r}")
-    return int(token), number(-1000, 1000)(value)
-
-
-_SAMPLING_FLAGS: tuple[tuple[str, Callable[[str], float], float | None, str, str], ...] = (
-    ("--temperature", number(0, 100), 0.8, "X", "0 takes the likeliest token (default 0.8)"),
-    ("--topp", number(0, 1), 0.9, "P", "the likeliest tokens up to this mass (default 0.9; 1: all)"),
-    ("--seed", whole(0, 2**64 - 1), None, "N", "start of the random numbers (default: the time)"),
-    ("--top-k", whole(0), 0, "K", "only the K likeliest tokens (default 0: all)"),
-    ("--min-p", number(0, 1), 0.0, "P", "only tokens at least P times as likely as the likeliest (default 0)"),
-    ("--repeat-penalty", number(0.01, 100), 1.0, "X", "against the last 64 tokens (default 1: none)"),
-    ("--presence-penalty", number(-100, 100), 0.0, "X", "against tokens generated before (default 0)"),
-    ("--frequency-penalty", number(-100, 100), 0.0, "X", "against each time a token was generated (default 0)"),
-    ("--logprobs", whole(0, 100), 0, "N", "show the N likeliest tokens of each step (default 0)"),
-)
-
-
-def sampling_params(args: argparse.Namespace) -> SamplingParams:
-    """Turn the flags into the engine's parameters."""
-    from dllama.engine import SamplingParams
-
-    return SamplingParams(
-        max_tokens=args.steps or None,
-        temperature=args.temperature,
-        top_p=args.topp,
-        top_k=args.top_k,
-        min_p=args.min_p,
-        repeat_penalty=args.repeat_penalty,
-        presence_penalty=args.presence_penalty,
-        frequency_penalty=args.frequency_penalty,
-        logit_bias=dict(args.logit_bias),
-        seed=int(time.time()) if args.seed is None else args.seed,
-        logprobs=args.logprobs,
-        ignore_eos=args.ignore_eos,
-    )
+    add_sampling_flags(parser)
+    help_ = "show the N likeliest tokens of each step (default 0)"
+    parser.add_argument("--logprobs", type=whole(0, 100), default=0, metavar="N", help=help_)
+    parser.add_argument("--ignore-eos", action="store_true", help="go on after the end of the text")
 
 
 @dataclass
@@ -173,9 +131,9 @@ def _logprobs(output: Output) -> dict[str, Any]:
     return {"token_id": output.token_id, "logprob": output.logprob, "top": output.top_logprobs}
 
 
-def check_prompt(prepared: Prepared) -> None:
+def check_prompt(num_tokens: int, prepared: Prepared) -> None:
     """Raise UsageError for an empty prompt, and for one that leaves no room to generate."""
-    num_tokens, context = len(prepared.tokens), prepared.context
+    context = prepared.context
     if not num_tokens:
         raise UsageError("--prompt: expected at least one token, found an empty text")
     if num_tokens >= context:
@@ -187,14 +145,16 @@ def check_prompt(prepared: Prepared) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
-    prompt, sampling = read_prompt(args), sampling_params(args)
+    prompt = read_prompt(args)
+    sampling = sampling_params(args, max_tokens=args.steps or None, logprobs=args.logprobs, ignore_eos=args.ignore_eos)
     show = (lambda _line: None) if args.json else say
-    prepared = prepare(args, show, prompt)
-    check_prompt(prepared)
+    prepared = prepare(args, show)
+    tokens = prepared.tokenizer.encode(prompt)
+    check_prompt(len(tokens), prepared)
     with load_engine(args, prepared, show) as engine:
         show(prompt)
-        this = Run(prompt, len(prepared.tokens), engine.options.max_batch_tokens)
-        engine.add(prepared.tokens, sampling)
+        this = Run(prompt, len(tokens), engine.options.max_batch_tokens)
+        engine.add(tokens, sampling)
         this.follow(engine, show)
     if args.json:
         say(to_json(as_json(this, args, sampling.seed)))

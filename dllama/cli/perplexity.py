@@ -50,8 +50,8 @@ def run(args: argparse.Namespace) -> None:
     """Run the command."""
     text = read_prompt(args)
     show = (lambda _line: None) if args.json else say
-    prepared = prepare(args, show, text)
-    tokens = prepared.tokens
+    prepared = prepare(args, show)
+    tokens = prepared.tokenizer.encode(text)
     if len(tokens) < 2:
         raise UsageError(f"--prompt: expected a text of at least 2 tokens, found {len(tokens)}")
     scored: list[float] = []

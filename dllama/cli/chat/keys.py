@@ -1,0 +1,110 @@
+"""Ctrl-C and Space while an answer is made: both ask for its end, neither ends the program or shows on the screen."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+_SPACE = " "
+
+
+class StopKeys:
+    """While entered, notes Ctrl-C and, on a terminal, Space; other keys are kept for the next message.
+
+    Ctrl-C is noted instead of raised, since a step of the engine must not be left half done.
+
+    Attributes:
+        typed: What was typed besides.
+    """
+
+    def __init__(self, watch_terminal: bool) -> None:
+        self._watches, self._is_stopped = watch_terminal, False
+        self.typed = ""
+        self._modes: list[Any] | None = None
+        self._handler: Any = None
+
+    def __enter__(self) -> Self:
+        """Begin to watch."""
+        self._handler = signal.signal(signal.SIGINT, self._note)
+        if self._watches:
+            self._enter_terminal()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Give terminal and signals back."""
+        if self._modes is not None:
+            import termios
+
+            self._read_keys()
+            with suppress(termios.error):  # the terminal is gone
+                termios.tcsetattr(sys.stdin, termios.TCSADRAIN, self._modes)
+        signal.signal(signal.SIGINT, self._handler)
+
+    def is_stopped(self) -> bool:
+        """Whether the end was asked for since this was entered."""
+        if self._modes is not None:
+            self._read_keys()
+        return self._is_stopped
+
+    def _note(self, _number: int, _frame: FrameType | None) -> None:
+        self._is_stopped = True
+
+    def _enter_terminal(self) -> None:
+        """Let keys come one by one and unseen; signals of keys stay."""
+        import termios
+
+        with suppress(termios.error):
+            modes = termios.tcgetattr(sys.stdin)
+            changed = termios.tcgetattr(sys.stdin)
+            changed[3] &= ~(termios.ICANON | termios.ECHO)
+            termios.tcsetattr(sys.stdin, termios.TCSADRAIN, changed)
+            self._modes = modes
+
+    def _read_keys(self) -> None:
+        while select.select([sys.stdin], [], [], 0)[0]:
+            try:
+                raw = os.read(sys.stdin.fileno(), 1024)
+            except OSError:
+                raw = b""
+            if not raw:  # the terminal was closed
+                self._is_stopped = True
+                return
+            self._take(raw.decode("utf-8", "replace"))
+
+    def _take(self, keys: str) -> None:
+        """Heed a Space that is pressed alone; keep everything else that can be part of a message."""
+        if keys.strip(_SPACE) == "" and not self.typed:
+            self._is_stopped = True
+        elif keys.isprintable():
+            self.typed += keys
+
+
+class Hangup(BaseException):
+    """The terminal was closed, or the system wants the program to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"ended by {signal.Signals(number).name}")
+        self.exit_code = 128 + number
+
+
+@contextmanager
+def hangups() -> Iterator[None]:
+    """Raise ``Hangup`` for SIGHUP and SIGTERM, so that the conversation can be saved and the terminal given back."""
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        raise Hangup(number)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGHUP, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,190 @@
+"""The chat itself: reads messages, gives answers, and keeps the conversation whatever happens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from dllama.cli.chat.answer import Answer, make_answer
+from dllama.cli.chat.keys import StopKeys
+from dllama.cli.chat.sessions import Talk
+from dllama.cli.chat.view import AnswerView
+from dllama.errors import ContextFull, DllamaError, UsageError
+from dllama.text.conversation import Conversation, Mark
+
+if TYPE_CHECKING:
+    from dllama.cli.chat.line_reader import LineReader
+    from dllama.cli.chat.screen import PlainScreen
+    from dllama.engine import Engine
+
+_ROOM_SHARE = 4  # shifting leaves a quarter of the context for the answer
+
+
+class Ended(Exception):
+    """The user ends the chat."""
+
+
+@dataclass
+class Chat:
+    """A conversation, the model that takes part, and the screen it is shown on.
+
+    Attributes:
+        context_shift: Whether the oldest turns are forgotten when the context is full.
+        report: Hears of each answer that is done.
+        last_answer: The latest, with its costs.
+        attached: Texts that go with the next message.
+        typed: What was typed while an answer came.
+    """
+
+    engine: Engine
+    talk: Talk
+    screen: PlainScreen
+    context_shift: bool = False
+    report: Callable[[Answer], None] = lambda _answer: None
+    last_answer: Answer | None = None
+    attached: list[str] = field(default_factory=list)
+    typed: str = ""
+
+    @property
+    def conversation(self) -> Conversation:
+        """What was said."""
+        return self.talk.conversation
+
+    def run(self, reader: LineReader) -> None:
+        """Read and answer until the input ends.
+
+        Raises:
+            DllamaError: The engine has stopped; without a terminal, whatever goes wrong.
+            KeyboardInterrupt: Ctrl-C without a terminal.
+        """
+        from dllama.cli.chat.commands import is_command, run_command
+
+        while (text := self._next(reader)) is not None:
+            try:
+                if is_command(text):
+                    run_command(self, text)
+                elif text.strip() or self.attached:
+                    self.ask(text)
+            except Ended:
+                return
+            except DllamaError as error:
+                if not self.screen.is_interactive:
+                    raise
+                self.engine.counters()  # raises if the engine has stopped: then so does the chat
+                self.screen.error(str(error))
+
+    def _next(self, reader: LineReader) -> str | None:
+        """Read the next message; on a terminal, Ctrl-C only forgets what was typed."""
+        typed, self.typed = self.typed, ""
+        while True:
+            try:
+                return reader.next(typed)
+            except KeyboardInterrupt:
+                if not self.screen.is_interactive:
+                    raise
+                self.screen.note("(Ctrl-D or /exit ends the chat)")
+                typed = ""
+
+    def ask(self, text: str) -> None:
+        """Say something and show the answer. If there is none, it is as if nothing had been said.
+
+        Raises:
+            ContextFull: The conversation with this message leaves no room for an answer.
+            TemplateError: The template cannot write this conversation.
+        """
+        before, attached = self.conversation.copy(), self.attached
+        self.conversation.add_user("\n\n".join([*attached, text] if text.strip() else attached))
+        self._answer_or_restore(before)
+        if self.conversation.is_answered:
+            self.attached = []
+
+    def regenerate(self) -> None:
+        """Give another answer to the last message; errors as ``ask``.
+
+        Raises:
+            UsageError: There is no answer yet.
+        """
+        before = self.conversation.copy()
+        if not before.is_answered:
+            raise UsageError("/regen: there is no answer yet")
+        self.conversation.take_back_answer()
+        self._answer_or_restore(before)
+
+    def _answer_or_restore(self, before: Conversation) -> None:
+        try:
+            answer = self._answer()
+        except BaseException:
+            self.talk.conversation = before
+            raise
+        if not answer.token_ids:
+            self.talk.conversation = before
+            self.screen.note("(stopped before the first word: nothing was added to the conversation)")
+
+    def _answer(self) -> Answer:
+        prompt = self._fitting_prompt()
+        with StopKeys(self.screen.is_interactive) as keys:
+            view = AnswerView(self.screen, keys.is_stopped, self.talk.settings["think"], prompt.text)
+            answer = self._make(prompt, view)
+            while self.context_shift and self._is_cut(answer) and self._shift(answer.token_ids):
+                answer = answer.followed_by(self._make(self.conversation.prompt(), view, answer.token_ids))
+            view.finish()
+        self.typed = keys.typed
+        self._keep(answer)
+        self.report(answer)
+        if keys.is_stopped() and not self.screen.is_interactive:
+            raise KeyboardInterrupt
+        return answer
+
+    def _make(self, prompt: Mark, view: AnswerView, said: Sequence[int] = ()) -> Answer:
+        """Generate after the prompt and what was said already."""
+        token_ids = [*prompt.token_ids, *said]
+        sampling = self.talk.settings.sampling(self.conversation.template, self.talk.num_answers, len(said))
+        return make_answer(self.engine, token_ids, sampling, view)
+
+    def _is_cut(self, answer: Answer) -> bool:
+        """Whether nothing but the end of the context ended the answer."""
+        steps = self.talk.settings["steps"]
+        return answer.finish_reason == "length" and not (steps and len(answer.token_ids) >= steps)
+
+    def _keep(self, answer: Answer) -> None:
+        if not answer.token_ids:
+            return
+        self.last_answer = answer
+        self.talk.num_answers += 1
+        self.conversation.add_answer(answer.text, answer.token_ids, answer.is_exact)
+        if self._is_cut(answer):
+            self.screen.note("(end of context: /clear begins anew; --context-shift forgets the oldest turns instead)")
+        elif answer.finish_reason == "length" and self.screen.is_interactive:
+            self.screen.note("(cut at --steps; /set steps 0 lets answers end by themselves)")
+
+    def _fitting_prompt(self) -> Mark:
+        """Give the prompt of the last message, the oldest turns left out if they must and may be."""
+        num_tokens = len(self.conversation.prompt().token_ids)
+        if num_tokens >= self.engine.max_seq_len and not (self.context_shift and self._shift()):
+            advice = "make it shorter, begin a new conversation with /clear, or start with a larger --max-seq-len"
+            if not self.context_shift:
+                advice += " or with --context-shift, which forgets the oldest turns"
+            raise ContextFull(
+                f"with this message the conversation has {num_tokens} tokens, and the context takes "
+                f"{self.engine.max_seq_len - 1}: {advice}"
+            )
+        return self.conversation.prompt()
+
+    def _shift(self, said: Sequence[int] = ()) -> bool:
+        """Forget the oldest turns until a quarter of the context is free; False, and no change, if that is too little.
+
+        Args:
+            said: Tokens of the answer that is being made.
+        """
+        shorter, context = self.conversation.copy(), self.engine.max_seq_len
+        most = context - context // _ROOM_SHARE
+        num_tokens = context
+        while num_tokens > most and shorter.drop_oldest_turn():
+            num_tokens = len(shorter.prompt().token_ids) + len(said)
+        if num_tokens >= context:
+            return False
+        num_dropped = len(self.conversation.messages) - len(shorter.messages)
+        self.screen.note(f"(context full: the {num_dropped or 'first'} oldest messages are forgotten)")
+        self.talk.conversation = shorter
+        return True
