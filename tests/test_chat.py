@@ -7,11 +7,12 @@ import os
 import signal
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from conftest import Command, Files
-from model_files import tiny_config, write_tiny_model, write_tiny_tokenizer
+from conftest import Command, Files  # type: ignore[import-not-found]
+from model_files import tiny_config, write_tiny_model, write_tiny_tokenizer  # type: ignore[import-not-found]
 
 from dllama.engine import Engine, SamplingParams
 from dllama.formats.session_file import read_session, read_token_ids
@@ -74,7 +75,7 @@ def test_earlier_turns_are_kept_and_equal_a_fresh_run(chat: Command, talker: Fil
     lines = "ab cd\nsecond message\nand a third\n"
     result = chat("--json", stdin=f"{lines}/save talk.csv\n")
     given = answers(result)
-    for before, answer in zip(given, given[1:], strict=False):
+    for before, answer in pairwise(given):
         told = before["prompt_tokens"] + len(before["token_ids"])  # type: ignore[operator,arg-type]
         assert answer["cached_tokens"] in (told - 1, told)  # all but the last token, which was never computed
         assert answer["prompt_tokens"] > told  # type: ignore[operator]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from terminal import Terminal
+from terminal import Terminal  # type: ignore[import-not-found]
 
 from dllama.formats.session_file import read_session
 
@@ -126,7 +126,7 @@ def test_errors_are_one_line_and_the_chat_goes_on(start: Start) -> None:
         terminal.wait_for_prompt(1)
         for number, command in enumerate(["/nonsense", "/load none.json", "/set topp 9", "/regen"]):
             terminal.send(f"{command}\r")
-            terminal.wait(lambda count=number: terminal.text.count("🚨") > count, "error")  # type: ignore[misc]
+            terminal.wait(lambda count=number: terminal.text.count("🚨") > count, "error")
             terminal.wait_for_prompt(number + 2)
         terminal.send("/exit\r")
         assert terminal.wait_for_end() == 0

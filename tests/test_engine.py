@@ -1,62 +1,29 @@
 """The engine's promises to its callers, on random models of a few kilobytes."""
 
-import os
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Iterable
 
 import numpy as np
 import pytest
+from engines import GREEDY, PROMPT, load_engine, run, tokens, write_models  # type: ignore[import-not-found]
 from model_files import (  # type: ignore[import-not-found]
-    byte_tokenizer_data,
-    tiny_config,
-    write_tiny_model,
     write_tiny_tokenizer,
 )
 from reference import Reference  # type: ignore[import-not-found]
 
-from dllama import _native, machine
-from dllama.config import DType
-from dllama.engine import Engine, EngineStopped, Output, SamplingParams, sizing
-from dllama.errors import BadFile, ContextFull, NotEnoughMemory, UnsupportedIsa, UsageError
-from dllama.formats.checked_file import CheckedFile
-from dllama.formats.m_file import open_m_file
-from dllama.text.tokenizer import Tokenizer
-
-GREEDY = SamplingParams(temperature=0.0, max_tokens=8)
-PROMPT = [5, 6, 7, 8]
+from dllama.engine import Engine, SamplingParams
+from dllama.errors import ContextFull, UsageError
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    write_tiny_model(folder / "model.m", tiny_config(weight_type=DType.F32))
-    write_tiny_model(folder / "q40.m", tiny_config())
-    write_tiny_model(folder / "f16.m", tiny_config(weight_type=DType.F16))
-    write_tiny_model(folder / "qwen3.m", tiny_config("qwen3", DType.Q80))
-    write_tiny_tokenizer(folder / "tokenizer.t")
-    return folder
+    return write_models(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture
 def engine(files):
-    with Engine.load(files / "model.m", files / "tokenizer.t", num_threads=1, kv_tokens=1024) as engine:
+    with load_engine(files) as engine:
         yield engine
-
-
-def tokens(outputs: Iterable[Output]) -> list[int]:
-    return [output.token_id for output in outputs if output.token_id is not None]
-
-
-def run(engine: Engine) -> dict[int, list[Output]]:
-    """Step until there is nothing left; outputs by request."""
-    outputs: dict[int, list[Output]] = {}
-    while engine.has_work:
-        for output in engine.step():
-            outputs.setdefault(output.request_id, []).append(output)
-    return outputs
 
 
 def greedy_by_logits(engine: Engine, prompt: list[int], count: int) -> list[int]:
@@ -260,275 +227,6 @@ def test_text_needs_a_tokenizer(files):
         with pytest.raises(UsageError, match="needs a tokenizer"):
             engine.add("hello")
         assert {output.text for output in engine.generate(PROMPT, GREEDY)} == {""}
-
-
-def test_a_tokenizer_larger_than_the_model(files):
-    tokenizer = Tokenizer.from_data(byte_tokenizer_data(352))
-    with pytest.raises(UsageError, match=r"at most the model's 320 tokens, found 352"):
-        Engine.load(files / "model.m", tokenizer)
-
-
-@pytest.mark.parametrize(
-    "option",
-    [{"num_threads": 0}, {"max_seq_len": 0}, {"max_batch_tokens": 0}, {"kv_tokens": -1}, {"kv_type": DType.Q80}],
-)
-def test_options_out_of_range(files, option):
-    with pytest.raises(UsageError, match=f"{next(iter(option))}: expected"):
-        Engine.load(files / "model.m", **option)
-
-
-def test_files_that_are_not_there_or_not_models(files):
-    with pytest.raises(UsageError, match="no such model file"):
-        Engine.load(files / "none.m")
-    with pytest.raises(BadFile):
-        Engine.load(files / "tokenizer.t")
-    with pytest.raises(BadFile):
-        Engine.load(files / "model.m", files / "model.m")
-
-
-def test_a_level_the_cpu_lacks(files, monkeypatch):
-    def isa():
-        raise _native.UnsupportedIsaError("DLLAMA_ISA=abacus: no such level")
-
-    monkeypatch.setattr(_native, "isa", isa)
-    with pytest.raises(UnsupportedIsa, match="abacus"):
-        Engine.load(files / "model.m")
-
-
-# --- sizes
-
-
-def test_defaults(files):
-    with Engine.load(files / "q40.m") as engine:
-        assert engine.num_threads == machine.physical_cores()
-        assert engine.max_seq_len == engine.config.max_seq_len == 128
-        assert engine.kv_type is DType.F16
-    with Engine.load(files / "model.m") as engine:
-        assert engine.kv_type is DType.F32
-        assert engine.memory.kv == 2 * 128 * 2 * 32 * 4  # layers, positions, K and V, kv_size, bytes
-
-
-def test_max_seq_len_is_cut_to_the_models_and_to_the_pool(files):
-    with Engine.load(files / "model.m", max_seq_len=100000) as engine:
-        assert engine.max_seq_len == 128
-    with Engine.load(files / "model.m", kv_tokens=50) as engine:
-        assert engine.max_seq_len == 50
-
-
-@pytest.fixture(scope="module")
-def long_context(tmp_path_factory):
-    path = tmp_path_factory.mktemp("long") / "long.m"
-    write_tiny_model(path, tiny_config(max_seq_len=100000))
-    return path
-
-
-def test_the_default_context_is_what_memory_allows(long_context, monkeypatch):
-    with Engine.load(long_context, num_threads=1) as engine:
-        assert engine.max_seq_len == 8192
-        memory = engine.memory
-    for missing, expected in ((memory.kv // 2, 4096), (0, 8192), (memory.kv * 3 // 4, 2048)):
-        monkeypatch.setattr(machine, "available_memory", lambda free=memory.total - missing: free)
-        with Engine.load(long_context, num_threads=1) as engine:
-            assert expected <= engine.max_seq_len <= min(8192, expected * 1.2)
-            assert engine.memory.total <= memory.total - missing
-
-
-def test_too_little_memory_says_need_have_and_what_to_do(long_context, monkeypatch):
-    with Engine.load(long_context, num_threads=1, max_seq_len=100000) as engine:
-        memory = engine.memory
-    monkeypatch.setattr(machine, "available_memory", lambda: memory.total - memory.kv // 2)
-    expected = r"needs \d+ MiB .* \d+ MiB are free; it fits with a context of \d+ tokens \(max_seq_len\)$"
-    with pytest.raises(NotEnoughMemory, match=expected):
-        Engine.load(long_context, num_threads=1, max_seq_len=100000)
-    with pytest.raises(NotEnoughMemory, match=r"it fits with room for \d+ tokens$"):
-        Engine.load(long_context, num_threads=1, kv_tokens=100000)
-    monkeypatch.setattr(machine, "available_memory", lambda: 1 << 20)
-    with pytest.raises(NotEnoughMemory, match=r"1 MiB are free; free some, or use a smaller model$"):
-        Engine.load(long_context)
-
-
-def test_the_plan_has_room_for_the_logits_of_the_largest_step(files, monkeypatch):
-    row = 4 * 384  # 320 values and more than one of padding, by 64
-
-    def load(max_logits):
-        monkeypatch.setattr(sizing, "LOGITS_BYTES", max_logits * 4 * 320)
-        return Engine.load(files / "model.m", num_threads=1, kv_tokens=1024, max_batch_tokens=64)
-
-    with load(1) as least, load(50) as most:
-        assert most.memory.buffers - least.memory.buffers == (64 - 16) * row  # all tokens, one for each of 16 slots
-    with load(10) as engine:
-        logits_rows = record_logits_rows(engine)
-        for _ in range(15):
-            engine.add(PROMPT, SamplingParams(max_tokens=20, ignore_eos=True))
-        engine.step()
-        engine.logits([1] * 60)
-        assert max(logits_rows) == 25
-        assert engine.memory.buffers - least.memory.buffers == (25 - 16) * row
-
-
-def record_logits_rows(engine):
-    """Give a list that gets the number of rows of logits of each step from now on."""
-    node = engine._executor.node
-    rows: list[int] = []
-
-    class RecordingNode:
-        def step(self, *arrays):
-            result = node.step(*arrays)
-            rows.append(len(result.logits))
-            return result
-
-        def stop(self):
-            node.stop()
-
-    engine._executor._node = RecordingNode()
-    return rows
-
-
-def test_nothing_is_allocated_when_memory_is_short(long_context, monkeypatch):
-    monkeypatch.setattr(machine, "available_memory", lambda: 1 << 20)
-    monkeypatch.setattr(_native, "Node", None)
-    with pytest.raises(NotEnoughMemory):
-        Engine.load(long_context)
-
-
-def test_refused_by_the_system(files, monkeypatch):
-    def node(*_):
-        raise MemoryError("cannot reserve 7 bytes")
-
-    monkeypatch.setattr(_native, "Node", node)
-    with pytest.raises(NotEnoughMemory, match="cannot reserve 7 bytes"):
-        Engine.load(files / "model.m")
-
-
-def test_progress_ends_at_the_total(files):
-    calls: list[tuple[int, int]] = []
-    Engine.load(files / "q40.m", progress=lambda done, total: calls.append((done, total))).close()
-    assert [done for done, _ in calls] == sorted(done for done, _ in calls)
-    assert len({total for _, total in calls}) == 1
-    assert calls[-1][0] == calls[-1][1]
-
-
-def test_no_thread_reads_the_file_when_loading_ends(files, monkeypatch):
-    reading, closed_while_reading = threading.Event(), []
-    preadv, close = os.preadv, CheckedFile.close
-
-    def slow_preadv(*arguments):
-        reading.set()
-        time.sleep(0.1)
-        count = preadv(*arguments)
-        reading.clear()
-        return count
-
-    def recording_close(file):
-        closed_while_reading.append(reading.is_set())
-        close(file)
-
-    def progress(done, total):
-        monkeypatch.setattr(os, "preadv", slow_preadv)
-        if done > total // 2:
-            assert reading.wait(10)
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(CheckedFile, "close", recording_close)
-    with pytest.raises(KeyboardInterrupt):
-        Engine.load(files / "q40.m", progress=progress)
-    assert closed_while_reading == [False]
-
-
-# --- stopping
-
-
-def test_a_closed_engine_says_so(files):
-    engine = Engine.load(files / "model.m")
-    outputs = engine.generate(PROMPT, GREEDY)
-    next(outputs)
-    engine.close()
-    engine.close()
-    for call in (engine.step, engine.counters, lambda: next(outputs), lambda: engine.add(PROMPT)):
-        with pytest.raises(EngineStopped, match="the engine has stopped: it was closed"):
-            call()
-
-
-class FailingNode:
-    """A node whose group breaks in the second step."""
-
-    def __init__(self, node) -> None:
-        self.node, self.num_steps = node, 0
-
-    def step(self, *arrays):
-        self.num_steps += 1
-        if self.num_steps == 2:
-            raise _native.GroupFailedError("rank 1 is gone")
-        return self.node.step(*arrays)
-
-    def stop(self):
-        raise _native.GroupFailedError("rank 1 is gone")
-
-
-def test_a_failed_step_ends_the_engine_in_one_clear_error(engine):
-    engine._executor._node = FailingNode(engine._executor._node)
-    other = engine.add(PROMPT, GREEDY)
-    outputs = engine.generate(PROMPT, GREEDY)
-    assert next(outputs).token_id is not None
-    with pytest.raises(EngineStopped, match="a step failed: rank 1 is gone; load the model again") as caught:
-        next(outputs)
-    assert isinstance(caught.value.__cause__, _native.GroupFailedError)
-    assert [output.request_id for output in engine.step()] == [other]  # what came before the failure is not lost
-    for call in (engine.step, lambda: engine.add(PROMPT), lambda: engine.score(PROMPT), engine.counters):
-        with pytest.raises(EngineStopped, match="rank 1 is gone"):
-            call()
-    engine.cancel(other)
-
-
-@pytest.mark.parametrize("call", ["step", "generate", "logits", "score"])
-def test_a_file_cut_while_in_use_ends_the_engine(tmp_path, call):
-    write_tiny_model(tmp_path / "model.m")
-    calls = {
-        "step": lambda engine: engine.step(),
-        "generate": lambda engine: list(engine.generate(PROMPT, GREEDY)),
-        "logits": lambda engine: engine.logits(PROMPT),
-        "score": lambda engine: engine.score(PROMPT),
-    }
-    with Engine.load(tmp_path / "model.m", num_threads=1) as engine:
-        engine.add(PROMPT, GREEDY)
-        os.truncate(tmp_path / "model.m", 1000)
-        with pytest.raises(BadFile, match=r"model\.m: tensor embed_tokens: .* was it changed while in use\?$"):
-            calls[call](engine)
-        assert not engine.has_work
-        for later in (*calls.values(), lambda engine: engine.add(PROMPT)):
-            with pytest.raises(EngineStopped, match=r"a step failed: .*embed_tokens.*; load the model again"):
-                later(engine)
-
-
-@pytest.mark.parametrize("sampling", [GREEDY, SamplingParams(temperature=1.0, seed=1), SamplingParams(logprobs=2)])
-def test_logits_that_are_no_numbers_end_the_engine(tmp_path, sampling):
-    write_tiny_model(tmp_path / "model.m", tiny_config(weight_type=DType.F32))
-    with open_m_file(tmp_path / "model.m") as file:
-        norm = file.tensors["norm"]
-    with (tmp_path / "model.m").open("r+b") as stream:
-        stream.seek(norm.offset)
-        stream.write(b"\xff" * norm.nbytes)  # a NaN in every four bytes
-    with Engine.load(tmp_path / "model.m", num_threads=1) as engine:
-        with pytest.raises(EngineStopped, match="not finite numbers; is the model file damaged"):
-            list(engine.generate(PROMPT, sampling))
-        assert not engine.has_work
-
-
-def test_an_interrupted_step_is_repeated(engine, monkeypatch):
-    expected = tokens(engine.generate(PROMPT, GREEDY))
-    node = engine._executor._node
-
-    class InterruptedNode:
-        def step(self, *arrays):
-            engine._executor._node = node
-            node.step(*arrays)
-            raise KeyboardInterrupt
-
-    request_id = engine.add(PROMPT, GREEDY)
-    engine._executor._node = InterruptedNode()
-    with pytest.raises(KeyboardInterrupt):
-        engine.step()
-    assert tokens(run(engine)[request_id]) == expected
 
 
 def test_importing_the_engine_loads_no_tokenizer_library():

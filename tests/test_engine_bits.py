@@ -6,6 +6,7 @@ from model_files import tiny_config, write_tiny_model  # type: ignore[import-not
 
 from dllama.config import DType
 from dllama.engine import Engine, SamplingParams
+from dllama.engine.scheduler import Scheduler
 
 LENGTH = 200  # more than three KV pages
 CHUNKS = [1, 7, 32, 512]
@@ -91,11 +92,18 @@ def test_preempted_sequences_continue_as_if_nothing_had_been(model, kv_tokens):
         assert engine.counters()["tokens"] > roomy  # something was computed twice
 
 
-def test_preempted_scores(model):
+def test_preempted_scores(model, monkeypatch):
+    preempt, preempted = Scheduler._preempt, []
+
+    def recording_preempt(scheduler, sequence):
+        preempted.append(sequence)
+        preempt(scheduler, sequence)
+
     with load(model) as engine:
         expected = engine.score(token_ids(0))
     with load(model, kv_tokens=384, max_batch_tokens=2) as engine:
         engine.add(token_ids(1, 60), SamplingParams(temperature=0.0, max_tokens=180))
         engine.step()
+        monkeypatch.setattr(Scheduler, "_preempt", recording_preempt)
         np.testing.assert_array_equal(engine.score(token_ids(0)), expected)
-        assert engine.counters()["tokens"] > LENGTH + 60 + 180  # something was computed twice
+        assert preempted

@@ -1,80 +1,12 @@
-"""The scheduler and its pages, against a node that remembers which token it saw in which page."""
+"""The scheduler and its pages: who runs when, and what each sequence gets."""
 
-import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scheduler_world import PAGE_SIZE, World  # type: ignore[import-not-found]
 
 from dllama.engine.pages import PagePool
-from dllama.engine.scheduler import Scheduler, want_rows
+from dllama.engine.scheduler import want_rows
 from dllama.engine.sequence import Sequence
-
-PAGE_SIZE = 4
-
-
-class FakeNode:
-    """Keeps tokens where a node keeps keys and values, and 'computes' by reading back all earlier positions."""
-
-    def __init__(self, num_pages: int, num_slots: int) -> None:
-        self.cache = np.full((num_pages, PAGE_SIZE), -1)
-        self.tables = np.full((num_slots, num_pages), -1)
-
-    def step(self, token_ids: list[int], spans: np.ndarray, pages: np.ndarray, wants: np.ndarray) -> list[list[int]]:
-        for slot, index, page in pages:
-            self.tables[slot, index] = page
-        rows: list[tuple[int, int]] = []
-        for slot, first, count in spans:
-            for position in range(first, first + count):
-                page, offset = self.tables[slot, position // PAGE_SIZE], position % PAGE_SIZE
-                assert page >= 0
-                self.cache[page, offset] = token_ids[len(rows)]
-                rows.append((slot, position))
-        assert len(rows) == len(token_ids)
-        return [self.prefix(*rows[row]) for row, _, _ in wants]
-
-    def prefix(self, slot: int, position: int) -> list[int]:
-        """All tokens of a slot up to a position."""
-        pages = self.tables[slot, : position // PAGE_SIZE + 1]
-        return self.cache[pages].reshape(-1)[: position + 1].tolist()
-
-
-class World:
-    """A scheduler, a node, and sequences that each generate as many tokens as they were told."""
-
-    def __init__(self, num_pages=8, num_slots=4, max_batch_tokens=6, max_logits=100) -> None:
-        self.pool = PagePool(num_pages, num_slots, PAGE_SIZE)
-        self.scheduler = Scheduler(self.pool, max_batch_tokens, max_logits)
-        self.node = FakeNode(num_pages, num_slots)
-        self.max_batch_tokens = max_batch_tokens
-        self.sequences: list[Sequence] = []
-
-    def add(self, num_prompt: int, num_new: int = 1, first_token: int = 0) -> Sequence:
-        prompt = list(range(first_token, first_token + num_prompt))
-        sequence = Sequence(len(self.sequences), prompt, num_prompt + num_new, first_wanted=num_prompt - 1)
-        self.sequences.append(sequence)
-        self.scheduler.add(sequence)
-        return sequence
-
-    def step(self) -> list[tuple[Sequence, int, int]]:
-        """Run a step; give its spans as (sequence, first, count)."""
-        batch = self.scheduler.next_batch()
-        wants = batch.wants
-        assert len(batch.token_ids) == batch.num_tokens <= self.max_batch_tokens
-        results = self.node.step(batch.token_ids, batch.span_rows, self.scheduler.page_changes, want_rows(wants))
-        for want, prefix in zip(wants, results, strict=True):
-            assert prefix == want.sequence.token_ids[: want.position + 1]
-            want.sequence.token_ids.append(sum(prefix) % 1009)
-            want.sequence.first_wanted = want.position + 1
-        self.scheduler.commit(batch)
-        for sequence in [want.sequence for want in wants if len(want.sequence.token_ids) == want.sequence.max_len]:
-            self.scheduler.remove(sequence)
-        return [(span.sequence, span.first, span.count) for span in batch.spans]
-
-    def run(self) -> None:
-        for _ in range(10000):
-            if not self.step():
-                return
-        pytest.fail("sequences starve")
 
 
 def generated_alone(num_prompt: int, num_new: int, first_token: int) -> list[int]:
@@ -100,7 +32,7 @@ def test_every_sequence_gets_the_tokens_it_gets_alone(lengths, num_slots, max_ba
     world.run()
     for index, (num_prompt, num_new) in enumerate(lengths):
         assert sequences[index].token_ids == generated_alone(num_prompt, num_new, 100 * index)
-    assert world.pool.num_free == 8
+    assert world.num_free == 8
     assert not world.scheduler.running
     assert not world.scheduler.waiting
 
@@ -201,7 +133,7 @@ def test_removing_running_and_waiting_sequences():
     world.scheduler.remove(waiting)
     world.scheduler.remove(running)
     assert world.step() == []
-    assert world.pool.num_free == 4
+    assert world.num_free == 4
 
 
 def test_pages_of_a_closed_table_are_no_news():
@@ -212,6 +144,8 @@ def test_pages_of_a_closed_table_are_no_news():
     assert not pool.has_free_slot
     assert not pool.grow(table, 17)
     assert len(table.pages) == 3
+    pool.shrink(table, 4)
+    assert len(pool.changes()) == len(table.pages) == 1
     pool.close(table)
     assert pool.changes().shape == (0, 3)
     assert pool.num_free == 4

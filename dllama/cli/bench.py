@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dllama.cli.common import say
+from dllama.cli.common import find_model, say
 from dllama.cli.parser import file_name, list_of, whole
 from dllama.errors import UsageError
 
@@ -35,8 +35,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     lists: dict[str, Any] = {"type": list_of(whole(0)), "action": "extend", "metavar": "N[,N…]"}
     threads: dict[str, Any] = {**lists, "type": list_of(whole(1, 1024))}
     batches: dict[str, Any] = {**lists, "type": list_of(whole(1, 4096))}
-    model: dict[str, Any] = {"type": file_name, "action": "append", "metavar": "FILE"}
-    parser.add_argument("-m", "--model", **model, required=True, help="model file; repeatable")
+    model: dict[str, Any] = {
+        "type": file_name,
+        "action": "append",
+        "metavar": "FILE|NAME",
+        "help": "model file, or name of a downloaded model; repeatable",
+    }
+    parser.add_argument(
+        "-m", "--model", **model, required=True, help="model file, or name of a downloaded model; repeatable"
+    )
     parser.add_argument("-p", "--n-prompt", **lists, help="prompt tokens (default 512; 0: no such test)")
     parser.add_argument("-n", "--n-gen", **lists, help="tokens to generate (default 128; 0: no such test)")
     parser.add_argument("-d", "--n-depth", **lists, help="tokens in the context before the test (default 0)")
@@ -83,7 +90,7 @@ class Bench:
 
     def __init__(self, engine: Engine, batch: int) -> None:
         self._engine, self._batch = engine, batch
-        self._random = random.Random(SEED)
+        self._random, self._num_prompts = random.Random(SEED), 0
 
     def sample(self, test: Case) -> int:
         """Run once; the result is nanoseconds."""
@@ -121,7 +128,11 @@ class Bench:
         from dllama.engine import SamplingParams
 
         sampling = SamplingParams(max_tokens=max_tokens, temperature=0, ignore_eos=True)
-        self._engine.add([self._random.randrange(self._engine.config.vocab_size) for _ in range(prompt)], sampling)
+        vocab_size = self._engine.config.vocab_size
+        self._num_prompts += 1  # no prompt begins like one before it, whose KV would be used again
+        first = self._num_prompts % vocab_size
+        rest = [self._random.randrange(vocab_size) for _ in range(prompt - 1)]
+        self._engine.add([first, *rest], sampling)
 
     def _skip(self, tokens: int) -> None:
         end = self._engine.counters()["tokens"] + tokens
@@ -183,9 +194,10 @@ def records(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
     tests = tests_of(args)
     for model in args.model:
+        file, _ = find_model(model)
         for threads in args.threads or [machine.physical_cores()]:
             for batch in args.batch_size or [512]:
-                yield from _records_of(model, threads, batch, tests, args)
+                yield from _records_of(file, threads, batch, tests, args)
 
 
 def _records_of(

@@ -83,27 +83,37 @@ def add_file_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--tokenizer", type=file_name, metavar="FILE", help=help_)
 
 
+def find_model(given: str) -> tuple[str, str | None]:
+    """Find what ``--model`` means: a file, or the name of a downloaded model.
+
+    Returns:
+        The model file, and the tokenizer file that belongs to it, if one is known.
+
+    Raises:
+        UsageError: No model of that name is here.
+    """
+    from dllama.hub import folders
+
+    path = Path(given)
+    if not path.is_file() and (found := folders.find_model(given)):
+        return str(found.model), str(found.tokenizer)
+    if path.exists() or path.name != given or path.suffix == ".m":
+        beside = folders.find_tokenizer(path)
+        return given, str(beside) if beside else None
+    advice = "dllama models list shows those that are here, python3 launch.py --list those that can be had"
+    raise UsageError(f"--model {given}: no such model file, and no downloaded model of that name; {advice}")
+
+
 def find_files(args: argparse.Namespace) -> None:
     """Put files in place of ``--model NAME`` and of a ``--tokenizer`` that was left away.
 
     Raises:
         UsageError: No model of that name is here, or no tokenizer is beside the model.
     """
-    from dllama.hub import folders
-
-    if not Path(args.model).exists() and Path(args.model).name == args.model and not args.model.endswith(".m"):
-        found = folders.find_model(args.model)
-        if found is None:
-            advice = "dllama models list shows those that are here, python3 launch.py --list those that can be had"
-            raise UsageError(
-                f"--model {args.model}: no such model file, and no downloaded model of that name; {advice}"
-            )
-        args.model, args.tokenizer = str(found.model), args.tokenizer or str(found.tokenizer)
+    args.model, beside = find_model(args.model)
+    args.tokenizer = args.tokenizer or beside
     if args.tokenizer is None and Path(args.model).exists():
-        beside = folders.find_tokenizer(Path(args.model))
-        if beside is None:
-            raise UsageError(f"--tokenizer: none is beside {args.model}, or several are; name a tokenizer file (.t)")
-        args.tokenizer = str(beside)
+        raise UsageError(f"--tokenizer: none is beside {args.model}, or several are; name a tokenizer file (.t)")
 
 
 def add_prompt_flags(parser: argparse.ArgumentParser, what: str) -> None:
@@ -170,8 +180,10 @@ def prepare(args: argparse.Namespace, show: Callable[[str], None]) -> Prepared:
     return Prepared(tokenizer, size.max_seq_len, model.config.max_seq_len)
 
 
-def load_engine(args: argparse.Namespace, prepared: Prepared, show: Callable[[str], None]) -> Engine:
-    """Load ``--model``, saying so."""
+def load_engine(
+    args: argparse.Namespace, prepared: Prepared, show: Callable[[str], None], step_seconds: float | None = None
+) -> Engine:
+    """Load ``--model``, saying so; ``step_seconds`` as ``Engine.load`` has it."""
     from dllama.engine import Engine
 
     show("💿 Loading weights...")
@@ -180,6 +192,7 @@ def load_engine(args: argparse.Namespace, prepared: Prepared, show: Callable[[st
         prepared.tokenizer,
         num_threads=args.nthreads,
         max_seq_len=prepared.context,
+        step_seconds=step_seconds,
         progress=_Progress(show),
     )
     show("💿 Weights loaded")

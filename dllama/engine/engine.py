@@ -5,8 +5,8 @@ Knows no socket and no terminal. What a step does is in ``executor``; what becom
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import count
+from collections.abc import Generator, Sequence
+from itertools import chain, count
 from os import PathLike
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -20,11 +20,12 @@ from dllama.engine.executor import Executor
 from dllama.engine.loading import Progress, open_node
 from dllama.engine.pages import PagePool
 from dllama.engine.params import Output, SamplingParams
-from dllama.engine.prompts import check_ids, check_length, open_tokenizer, to_token_ids
+from dllama.engine.prompts import check_ids, check_length, check_path, open_tokenizer, to_token_ids
 from dllama.engine.scheduler import Scheduler
 from dllama.engine.sequence import Sequence as TokenSequence
 from dllama.engine.sizing import NodeOptions, NodeSize, max_logits
 from dllama.engine.tasks import Collection, Generation
+from dllama.errors import UsageError
 from dllama.plan import MemoryPlan
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Engine:
         self.max_seq_len: int = size.max_seq_len
         self.memory: MemoryPlan = size.memory
         pool = PagePool(size.num_pages, size.num_slots, _native.PAGE_SIZE)
-        scheduler = Scheduler(pool, options.max_batch_tokens, max_logits(self.config))
+        scheduler = Scheduler(pool, options.max_batch_tokens, max_logits(self.config), options.step_seconds)
         self._executor = Executor(node, scheduler, file.embedding_rows)
         self._file = file
         self._requests: dict[int, Generation] = {}
@@ -80,6 +81,7 @@ class Engine:
         max_batch_tokens: int = 512,
         kv_type: DType | None = None,
         kv_tokens: int | None = None,
+        step_seconds: float | None = None,
         progress: Progress | None = None,
     ) -> Self:
         """Load a model into memory.
@@ -91,7 +93,10 @@ class Engine:
             max_seq_len: Most tokens in a sequence, cut to the model's own; None: that, 8192, or what memory allows.
             max_batch_tokens: Most tokens in one step.
             kv_type: ``DType.F16`` or ``DType.F32`` for keys and values; None: F32 for F32 models, else F16.
-            kv_tokens: Positions that all running sequences share; None: ``max_seq_len``. No sequence can be longer.
+            kv_tokens: Positions that all sequences share, those that ended and may be continued too; None:
+                ``max_seq_len``. No sequence can be longer.
+            step_seconds: About how long a step that reads a prompt may last, and so a ``cancel`` wait; shorter steps
+                read a prompt a little slower. None: as long as ``max_batch_tokens`` take.
             progress: Called with (bytes done, bytes in all) while weights are loaded.
 
         Raises:
@@ -101,12 +106,16 @@ class Engine:
         """
         from dllama.formats.m_file import open_m_file
 
+        check_path("model", model)
+        if progress is not None and not callable(progress):
+            raise UsageError(f"progress: expected a function, found {progress!r:.80}")
         options = NodeOptions(
             num_threads=machine.physical_cores() if num_threads is None else num_threads,
             max_seq_len=max_seq_len,
             max_batch_tokens=max_batch_tokens,
             kv_type=kv_type,
             kv_tokens=kv_tokens,
+            step_seconds=step_seconds,
         )
         file = open_m_file(model)
         try:
@@ -144,11 +153,16 @@ class Engine:
 
         Raises:
             ContextFull: The prompt leaves no room for a single token.
-            UsageError: An empty prompt, token ids outside the vocabulary, or text without a tokenizer.
+            UsageError: An empty prompt, token ids outside the vocabulary, or text or stop strings without a tokenizer.
             EngineStopped: A step failed before, or the engine is closed.
         """
+        if not isinstance(sampling, SamplingParams):
+            raise UsageError(f"sampling: expected SamplingParams, found {sampling!r:.80}")
         check_ids("stop_token_ids", sampling.stop_token_ids, self.config)
+        check_ids("stop_sequences", chain.from_iterable(sampling.stop_sequences), self.config)
         check_ids("logit_bias", sampling.logit_bias, self.config)
+        if sampling.stop and self.tokenizer is None:
+            raise UsageError("stop: expected no texts without a tokenizer; give token ids (stop_sequences)")
         sequence = self._sequence(prompt, longest=self.max_seq_len - 1)
         num_prompt = len(sequence.token_ids)
         sequence.first_wanted = num_prompt - 1
@@ -180,7 +194,7 @@ class Engine:
             self._executor.remove(request)
             self._deliver(request.cancel())
 
-    def generate(self, prompt: Prompt, sampling: SamplingParams = _DEFAULT_SAMPLING) -> Iterator[Output]:
+    def generate(self, prompt: Prompt, sampling: SamplingParams = _DEFAULT_SAMPLING) -> Generator[Output, None, None]:
         """Give the tokens that follow a prompt as they come; closing the iterator early cancels the request.
 
         Other requests advance meanwhile, so several iterators and ``step`` can take turns. Arguments are those of
@@ -246,11 +260,11 @@ class Engine:
         self.close()
 
     def _advance(self) -> None:
-        """Run one step, and put each output where its reader looks."""
-        for output in self._executor.step():
-            self._deliver(output)
+        """Run one step."""
+        self._executor.step(self._deliver)
 
     def _deliver(self, output: Output) -> None:
+        """Put an output where its reader looks."""
         self._inboxes.get(output.request_id, self._ready).append(output)
         if output.finish_reason:
             del self._requests[output.request_id]

@@ -5,8 +5,9 @@ Schedules, computes on every node of the group, and hands each result to the tas
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import numpy.typing as npt
@@ -55,38 +56,40 @@ class Executor:
 
     def add(self, task: Task) -> None:
         """Queue a task."""
-        self._tasks[task.sequence] = task
-        self._scheduler.add(task.sequence)
+        with self._whole():
+            self._tasks[task.sequence] = task
+            self._scheduler.add(task.sequence)
 
     def remove(self, task: Task) -> None:
         """Forget a task, finished or not; one that is not known is left alone."""
-        if self._tasks.pop(task.sequence, None):
-            self._scheduler.remove(task.sequence)
+        with self._whole():
+            if self._tasks.pop(task.sequence, None):
+                self._scheduler.remove(task.sequence)
 
-    def step(self) -> list[Output]:
-        """Run one step and give what the tasks made of its results; nothing if there is no task.
+    def step(self, deliver: Callable[[Output], None]) -> None:
+        """Run one step and deliver what the tasks made of its results; nothing if there is no task.
+
+        A KeyboardInterrupt while the nodes compute leaves everything as it was, and the step is run again. One that
+        comes in the short time in which results are handed out stops the executor.
 
         Raises:
             EngineStopped: The step failed, or the executor stopped before.
             BadFile: The embeddings can no longer be read; every later call raises EngineStopped.
         """
-        node, batch = self.node, self._scheduler.next_batch()
+        node = self.node
+        with self._whole():
+            batch = self._scheduler.next_batch()
         if not batch.spans:
-            return []
+            return
         wants = batch.wants
         result = self._compute(node, batch, wants)
         try:
-            matched = _matched(wants, result)
-            outputs = [self._tasks[want.sequence].receive(want.position, value) for want, value in matched]
+            with self._whole():
+                self._hand_out(wants, result, deliver)
+                self._scheduler.commit(batch)
+                self._remove_finished(wants)
         except ValueError as error:  # logits that are no numbers: the weights are broken, and so is every later step
-            self.stop(str(error))
             raise EngineStopped(f"{error}; is the model file damaged?") from error
-        self._scheduler.commit(batch)
-        for want in wants:
-            task = self._tasks.get(want.sequence)
-            if task and task.is_finished:
-                self.remove(task)
-        return [output for output in outputs if output]
 
     def stop(self, reason: str) -> None:
         """Release the node and the other ranks, and refuse all further work for ``reason``."""
@@ -97,10 +100,32 @@ class Executor:
             with suppress(_native.GroupFailedError):  # they are gone already
                 node.stop()
 
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """Stop if what is done here is not done to its end, as when Ctrl-C comes: no half of it can be relied on."""
+        try:
+            yield
+        except BaseException as error:
+            self.stop(str(error) or "it was interrupted between two steps")
+            raise
+
+    def _hand_out(self, wants: list[Want], result: _native.StepResult, deliver: Callable[[Output], None]) -> None:
+        for want, value in _matched(wants, result):
+            if output := self._tasks[want.sequence].receive(want.position, value):
+                deliver(output)
+
+    def _remove_finished(self, wants: list[Want]) -> None:
+        for want in wants:
+            task = self._tasks.get(want.sequence)
+            if task and task.is_finished:
+                self.remove(task)
+
     def _compute(self, node: _native.Node, batch: Batch, wants: list[Want]) -> _native.StepResult:
         try:
-            embeddings = self._embed(batch.token_ids)
-            return node.step(embeddings, batch.span_rows, self._scheduler.page_changes, want_rows(wants))
+            embeddings, begin = self._embed(batch.token_ids), time.perf_counter()
+            result = node.step(embeddings, batch.span_rows, self._scheduler.page_changes, want_rows(wants))
+            self._scheduler.pace.note(batch.num_tokens, time.perf_counter() - begin)
+            return result
         except BadFile as error:  # cut while in use: no later step can do better
             self.stop(f"a step failed: {error}")
             raise

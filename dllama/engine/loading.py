@@ -28,6 +28,7 @@ U8Array = npt.NDArray[np.uint8]
 Progress = Callable[[int, int], None]  # (bytes done, bytes in all)
 
 _ROW_GROUP = 64  # pieces begin at multiples of it; the core packs rows by 8 or 16, which differs between levels
+_FEWER_THREADS = "use fewer threads (num_threads, --nthreads)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ def open_node(file: ModelFile, options: NodeOptions, progress: Progress | None) 
 
     Raises:
         UnsupportedIsa: ``DLLAMA_ISA`` names a level that cannot be had.
-        NotEnoughMemory: It does not fit into what is free; nothing was allocated.
+        NotEnoughMemory: It does not fit into what is free, or the system refused memory or threads.
         BadFile: The file changed or cannot be read.
     """
     plan = make_plan(file.config)
@@ -56,7 +57,7 @@ def open_node(file: ModelFile, options: NodeOptions, progress: Progress | None) 
     except _native.UnsupportedIsaError as error:
         raise UnsupportedIsa(str(error)) from error
     except MemoryError as error:  # less was free than the system said, e.g. under a limit of the process
-        raise NotEnoughMemory(f"{error}; use a smaller model, or a shorter context (max_seq_len)") from error
+        raise NotEnoughMemory(f"{error}; {_advice(error)}") from error
     load_weights(node, file, plan.shards[0], progress)
     return node, size
 
@@ -68,6 +69,7 @@ def load_weights(node: _native.Node, file: ModelFile, shard: Shard, progress: Pr
 
     Raises:
         BadFile: The file changed or cannot be read.
+        NotEnoughMemory: The system refused the thread that reads.
     """
     slices = {name: tensor_slice(file.config, shard, name) for name in node.weight_names()}
     done, total = 0, sum(_num_bytes(file.tensors[name], part) for name, part in slices.items())
@@ -77,6 +79,13 @@ def load_weights(node: _native.Node, file: ModelFile, shard: Shard, progress: Pr
             done += piece.rows.nbytes
             if progress:
                 progress(done, total)
+
+
+def _advice(error: MemoryError) -> str:
+    """Say what to do about a refusal of the system; its text ends in what was refused (``csrc/base``)."""
+    if str(error).endswith("threads"):
+        return _FEWER_THREADS
+    return "use a smaller model, or a shorter context (max_seq_len)"
 
 
 def _num_bytes(tensor: Tensor, part: TensorSlice) -> int:
@@ -119,7 +128,10 @@ def _read_ahead(pieces: Iterator[Piece]) -> Generator[Piece, None, None]:
     Closing the generator waits for that thread.
     """
     with ThreadPoolExecutor(1, thread_name_prefix="dllama-read") as reader:
-        upcoming = reader.submit(next, pieces, None)
+        try:
+            upcoming = reader.submit(next, pieces, None)
+        except RuntimeError as error:  # what Python raises when it cannot start a thread
+            raise NotEnoughMemory(f"the system refused a thread that reads the model; {_FEWER_THREADS}") from error
         while piece := upcoming.result():
             upcoming = reader.submit(next, pieces, None)
             yield piece

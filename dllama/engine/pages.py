@@ -30,7 +30,7 @@ class PagePool:
     """
 
     def __init__(self, num_pages: int, num_slots: int, page_size: int) -> None:
-        self._page_size = page_size
+        self.page_size = page_size
         self._free_pages = list(reversed(range(num_pages)))
         self._free_slots = list(reversed(range(num_slots)))
         self._changes: dict[tuple[int, int], int] = {}  # (slot, page index) -> page id, not yet known to the nodes
@@ -47,7 +47,7 @@ class PagePool:
 
     def num_pages_for(self, num_positions: int) -> int:
         """Pages that hold ``num_positions``."""
-        return -(-num_positions // self._page_size)
+        return -(-num_positions // self.page_size)
 
     def open(self) -> PageTable:
         """Give an empty table in a free slot; there must be one."""
@@ -64,13 +64,19 @@ class PagePool:
             table.pages.append(page)
         return True
 
+    def shrink(self, table: PageTable, num_positions: int) -> None:
+        """Take the pages beyond ``num_positions`` back.
+
+        Nodes need not hear of it: they read no position that nobody wrote, and hear of the page that comes instead.
+        """
+        while len(table.pages) > self.num_pages_for(num_positions):
+            self._free_pages.append(table.pages.pop())
+            self._changes.pop((table.slot, len(table.pages)), None)
+
     def close(self, table: PageTable) -> None:
-        """Take the slot and all pages back. Nodes need not hear of it: they read no position that nobody wrote."""
-        for index in range(len(table.pages)):
-            self._changes.pop((table.slot, index), None)
-        self._free_pages.extend(reversed(table.pages))
+        """Take the slot and all pages back."""
+        self.shrink(table, 0)
         self._free_slots.append(table.slot)
-        table.pages.clear()
 
     def changes(self) -> npt.NDArray[np.int32]:
         """What the nodes must learn before the next step: int32 ``[P, 3]`` of (slot, page index, page id)."""

@@ -6,7 +6,7 @@ Plain data, checked when made. Knows no model: token ids are compared with the v
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -38,11 +38,16 @@ class SamplingParams:
             from the same seed. Seed 0 gives only zeros, there and so here: every draw takes the first candidate.
         logprobs: How many of the most likely tokens to report with each output, with their log-probabilities and that
             of the chosen one; 0: none. They are the model's own, before any penalty, bias, temperature or filter.
-        ignore_eos: Continue after the tokenizer's end-of-sequence tokens (not after ``stop_token_ids``).
+        ignore_eos: Continue after the tokenizer's end-of-sequence tokens (not after the stops below).
         stop_token_ids: More ids that end the request.
+        stop_sequences: Sequences of generated ids that end the request; at most 64 of at most 256 ids.
+        stop: Texts that end the request; at most 64 of at most 256 characters. They need a tokenizer.
+
+    The stop that is complete first ends the request, the longest of several that are complete at the same place, and
+    is no part of the output's text.
 
     Raises:
-        UsageError: A value out of range; the text names field, range and value.
+        UsageError: A value of the wrong type or out of range; the text names field, range and value.
     """
 
     max_tokens: int | None = None
@@ -59,18 +64,24 @@ class SamplingParams:
     logprobs: int = 0
     ignore_eos: bool = False
     stop_token_ids: Sequence[int] = ()
+    stop_sequences: Sequence[Sequence[int]] = ()
+    stop: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         for name, low, high in _INT_RANGES:
             _check_int(name, getattr(self, name), low, high, none_allowed=name in _NONE_ALLOWED)
         for name, lowest, highest in _FLOAT_RANGES:
             _check_float(name, getattr(self, name), lowest, highest)
-        object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
-        for token in (*self.stop_token_ids, *self.logit_bias):
-            name = "stop_token_ids" if token in self.stop_token_ids else "logit_bias"
-            _check_int(f"{name}: token id", token, 0, 2**31 - 1)
+        if not isinstance(self.ignore_eos, bool):
+            raise UsageError(f"ignore_eos: expected True or False, found {self.ignore_eos!r:.80}")
+        if not isinstance(self.logit_bias, Mapping):
+            raise UsageError(f"logit_bias: expected a mapping from token ids to numbers, found {self.logit_bias!r:.80}")
         for token, bias in self.logit_bias.items():
+            _check_int("logit_bias: token id", token, 0, 2**31 - 1)
             _check_float(f"logit_bias[{token}]", bias, -1000.0, 1000.0)
+        object.__setattr__(self, "stop_token_ids", _token_ids("stop_token_ids", self.stop_token_ids))
+        object.__setattr__(self, "stop_sequences", _stop_sequences(self.stop_sequences))
+        object.__setattr__(self, "stop", _stop_strings(self.stop))
 
     @property
     def is_greedy(self) -> bool:
@@ -85,12 +96,15 @@ class Output:
     Attributes:
         request_id: What ``Engine.add`` returned.
         token_id: The token; None only in the output that reports a cancellation.
-        text: What can be shown now, in whole characters; empty while a character is incomplete, without a tokenizer,
-            and for the token that stops a request. The last output carries what was held back.
+        text: What can be shown now, in whole characters and without stops; often empty: while a character is
+            incomplete, while this may be the beginning of a stop, and always without a tokenizer. The last output
+            carries what was held back.
         logprob: Log-probability of the token, if ``SamplingParams.logprobs`` asks for it.
         top_logprobs: The most likely (token id, log-probability) pairs, best first, if asked for.
-        finish_reason: None while the request runs; ``"stop"`` (end-of-sequence or stop token), ``"length"``
+        finish_reason: None while the request runs; ``"stop"`` (end-of-sequence or any stop), ``"length"``
             (``max_tokens`` or the end of the context) or ``"cancelled"`` in its last output.
+        stop_reason: What a ``"stop"`` was: the token id, the sequence or the string.
+        num_cached: Tokens of the prompt whose keys and values were still there from an earlier request.
     """
 
     request_id: int
@@ -99,6 +113,8 @@ class Output:
     logprob: float | None = None
     top_logprobs: list[tuple[int, float]] | None = None
     finish_reason: FinishReason | None = None
+    stop_reason: int | str | tuple[int, ...] | None = None
+    num_cached: int = 0
 
 
 def _check_int(name: str, value: object, low: int, high: int, *, none_allowed: bool = False) -> None:
@@ -114,6 +130,45 @@ def _check_float(name: str, value: object, low: float, high: float) -> None:
         raise UsageError(f"{name}: expected a number from {low:g} to {high:g}, found {value!r}")
 
 
+def _items(name: str, kind: str, values: object) -> tuple[object, ...]:
+    """Make a tuple of a list, a tuple or the like, but not of text."""
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise UsageError(f"{name}: expected a list of {kind}, found {values!r:.80}")
+    return tuple(values)
+
+
+def _token_ids(name: str, values: object) -> tuple[int, ...]:
+    token_ids = _items(name, "token ids", values)
+    for token in token_ids:
+        _check_int(f"{name}: token id", token, 0, 2**31 - 1)
+    return token_ids  # type: ignore[return-value]
+
+
+def _stop_sequences(values: object) -> tuple[tuple[int, ...], ...]:
+    sequences = tuple(_token_ids("stop_sequences", value) for value in _items("stop_sequences", "lists of ids", values))
+    _check_stops("stop_sequences", "token ids", sequences)
+    return sequences
+
+
+def _stop_strings(values: object) -> tuple[str, ...]:
+    strings = _items("stop", "texts", values)
+    for string in strings:
+        if not isinstance(string, str):
+            raise UsageError(f"stop: expected texts, found {string!r:.80}")
+    _check_stops("stop", "characters", strings)  # type: ignore[arg-type]
+    return strings  # type: ignore[return-value]
+
+
+def _check_stops(name: str, unit: str, stops: Collection[Sequence[object]]) -> None:
+    if len(stops) > _MAX_STOPS:
+        raise UsageError(f"{name}: expected at most {_MAX_STOPS}, found {len(stops)}")
+    for stop in stops:
+        if not 1 <= len(stop) <= _MAX_STOP_LENGTH:
+            raise UsageError(f"{name}: expected 1 to {_MAX_STOP_LENGTH} {unit} in each, found {len(stop)}")
+
+
+_MAX_STOPS = 64  # with the next one, what the automaton of a request may cost: a few MiB and milliseconds
+_MAX_STOP_LENGTH = 256
 _NONE_ALLOWED = ("max_tokens", "seed")
 _INT_RANGES = (
     ("max_tokens", 1, 2**31 - 1),

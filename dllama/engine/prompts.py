@@ -20,7 +20,10 @@ def open_tokenizer(source: str | PathLike[str] | Tokenizer | None, config: Model
         return None
     from dllama.text.tokenizer import Tokenizer
 
-    tokenizer = source if isinstance(source, Tokenizer) else Tokenizer.from_file(source)
+    if not isinstance(source, Tokenizer):
+        check_path("tokenizer", source)
+        source = Tokenizer.from_file(source)
+    tokenizer = source
     if tokenizer.vocab_size > config.vocab_size:  # fewer is usual: models pad their vocabularies
         raise UsageError(
             f"tokenizer: expected at most the model's {config.vocab_size} tokens, found {tokenizer.vocab_size}; "
@@ -50,6 +53,12 @@ def check_ids(name: str, token_ids: Iterable[int], config: ModelConfig) -> None:
     for token in token_ids:
         if not 0 <= token < config.vocab_size:
             raise UsageError(f"{name}: expected token ids from 0 to {config.vocab_size - 1}, found {token}")
+
+
+def check_path(name: str, path: object) -> None:
+    """Raise UsageError for what cannot be the path of a file."""
+    if not isinstance(path, str | PathLike):
+        raise UsageError(f"{name}: expected the path of a file, found {path!r:.80}")
 
 
 def check_length(num_tokens: int, longest: int) -> None:

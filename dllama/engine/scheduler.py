@@ -1,9 +1,10 @@
 """Which tokens of which sequences run in the next step.
 
 Tokens of running sequences first, so that no prompt delays them, then prompts in the order of arrival, up to the step's
-size. When the pool of KV pages runs dry, the youngest sequence gives its pages back and waits; it is computed again
-later, with the same results. So at any time the running sequences are older than the waiting ones, and the oldest,
-which alone always fits the pool, makes progress.
+size. A sequence that ended leaves its KV in its pages for a prompt that begins alike (``idle``), until the pool runs
+dry. When that is not enough, the youngest sequence gives its pages up and waits; it is computed again later, with the
+same results. So at any time the running sequences are older than the waiting ones, and the oldest, which alone always
+fits the pool, makes progress.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dllama import _native
+from dllama.engine.idle import IdleSequences
+from dllama.engine.pace import Pace
 from dllama.engine.pages import PagePool, PageTable
 from dllama.engine.sequence import Sequence
 
@@ -97,21 +100,26 @@ class Scheduler:
         pool: KV pages; no sequence may grow longer than all of it.
         max_batch_tokens: Tokens in one step.
         max_logits: Rows of logits that one sequence may ask of a step; only those that want all of them ask for many.
+        step_seconds: About how long a step with tokens of a prompt may last; None: as long as it takes.
     """
 
-    def __init__(self, pool: PagePool, max_batch_tokens: int, max_logits: int) -> None:
+    def __init__(
+        self, pool: PagePool, max_batch_tokens: int, max_logits: int, step_seconds: float | None = None
+    ) -> None:
         self._pool, self._max_batch_tokens, self._max_logits = pool, max_batch_tokens, max_logits
+        self.pace = Pace(max_batch_tokens, step_seconds)
         self.running: dict[Sequence, PageTable] = {}  # oldest first
         self.waiting: deque[Sequence] = deque()  # oldest first
+        self.idle = IdleSequences(pool)
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence behind all others."""
         self.waiting.append(sequence)
 
     def remove(self, sequence: Sequence) -> None:
-        """Forget a sequence, finished or not."""
+        """Forget a sequence, finished or not; what is computed of it stays as long as nobody needs the pages."""
         if sequence in self.running:
-            self._pool.close(self.running.pop(sequence))
+            self._retire(sequence)
         else:
             self.waiting.remove(sequence)
 
@@ -124,7 +132,7 @@ class Scheduler:
         """Choose the tokens of the next step; none only if there is no sequence left."""
         batch = Batch()
         self._add_decodes(batch)
-        self._add_prompts(batch)
+        self._add_prompts(batch, most=min(self._max_batch_tokens, batch.num_tokens + self.pace.limit))
         return batch
 
     def commit(self, batch: Batch) -> None:
@@ -135,40 +143,62 @@ class Scheduler:
 
     def _add_decodes(self, batch: Batch) -> None:
         for sequence, table in list(self.running.items()):
-            is_next = sequence in self.running and sequence.num_pending == 1 and self._room(batch)
+            is_next = (
+                sequence in self.running and sequence.num_pending == 1 and batch.num_tokens < self._max_batch_tokens
+            )
             if is_next and self._grow(sequence, table):
                 batch.add(sequence, table, 1)
 
-    def _add_prompts(self, batch: Batch) -> None:
+    def _add_prompts(self, batch: Batch, most: int) -> None:
+        """Add tokens of prompts until the step has ``most``."""
         for sequence, table in self.running.items():
-            if sequence.num_pending > 1 and self._room(batch):
-                batch.add(sequence, table, self._chunk(sequence, batch))
-        while self.waiting and self._room(batch) and self._has_pages_for(self.waiting[0]):
+            if sequence.num_pending > 1 and batch.num_tokens < most:
+                batch.add(sequence, table, self._chunk(sequence, most - batch.num_tokens))
+        while self.waiting and batch.num_tokens < most and self._has_pages_for(self.waiting[0]):
             sequence = self.waiting.popleft()
-            table = self.running[sequence] = self._pool.open()
-            self._pool.grow(table, len(sequence.token_ids))
-            batch.add(sequence, table, self._chunk(sequence, batch))
+            table = self.running[sequence] = self._open(sequence)
+            self._fill(table, len(sequence.token_ids))
+            batch.add(sequence, table, self._chunk(sequence, most - batch.num_tokens))
 
-    def _room(self, batch: Batch) -> int:
-        return self._max_batch_tokens - batch.num_tokens
-
-    def _chunk(self, sequence: Sequence, batch: Batch) -> int:
+    def _chunk(self, sequence: Sequence, room: int) -> int:
         if sequence.targets is not None:
-            return self._room(batch)
+            return room
         num_unwanted = max(0, sequence.first_wanted - sequence.num_computed)
-        return min(self._room(batch), num_unwanted + self._max_logits)
+        return min(room, num_unwanted + self._max_logits)
 
     def _grow(self, sequence: Sequence, table: PageTable) -> bool:
         """Give a running sequence pages for all its tokens, those of the youngest if need be; False if it is that."""
-        while not self._pool.grow(table, len(sequence.token_ids)):
+        while not self._fill(table, len(sequence.token_ids)):
             youngest = next(reversed(self.running))
             self._preempt(youngest)
             if youngest is sequence:
                 return False
         return True
 
+    def _fill(self, table: PageTable, num_positions: int) -> bool:
+        """Give a table pages for ``num_positions``, those of idle sequences if need be; False if all are too few."""
+        while not self._pool.grow(table, num_positions):
+            if not self.idle.give_page():
+                return False
+        return True
+
+    def _open(self, sequence: Sequence) -> PageTable:
+        """Give a waiting sequence a table: that of an idle one that begins alike, computed so far, or an empty one."""
+        if found := self.idle.take(sequence.token_ids[: sequence.first_wanted]):
+            table, sequence.num_computed = found
+        else:
+            if not self._pool.has_free_slot:
+                self.idle.give_slot()
+            table = self._pool.open()
+        if sequence.num_cached is None:
+            sequence.num_cached = sequence.num_computed
+        return table
+
+    def _retire(self, sequence: Sequence) -> None:
+        self.idle.put(sequence.token_ids[: sequence.num_computed], self.running.pop(sequence))
+
     def _preempt(self, sequence: Sequence) -> None:
-        self._pool.close(self.running.pop(sequence))
+        self._retire(sequence)
         sequence.num_computed = 0
         self.waiting.appendleft(sequence)
 
@@ -176,4 +206,5 @@ class Scheduler:
         """Whether a waiting sequence fits, with one more page for each that still grows, lest it soon be sent back."""
         growing = [self._pool.num_pages_for(older.max_len) > len(table.pages) for older, table in self.running.items()]
         needed = self._pool.num_pages_for(len(sequence.token_ids)) + sum(growing)
-        return self._pool.has_free_slot and needed <= self._pool.num_free
+        has_slot = self._pool.has_free_slot or bool(self.idle)
+        return has_slot and needed <= self._pool.num_free + self.idle.num_pages

@@ -1,7 +1,7 @@
 """A sequence: token ids, how far they are computed, and what is wanted of them.
 
-Its KV can always be rebuilt from the ids, so a sequence that lost its pages simply starts again at position 0; results
-that were delivered before are not asked for again.
+Its KV can always be rebuilt from the ids, so a sequence that lost its pages simply starts again with what is left of
+them; results that were delivered before are not asked for again.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ class Sequence:
             all positions from here on are wanted.
         targets: The token to score at each position; None: the results are logits.
         num_computed: Positions whose KV is in pages; 0 while it waits.
+        num_cached: Positions whose KV was there when it first ran; None before.
     """
 
     request_id: int
@@ -28,6 +29,7 @@ class Sequence:
     first_wanted: int = 0
     targets: list[int] | None = None
     num_computed: int = 0
+    num_cached: int | None = None
 
     @property
     def num_pending(self) -> int:

@@ -16,6 +16,8 @@ _DEFAULT_MAX_SEQ_LEN = 8192
 _LEAST_MAX_SEQ_LEN = 256  # a context that nobody asked for is not made shorter than this
 _ROW_PADDING = 64  # values: the core makes rows of logits longer than the vocabulary, to a multiple of 8 or 16
 _MAX_SLOTS = 32  # sequences with pages at once: far above what one machine serves at a useful speed
+_MAX_STEP_S = 3600
+_NONE_ALLOWED = ("max_seq_len", "kv_tokens")
 _LIMITS = {"num_threads": 1024, "max_seq_len": 1 << 24, "max_batch_tokens": 4096, "kv_tokens": 1 << 24}
 
 
@@ -30,6 +32,7 @@ class NodeOptions:
         kv_type: Number type of keys and values, F16 or F32; None: F32 for F32 models, else F16.
         kv_tokens: Positions in the pool of KV pages that all sequences share; None: ``max_seq_len``.
         wire_type: Number type of activations between nodes; None: Q80 for quantized models, else F32.
+        step_seconds: About how long a step with tokens of a prompt may last; None: as long as it takes.
 
     Raises:
         UsageError: A value out of range.
@@ -41,16 +44,20 @@ class NodeOptions:
     kv_type: DType | None = None
     kv_tokens: int | None = None
     wire_type: DType | None = None
+    step_seconds: float | None = None
 
     def __post_init__(self) -> None:
         for name, limit in _LIMITS.items():
             value = getattr(self, name)
-            if value is not None and not 1 <= value <= limit:
-                raise UsageError(f"{name}: expected a whole number from 1 to {limit}, found {value}")
-        if self.kv_type not in (None, DType.F16, DType.F32):
-            raise UsageError(f"kv_type: expected F16 or F32, found {self.kv_type!r}")
-        if self.wire_type not in (None, DType.F32, DType.F16, DType.Q80):
-            raise UsageError(f"wire_type: expected F32, F16 or Q80, found {self.wire_type!r}")
+            if value is None and name in _NONE_ALLOWED:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= limit:
+                raise UsageError(f"{name}: expected a whole number from 1 to {limit}, found {value!r:.80}")
+        seconds = self.step_seconds
+        if seconds is not None and not (isinstance(seconds, int | float) and 0 < seconds <= _MAX_STEP_S):
+            raise UsageError(f"step_seconds: expected a number above 0, at most {_MAX_STEP_S}, found {seconds!r:.80}")
+        _check_type("kv_type", self.kv_type, (DType.F16, DType.F32))
+        _check_type("wire_type", self.wire_type, (DType.F32, DType.F16, DType.Q80))
 
     def kv_type_for(self, config: ModelConfig) -> DType:
         """The type of keys and values, chosen or by default."""
@@ -132,6 +139,13 @@ def make_node_config(
         num_pages=num_pages,
         num_slots=num_slots,
     )
+
+
+def _check_type(name: str, value: object, allowed: tuple[DType, ...]) -> None:
+    if value is not None and not (isinstance(value, DType) and value in allowed):
+        names = [dtype.name for dtype in allowed]
+        expected = f"{', '.join(names[:-1])} or {names[-1]}"
+        raise UsageError(f"{name}: expected {expected}, found {value!r:.80}")
 
 
 def _size(

@@ -10,8 +10,11 @@ import numpy.typing as npt
 from dllama.engine.params import FinishReason, Output, SamplingParams
 from dllama.engine.sampling import Sampler, log_probs
 from dllama.engine.sequence import Sequence
+from dllama.text.stops import TextUntilStop
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from dllama.text.detokenizer import Detokenizer
     from dllama.text.tokenizer import Tokenizer
 
@@ -59,7 +62,7 @@ class Generation:
         sequence: The prompt; tokens are appended to it, up to its ``max_len``.
         params: How to choose and when to end.
         vocab_size: The model's.
-        tokenizer: Turns tokens into text and knows which end it; None: no text.
+        tokenizer: Turns tokens into text and knows which end it; None: no text, and no stop strings.
     """
 
     def __init__(
@@ -68,10 +71,10 @@ class Generation:
         self.sequence, self._params = sequence, params
         num_candidates = min(vocab_size, tokenizer.vocab_size) if tokenizer else vocab_size
         self._sampler = Sampler(params, len(sequence.token_ids), num_candidates)
-        self._stop_ids = set(params.stop_token_ids)
-        if tokenizer and not params.ignore_eos:
-            self._stop_ids.update(tokenizer.eos_ids)
-        self._detokenizer = _detokenizer(tokenizer, sequence.token_ids[-1])
+        eos_ids = tokenizer.eos_ids if tokenizer and not params.ignore_eos else ()
+        new_detokenizer = _detokenizers(tokenizer, sequence.token_ids[-1])
+        stop_ids, sequences = (*params.stop_token_ids, *eos_ids), map(tuple, params.stop_sequences)
+        self._text = TextUntilStop(new_detokenizer, stop_ids, sequences, params.stop)
         self._reason: FinishReason | None = None
 
     @property
@@ -84,8 +87,14 @@ class Generation:
         logits = np.asarray(result)
         token = self._sampler.choose(logits, self.sequence.token_ids)
         self.sequence.token_ids.append(token)
-        self._reason = self._finish_reason(token)
-        output = Output(self.sequence.request_id, token, self._text(token), finish_reason=self._reason)
+        text, stop = self._text.add(token)
+        if stop is not None:
+            self._reason = "stop"
+        elif len(self.sequence.token_ids) == self.sequence.max_len:
+            self._reason = "length"
+            text += self._text.finish()
+        output = self._output(token, text)
+        output.stop_reason = stop
         if self._params.logprobs:
             output.logprob, output.top_logprobs = log_probs(logits, token, self._params.logprobs)
         return output
@@ -93,24 +102,17 @@ class Generation:
     def cancel(self) -> Output:
         """End now, with the text that was held back."""
         self._reason = "cancelled"
-        return Output(self.sequence.request_id, None, self._flush(), finish_reason=self._reason)
+        return self._output(None, self._text.finish())
 
-    def _finish_reason(self, token: int) -> FinishReason | None:
-        if token in self._stop_ids:
-            return "stop"
-        return "length" if len(self.sequence.token_ids) == self.sequence.max_len else None
-
-    def _text(self, token: int) -> str:
-        text = "" if self._reason == "stop" or self._detokenizer is None else self._detokenizer.add(token)
-        return text + self._flush() if self.is_finished else text
-
-    def _flush(self) -> str:
-        return "" if self._detokenizer is None else self._detokenizer.finish()
+    def _output(self, token: int | None, text: str) -> Output:
+        num_cached = self.sequence.num_cached or 0
+        return Output(self.sequence.request_id, token, text, finish_reason=self._reason, num_cached=num_cached)
 
 
-def _detokenizer(tokenizer: Tokenizer | None, last_prompt_token: int) -> Detokenizer | None:
+def _detokenizers(tokenizer: Tokenizer | None, last_prompt_token: int) -> Callable[[], Detokenizer] | None:
+    """Give a maker of detokenizers for what follows a prompt."""
     if tokenizer is None:
         return None
     from dllama.text.detokenizer import Detokenizer
 
-    return Detokenizer(tokenizer, continues=not tokenizer.is_special(last_prompt_token))
+    return lambda: Detokenizer(tokenizer, continues=not tokenizer.is_special(last_prompt_token))

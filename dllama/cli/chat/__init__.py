@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from dllama.text.chat_template import ChatTemplate
     from dllama.text.tokenizer import Tokenizer
 
+STEP_S = 0.5  # so long a key that stops an answer waits at most
 EXAMPLE = """examples:
   dllama chat --model demo                       talk to the bundled model
   dllama chat --model MODEL.m --system "Answer in one sentence."
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace) -> None:
         talk = _talk(args, ModelFiles(name, args.model, args.tokenizer), template, prepared.tokenizer)
         if system:
             talk.conversation.set_system(system)
-        with load_engine(args, prepared, screen.progress) as engine:
+        with load_engine(args, prepared, screen.progress, STEP_S) as engine:
             _converse(Chat(engine, talk, screen, context_shift=args.context_shift), args)
 
 
