@@ -35,6 +35,19 @@ def physical_cores(root: Path = ROOT, cpus: Collection[int] | None = None) -> in
     return max(1, min(cores, math.ceil(quota) if math.isfinite(quota) else cores))
 
 
+def all_cores(root: Path = ROOT) -> int:
+    """Count the physical cores of this machine, whether this process may use them or not, at least 1."""
+    names = [path.name for path in (root / "sys/devices/system/cpu").glob("cpu[0-9]*")]
+    cpus = [int(name[3:]) for name in names if name[3:].isdecimal()] or range(os.cpu_count() or 1)
+    return len({_core_of(root, cpu) for cpu in cpus})
+
+
+def total_memory(root: Path = ROOT) -> int:
+    """Bytes of memory of this machine."""
+    total = read_fields(root / "proc/meminfo", ":").get("MemTotal", "").removesuffix(" kB")
+    return int(total) * 1024 if total.isdecimal() else int(psutil.virtual_memory().total)
+
+
 def available_memory(root: Path = ROOT) -> int:
     """Bytes that can be allocated without swapping, within this process's control groups."""
     return max(0, min([_system_available(root), *_cgroup_available(root)]))
@@ -42,8 +55,8 @@ def available_memory(root: Path = ROOT) -> int:
 
 def cpu_name(root: Path = ROOT) -> str:
     """The CPU's or board's name, e.g. ``"AMD Ryzen 7 5800X"`` or ``"Raspberry Pi 5 Model B"``."""
-    fields = _fields(root / "proc/cpuinfo", ":")
-    board = _read(root / "proc/device-tree/model").strip("\0 \n")
+    fields = read_fields(root / "proc/cpuinfo", ":")
+    board = read_text(root / "proc/device-tree/model").strip("\0 \n")
     return fields.get("model name") or board or fields.get("Model") or platform.processor() or platform.machine()
 
 
@@ -56,23 +69,23 @@ def _allowed_cpus() -> Collection[int]:
 def _core_of(root: Path, cpu: int) -> tuple[str, str]:
     """What logical CPUs of one core have in common; a CPU of unknown topology is a core of its own."""
     topology = root / f"sys/devices/system/cpu/cpu{cpu}/topology"
-    package, core = (_read(topology / name).strip() for name in ("physical_package_id", "core_id"))
+    package, core = (read_text(topology / name).strip() for name in ("physical_package_id", "core_id"))
     return (package, core) if core not in ("", "-1") else ("cpu", str(cpu))
 
 
 def _cpu_quotas(root: Path) -> Iterator[float]:
     """CPUs' worth of time that each enclosing control group allows."""
     for group in _cgroups(root, "cpu"):
-        if v2 := _read(group / "cpu.max").split():
+        if v2 := read_text(group / "cpu.max").split():
             quota, period = v2[0], v2[-1]
         else:
-            quota, period = (_read(group / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period"))
+            quota, period = (read_text(group / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period"))
         if quota.isdigit() and period.isdigit() and int(period) > 0:
             yield int(quota) / int(period)
 
 
 def _system_available(root: Path) -> int:
-    available = _fields(root / "proc/meminfo", ":").get("MemAvailable", "")
+    available = read_fields(root / "proc/meminfo", ":").get("MemAvailable", "")
     if available.endswith(" kB"):
         return int(available.removesuffix(" kB")) * 1024
     return int(psutil.virtual_memory().available)
@@ -83,9 +96,9 @@ def _cgroup_available(root: Path) -> Iterator[int]:
     names = (("memory.max", "memory.current", ""), ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"))
     for group in _cgroups(root, "memory"):
         for limit_name, used_name, prefix in names:
-            limit, used = _read(group / limit_name).strip(), _read(group / used_name).strip()
+            limit, used = read_text(group / limit_name).strip(), read_text(group / used_name).strip()
             if limit.isdigit() and used.isdigit():
-                stat = _fields(group / "memory.stat", " ")
+                stat = read_fields(group / "memory.stat", " ")
                 cache = sum(int(stat.get(f"{prefix}{kind}_file", 0)) for kind in ("active", "inactive"))
                 yield int(limit) - max(0, int(used) - cache)
 
@@ -96,7 +109,7 @@ def _cgroups(root: Path, controller: str) -> Iterator[Path]:
     Inside a container the path may be the host's; then only the mount point exists, which is the container's own group.
     """
     base = root / "sys/fs/cgroup"
-    for line in _read(root / "proc/self/cgroup").splitlines():
+    for line in read_text(root / "proc/self/cgroup").splitlines():
         hierarchy, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if hierarchy == "0" and not controllers:
@@ -111,17 +124,17 @@ def _cgroups(root: Path, controller: str) -> Iterator[Path]:
             yield from (parent for parent in group.parents if parent.is_relative_to(mount))
 
 
-def _fields(path: Path, separator: str) -> dict[str, str]:
-    """First value of each key in a file of ``key<separator>value`` lines."""
+def read_fields(path: Path, separator: str) -> dict[str, str]:
+    """Give the first value of each key in a file of ``key<separator>value`` lines."""
     fields: dict[str, str] = {}
-    for line in _read(path).splitlines():
+    for line in read_text(path).splitlines():
         key, _, value = line.partition(separator)
         fields.setdefault(key.strip(), value.strip())
     return fields
 
 
-def _read(path: Path) -> str:
-    """Text of a small file, empty if it cannot be read."""
+def read_text(path: Path) -> str:
+    """Give the text of a small file, empty if it cannot be read."""
     try:
         return path.read_text(errors="replace")
     except OSError:

@@ -51,18 +51,41 @@ def checked_out() -> str:
     return result.stdout.decode("ascii", "replace").strip() if result.returncode == 0 else ""
 
 
-def read_bandwidth(num_threads: int, seconds: float = 1.0) -> float:
-    """Measure how many bytes per second this machine reads from memory, over a GiB or an eighth of what is free."""
+def read_bandwidth(num_threads: int, seconds: float = 1.0, most_bytes: int = 1 << 30) -> float:
+    """Measure how many bytes per second this machine reads from memory.
+
+    Args:
+        num_threads: Threads that read.
+        seconds: How long.
+        most_bytes: Of the buffer, if an eighth of what is free is more; caches should not hold it.
+    """
     from dllama import _native, machine
 
-    num_bytes = max(64 << 20, min(1 << 30, machine.available_memory() // 8))
+    num_bytes = max(64 << 20, min(most_bytes, machine.available_memory() // 8))
     return _native.read_bandwidth(num_bytes, num_threads, seconds)
+
+
+def supported_isas() -> list[str]:
+    """List the instruction-set levels that this CPU and this build have, best first."""
+    from dllama import _native
+
+    return _native.supported_isas()
+
+
+def facts() -> dict[str, str | list[str]]:
+    """Say what this build is, as data."""
+    level, levels = isa(), supported_isas()
+    return {
+        "version": __version__,
+        **build(),
+        "isa": level,
+        "supported_isas": levels,
+        "python": platform.python_version(),
+    }
 
 
 def describe() -> str:
     """Say it all in lines for people and bug reports."""
-    from dllama import _native
-
-    facts = {**build(), "isa": f"{isa()} (available: {', '.join(_native.supported_isas())})"}
-    lines = [f"{name}: {value}" for name, value in {**facts, "python": platform.python_version()}.items()]
+    shown = {**build(), "isa": f"{isa()} (available: {', '.join(supported_isas())})"}
+    lines = [f"{name}: {value}" for name, value in {**shown, "python": platform.python_version()}.items()]
     return "\n".join([f"dllama {__version__}", *lines])

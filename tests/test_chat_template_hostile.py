@@ -80,6 +80,7 @@ MISBEHAVED = {
     "{{ 1 + 'a' }}": "TypeError",
     "{{ messages[0].content.encode('utf-16').decode('ascii') }}": "UnicodeDecodeError",
     "{{ '\\ud800' }}": "half characters",
+    "{{ '\\ud800'.encode() }}": "UnicodeEncodeError",
     "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}": "calls itself too often",
     "{{ 'a' * 10 ** 10 }}": "256 MiB of memory",
     "{{ range(10 ** 12) | list }}": "OverflowError",

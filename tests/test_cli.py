@@ -66,7 +66,7 @@ def test_help_and_version_do_not_import_numpy() -> None:
         (["chat"], ["unknown command 'chat'", "inference, perplexity, bench"]),
         (["inferense"], ["did you mean inference?"]),
         (["--model", "x.m"], ["unknown flag '--model'"]),
-        (["inference"], ["--model", "--tokenizer"]),
+        (["inference"], ["--model"]),
         (["inference", "--promt", "x"], ["unknown flag '--promt'", "did you mean --prompt?"]),
         (["inference", "--promt=x"], ["unknown flag '--promt'"]),
         (["inference", "--mod", "x"], ["unknown flag '--mod'"]),

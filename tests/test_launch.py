@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+
+from dllama.errors import UsageError
+from dllama.hub import checkout, launcher
+from dllama.hub.folders import Installed
 
 LAUNCH = Path(__file__).resolve().parent.parent / "launch.py"
 PYPROJECT = """
@@ -26,17 +28,18 @@ test = ["tester>=3"]
 class Setup:
     """launch.py on a small checkout of its own, with stages that are noted instead of run."""
 
-    def __init__(self, module: ModuleType, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.module, self.root = module, root
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.root = root
         self.stages: list[str] = []
         self.commands: list[list[str]] = []
         self.fails_in: str | None = None
-        monkeypatch.setattr(module, "ROOT", root)
-        monkeypatch.setattr(module, "VENV", root / ".venv")
-        monkeypatch.setattr(module, "STAMP", root / ".venv" / "dllama-setup.json")
-        monkeypatch.setattr(module, "LOG", root / "build" / "setup.log")
-        monkeypatch.setattr(module, "run_stage", self._run_stage)
-        monkeypatch.setattr(module, "missing_packages", list)
+        monkeypatch.setattr(checkout, "ROOT", root)
+        monkeypatch.setattr(checkout, "VENV", root / ".venv")
+        monkeypatch.setattr(checkout, "STAMP", root / ".venv" / "dllama-setup.json")
+        monkeypatch.setattr(checkout, "LOG", root / "build" / "setup.log")
+        monkeypatch.setattr(checkout, "run_stage", self._run_stage)
+        monkeypatch.setattr(checkout, "missing_packages", list)
+        (root / "launch.py").touch()
         (root / "csrc").mkdir()
         (root / "csrc" / "core.cpp").write_text("int x;")
         (root / "pyproject.toml").write_text(PYPROJECT)
@@ -52,29 +55,19 @@ class Setup:
             python.parent.mkdir(parents=True, exist_ok=True)
             python.write_text("#!/bin/sh\n")  # asked only whether it has pip, it says yes
             python.chmod(0o755)
-            self.module.STAMP.unlink(missing_ok=True)
+            checkout.STAMP.unlink(missing_ok=True)
 
     def run(self, *extras: str) -> list[str]:
         """Set up; give the stages that ran."""
         self.stages.clear()
         self.commands.clear()
-        self.module.set_up(list(extras))
+        checkout.set_up(list(extras))
         return self.stages
 
 
 @pytest.fixture
-def launch() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("launch", LAUNCH)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def setup(launch: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
-    return Setup(launch, tmp_path, monkeypatch)
+def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
+    return Setup(tmp_path, monkeypatch)
 
 
 ALL = ["Making", "Installing", "Compiling"]
@@ -103,7 +96,7 @@ def test_extras_are_added_to_what_is_there(setup: Setup) -> None:
 
 
 def test_unknown_extra(setup: Setup) -> None:
-    with pytest.raises(setup.module.UserError, match="unknown extra 'tests'; available: test"):
+    with pytest.raises(UsageError, match="unknown extra 'tests'; available: test"):
         setup.run("tests")
 
 
@@ -135,51 +128,66 @@ def test_interrupted_venv_begins_anew(setup: Setup) -> None:
 
 def test_moved_checkout_or_other_python_begins_anew(setup: Setup) -> None:
     setup.run()
-    stamp = json.loads(setup.module.STAMP.read_text())
-    setup.module.STAMP.write_text(json.dumps({**stamp, "base": "another"}))
+    stamp = json.loads(checkout.STAMP.read_text())
+    checkout.STAMP.write_text(json.dumps({**stamp, "base": "another"}))
     assert setup.run() == ALL
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"packages": 3}'])
 def test_damaged_stamp_is_not_trusted(text: str, setup: Setup) -> None:
     setup.run()
-    setup.module.STAMP.write_text(text)
+    checkout.STAMP.write_text(text)
     assert setup.run() == ["Installing", "Compiling"]
 
 
 def test_missing_packages_are_named_in_one_apt_line(
     setup: Setup, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(setup.module, "missing_packages", lambda: ["g++", "python3-venv"])
-    assert setup.module.main(["setup"]) == 2
+    monkeypatch.setattr(checkout, "missing_packages", lambda: ["g++", "python3-venv"])
+    assert launcher.main(["setup"]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert err.endswith("sudo apt-get install -y g++ python3-venv\n")
     assert not (setup.root / ".venv").exists()
 
 
-def test_what_is_missing_is_found(launch: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert launch.missing_packages() == []
-    monkeypatch.setattr(launch.shutil, "which", lambda _name: None)
-    assert launch.missing_packages() == ["g++"]
-    monkeypatch.setattr(launch.sysconfig, "get_path", lambda _name: str(tmp_path))
-    assert launch.missing_packages() == ["g++", "python3-dev"]
-    monkeypatch.setattr(launch.importlib.util, "find_spec", lambda _name: None)
-    assert launch.missing_packages() == ["g++", "python3-dev", "python3-venv"]
+def test_compiler_is_not_missed_by_those_who_are_set_up(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkout, "missing_packages", lambda: ["g++"])
+    with pytest.raises(UsageError, match="sudo apt-get install -y g"):
+        checkout.check_can_set_up()
+    monkeypatch.setattr(checkout, "missing_packages", list)
+    setup.run()
+    monkeypatch.setattr(checkout, "missing_packages", lambda: ["g++"])
+    checkout.check_can_set_up()
+
+
+def test_what_is_missing_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert checkout.missing_packages() == []
+    monkeypatch.setattr("dllama.hub.checkout.shutil.which", lambda _name: None)
+    assert checkout.missing_packages() == ["g++"]
+    monkeypatch.setattr("dllama.hub.checkout.sysconfig.get_path", lambda _name: str(tmp_path))
+    assert checkout.missing_packages() == ["g++", "python3-dev"]
+    monkeypatch.setattr("dllama.hub.checkout.importlib.util.find_spec", lambda _name: None)
+    assert checkout.missing_packages() == ["g++", "python3-dev", "python3-venv"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ([], "name a model; available: demo"),
-        (["llama3_2_1b_instruct_q40"], "unknown name 'llama3_2_1b_instruct_q40'; available: demo"),
+        (["--list", "more"], "unknown argument 'more'"),
+        (["llama9"], "unknown name 'llama9'; available: demo"),
+        (["llama3.2_1b_instruct_q40"], "did you mean llama3_2_1b_instruct_q40?"),
+        (["demo", "--dry-run"], "--dry-run is for models"),
+        (["demo", "--json"], "--json goes with --list or --dry-run"),
+        (["qwen3_0.6b_q40", "more"], "unknown argument 'more'"),
         (["demo", "--sed", "1"], "unrecognized arguments: --sed"),
         (["demo", "--steps", "x"], "--steps"),
         (["demo", "more"], "unknown argument 'more'"),
     ],
 )
-def test_usage(arguments: list[str], words: str, launch: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    assert launch.main(arguments) == 2
+def test_usage(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert launcher.main(arguments) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert words in err
@@ -189,51 +197,51 @@ def test_usage(arguments: list[str], words: str, launch: ModuleType, capsys: pyt
 def test_demo_without_its_model(
     setup: Setup, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(setup.module, "DEMO", setup.root / "dllama" / "demo")
-    assert setup.module.main(["demo"]) == 1
+    demo = setup.root / "dllama" / "demo"
+    empty = Installed("demo", demo, demo / "model.m", demo / "tokenizer.t")
+    monkeypatch.setattr("dllama.hub.folders.bundled_model", lambda: empty)
+    assert launcher.main(["demo"]) == 1
     assert "model.m is missing" in capsys.readouterr().err
 
 
 def test_interrupt_has_no_traceback(setup: Setup, capsys: pytest.CaptureFixture[str]) -> None:
     setup.fails_in = "Compiling"
-    assert setup.module.main(["setup"]) == 130
+    assert launcher.main(["setup"]) == 130
     assert "Interrupted" in capsys.readouterr().err
 
 
 def test_failed_stage_shows_the_end_of_its_log(
-    launch: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(launch, "ROOT", tmp_path)
-    monkeypatch.setattr(launch, "LOG", tmp_path / "build" / "setup.log")
+    monkeypatch.setattr(checkout, "ROOT", tmp_path)
+    monkeypatch.setattr(checkout, "LOG", tmp_path / "build" / "setup.log")
     code = "print('[1/2] good'); print('broken here'); raise SystemExit(3)"
     with (tmp_path / "log").open("w+", encoding="utf-8") as log:
-        with pytest.raises(launch.SetupError, match=r"(?s)build/setup\.log.*broken here"):
-            launch.run_stage("Compiling", "soon", [sys.executable, "-c", code], log)
+        with pytest.raises(checkout.SetupError, match=r"(?s)build/setup\.log.*broken here"):
+            checkout.run_stage("Compiling", "soon", [sys.executable, "-c", code], log)
         log.seek(0)
         assert "broken here" in log.read()
     assert "Compiling" in capsys.readouterr().out
 
 
-def test_failed_stage_shows_the_first_error_of_the_compiler(launch: ModuleType) -> None:
+def test_failed_stage_shows_the_first_error_of_the_compiler() -> None:
     lines = [f"{number}" for number in range(40)]
     lines[5] = "a.cpp:3:1: error: expected ';'"
     lines[30] = "error: subprocess-exited-with-error"
-    assert launch.what_failed(lines) == ("its first error is", lines[5:17])
+    assert checkout.what_failed(lines) == ("its first error is", lines[5:17])
     lines[5] = "CMake Error at CMakeLists.txt:3 (message):"
-    assert launch.what_failed(lines)[1] == lines[5:17]
+    assert checkout.what_failed(lines)[1] == lines[5:17]
     lines[5] = "5"
-    assert launch.what_failed(lines) == ("its last lines are", lines[28:])
+    assert checkout.what_failed(lines) == ("its last lines are", lines[28:])
 
 
-def test_paths_are_given_from_where_the_user_stands(
-    launch: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_paths_are_given_from_where_the_user_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = tmp_path / "my files"
     here.mkdir()
     monkeypatch.chdir(here)
-    assert launch.from_here(here / "a" / "dllama") == "a/dllama"
-    assert launch.from_here(here / "dllama") == "./dllama"
-    assert launch.from_here(tmp_path / "your files" / "x") == "'../your files/x'"
+    assert checkout.from_here(here / "a" / "dllama") == "a/dllama"
+    assert checkout.from_here(here / "dllama") == "./dllama"
+    assert checkout.from_here(tmp_path / "your files" / "x") == "'../your files/x'"
 
 
 @pytest.mark.parametrize("what", ["build is a file", "no pyproject.toml"])
@@ -244,8 +252,8 @@ def test_system_errors_are_one_line(
         (setup.root / "build").touch()
     else:
         (setup.root / "pyproject.toml").unlink()
-    monkeypatch.setattr(setup.module, "drop", lambda _stream: None)
-    assert setup.module.main(["setup"]) == 1
+    monkeypatch.setattr(launcher, "drop", lambda _stream: None)
+    assert launcher.main(["setup"]) == 1
     err = capsys.readouterr().err
     assert err.startswith("🚨 ")
     assert str(setup.root) in err

@@ -1,7 +1,8 @@
 """The command ``dllama``: picks the command, and turns every failure into one line and an exit code.
 
-One module per command, imported only when it is the one asked for. A command module has ``EXAMPLE``,
-``add_flags(parser)`` and ``run(args)``; it prints results on stdout and raises ``DllamaError`` for what goes wrong.
+One module per command, imported only when it is the one asked for; ``dllama models list`` is ``models_list.py``. A
+command module has ``EXAMPLE``, ``add_flags(parser)`` and ``run(args)``; it prints results on stdout and raises
+``DllamaError`` for what goes wrong.
 """
 
 from __future__ import annotations
@@ -15,12 +16,23 @@ if TYPE_CHECKING:
     from typing import TextIO
 
 COMMANDS = {
+    "chat": "talk to a model",
     "inference": "generate text after a prompt, with the time of every step",
     "perplexity": "measure how well a model predicts a text",
     "bench": "measure prompt processing and generation speed, as llama-bench does",
+    "models": "list, show and remove the models on this disk",
+    "doctor": "check this machine, and say what would make it faster",
+    "completion": "print a script that completes commands in bash, zsh or fish",
+}
+SUBCOMMANDS = {
+    "models": {
+        "list": "list the models on this disk",
+        "show": "show a model's files, sizes and need of memory",
+        "remove": "delete a model's files",
+    },
 }
 INTERRUPTED, BROKEN_PIPE = 130, 141  # as a shell reports a process ended by SIGINT, SIGPIPE
-DOCS = "docs/commands.md"
+_HELP = ("-h", "--help", "help")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -47,52 +59,76 @@ def _run(arguments: list[str]) -> int:
     from dllama.errors import UsageError
 
     if not arguments:
-        print(_help())
+        print(_help("COMMAND", COMMANDS))
         return UsageError.exit_code
     command, *rest = arguments
-    if command in ("-h", "--help", "help"):
-        print(_help())
+    if command in _HELP:
+        print(_help("COMMAND", COMMANDS))
         return 0
     if command in ("--version", "-V"):
-        from dllama.version import describe
-
-        print(describe())
+        _print_version(rest)
         return 0
-    return _run_command(command, rest)
+    name = _known(command, COMMANDS, "command")
+    if name not in SUBCOMMANDS:
+        return _run_command(name, rest)
+    if not rest or rest[0] in _HELP:
+        print(_help(f"{name} COMMAND", SUBCOMMANDS[name]))
+        return 0 if rest else UsageError.exit_code
+    return _run_command(f"{name} {_known(rest[0], SUBCOMMANDS[name], f'command of {name}')}", rest[1:])
 
 
-def _run_command(command: str, arguments: list[str]) -> int:
-    import importlib
-
-    from dllama.cli.parser import Parser, suggestion
+def _known(name: str, known: dict[str, str], what: str) -> str:
+    """Give ``name`` back if it is one of those known; raises UsageError else."""
+    from dllama.cli.parser import suggestion
     from dllama.errors import UsageError
 
-    if command not in COMMANDS:
-        kind = "flag" if command.startswith("-") else "command"
-        hint = suggestion(command, [*COMMANDS, "--help", "--version"])
-        raise UsageError(f"unknown {kind} '{command}'{hint}; commands: {', '.join(COMMANDS)}")
-    module = importlib.import_module(f"dllama.cli.{command}")
-    parser = Parser(prog=f"dllama {command}", description=COMMANDS[command], epilog=module.EXAMPLE)
-    module.add_flags(parser)
+    if name not in known:
+        kind = "flag" if name.startswith("-") else what
+        hint = suggestion(name, [*known, "--help", "--version"])
+        raise UsageError(f"unknown {kind} '{name}'{hint}; commands: {', '.join(known)}")
+    return name
+
+
+def _run_command(name: str, arguments: list[str]) -> int:
+    from dllama.cli.commands import parse
+
     try:
-        args = parser.parse(arguments)
+        module, args = parse(name, arguments)
     except SystemExit:  # argparse's, after --help
         return 0
     module.run(args)
     return 0
 
 
-def _help() -> str:
-    lines = [f"  {name:<12}{text}" for name, text in COMMANDS.items()]
+def _print_version(flags: list[str]) -> None:
+    from dllama import version
+    from dllama.errors import UsageError
+
+    if flags == ["--json"]:
+        import json
+
+        print(json.dumps(version.facts()))
+        return
+    if flags:
+        raise UsageError(f"--version: expected --json or nothing behind it, found '{flags[0]}'")
+    print(version.describe())
+
+
+def _help(usage: str, commands: dict[str, str]) -> str:
+    command = usage.partition(" ")[0]
+    about = COMMANDS.get(command, "Large language models on the CPUs of one or several ordinary machines.")
+    lines = [f"  {name:<12}{text}" for name, text in commands.items()]
     return "\n".join(
         [
-            "usage: dllama COMMAND [flags]",
+            f"usage: dllama {usage} [flags]",
             "",
-            "Large language models on the CPUs of one or several ordinary machines.",
+            about,
             "",
             *lines,
             "",
-            "dllama COMMAND --help lists the flags of a command; dllama --version says what this build is.",
+            f"dllama {usage} --help lists the flags of a command; dllama --version [--json] says what this",
+            "build is. A flag --NAME can be set as DLLAMA_NAME in the environment, and in the file",
+            "~/.config/dllama/config.toml.",
         ]
     )
 

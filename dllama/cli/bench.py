@@ -35,15 +35,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     lists: dict[str, Any] = {"type": list_of(whole(0)), "action": "extend", "metavar": "N[,N…]"}
     threads: dict[str, Any] = {**lists, "type": list_of(whole(1, 1024))}
     batches: dict[str, Any] = {**lists, "type": list_of(whole(1, 4096))}
-    model: dict[str, Any] = {
-        "type": file_name,
-        "action": "append",
-        "metavar": "FILE|NAME",
-        "help": "model file, or name of a downloaded model; repeatable",
-    }
-    parser.add_argument(
-        "-m", "--model", **model, required=True, help="model file, or name of a downloaded model; repeatable"
-    )
+    model: dict[str, Any] = {"type": file_name, "action": "append", "metavar": "FILE|NAME"}
+    help_ = "model file, or name of a downloaded model; repeatable"
+    parser.add_argument("-m", "--model", **model, required=True, help=help_)
     parser.add_argument("-p", "--n-prompt", **lists, help="prompt tokens (default 512; 0: no such test)")
     parser.add_argument("-n", "--n-gen", **lists, help="tokens to generate (default 128; 0: no such test)")
     parser.add_argument("-d", "--n-depth", **lists, help="tokens in the context before the test (default 0)")

@@ -1,6 +1,7 @@
 """Command lines: argparse with errors of one line, suggestions, and values that may begin with a dash.
 
-Knows no command and no flag of ours. Also the types of flags: functions from text to a checked value.
+Knows no command and no flag of ours, and not where values come from that are not on the command line. Also the types of
+flags: functions from text to a checked value.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from dllama.errors import UsageError
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
+
+Fill = Callable[["Parser", set[str]], None]  # gives flags defaults, but for those of the names given
 
 
 class Parser(argparse.ArgumentParser):
@@ -31,12 +34,57 @@ class Parser(argparse.ArgumentParser):
         """Print the help; argparse's own ignores that a disk is full."""
         print(self.format_help(), end="", file=file)
 
-    def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
-        """Read all of ``arguments``."""
-        args, rest = self.parse_known_args(self._join_values(arguments))
+    def parse(self, arguments: Sequence[str], fill: Fill | None = None) -> argparse.Namespace:
+        """Read all of ``arguments``; ``fill`` may set defaults once it is known which flags they give."""
+        words = self._join_values(arguments)
+        if fill is not None:
+            fill(self, self._given(words))
+        args, rest = self.parse_known_args(words)
         if rest:
             raise UsageError(f"unexpected argument '{rest[0]}'; see {self.prog} --help")
         return args
+
+    @property
+    def settable(self) -> dict[str, argparse.Action]:
+        """The flags that have a value or a switch, by their long names without dashes."""
+        return {
+            name.removeprefix("--"): action
+            for action in self._actions
+            if action.help != argparse.SUPPRESS and action.dest != "help"
+            for name in action.option_strings
+            if name.startswith("--")
+        }
+
+    @property
+    def exclusive_groups(self) -> list[argparse._MutuallyExclusiveGroup]:
+        """The groups of flags of which one may be given."""
+        return self._mutually_exclusive_groups
+
+    def value_of(self, action: argparse.Action, words: Sequence[str]) -> Any:
+        """Convert ``words`` as if they stood behind the flag of ``action``; raises argparse.ArgumentError."""
+        values = [self._get_value(action, word) for word in words]
+        for value in values:
+            if action.choices is not None and value not in action.choices:
+                choices = ", ".join(map(str, action.choices))
+                raise argparse.ArgumentError(action, f"expected one of {choices}, found {value!r}")
+        return values[0] if action.nargs is None else values
+
+    def _given(self, words: Sequence[str]) -> set[str]:
+        """Names under which ``words`` set something; raises UsageError for what is wrong about them."""
+        flags = [action for action in self._actions if action.option_strings]
+        before = [(action.default, action.required) for action in flags]
+        required = [group.required for group in self.exclusive_groups]
+        try:
+            for action in flags:
+                action.default, action.required = argparse.SUPPRESS, False
+            for group in self.exclusive_groups:
+                group.required = False
+            return {*vars(self.parse_known_args(words)[0])}
+        finally:
+            for action, (default, is_required) in zip(flags, before, strict=True):
+                action.default, action.required = default, is_required
+            for group, is_required in zip(self.exclusive_groups, required, strict=True):
+                group.required = is_required
 
     def _join_values(self, arguments: Sequence[str]) -> list[str]:
         """Write ``--flag -value`` as ``--flag=-value``, so that a prompt or a number may begin with a dash.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Protocol
 
@@ -17,6 +17,7 @@ import numpy as np
 from dllama.errors import BadFile
 from dllama.formats.t_file import TokenizerData, read_t_file
 from dllama.text import rank_bpe, score_bpe
+from dllama.text.guard import GUARD
 
 # Special tokens are silent when they look like these, and always as BOS or EOS. Others that follow the regular
 # vocabulary, such as Qwen3's <think>, are text that readers of an answer want.
@@ -78,14 +79,20 @@ class Tokenizer:
         """Whether the model wants ``bos_id`` before every text."""
         return self.data.add_bos
 
+    @property
+    def special_names(self) -> Mapping[str, int]:
+        """The special tokens that ``parse_special`` knows, by name."""
+        return self._special_by_name
+
     def encode(self, text: str, add_bos: bool | None = None, parse_special: bool = False) -> list[int]:
         """Give the token ids of ``text``.
 
         Args:
             text: Any text; lone surrogates, which have no bytes, become U+FFFD.
             add_bos: Whether to put ``bos_id`` first; None for what the model wants.
-            parse_special: Whether names of special tokens in ``text`` become these tokens. Only for text from
-                templates: in text from users they stay text.
+            parse_special: Whether names of special tokens in ``text`` become these tokens, unless ``GUARD`` is in
+                them, which is left out. Only for text from templates: in text from users names stay text. A space
+                behind a special token is the one that a score vocabulary puts there anyway.
 
         Raises:
             BadFile: The vocabulary proves unusable.
@@ -185,21 +192,27 @@ class Tokenizer:
             # Some converters of score vocabularies put line ends around <s>.
             names.setdefault(name if self._has_ranks else name.strip(), token_id)
         names.pop("", None)
-        return names
+        return {name: token_id for name, token_id in names.items() if GUARD not in name}
 
     @cached_property
     def _special_pattern(self) -> re.Pattern[str]:
         """Match any special name, the longest where several begin alike."""
         names = sorted(self._special_by_name, key=len, reverse=True)
-        return re.compile("|".join(map(re.escape, names)) or "(?!)")  # which never matches
+        # A guard behind the first letter of a name is inside it, unless the name has no other.
+        parts = [re.escape(name) + (f"(?!{GUARD})" if len(name) == 1 else "") for name in names]
+        return re.compile("|".join(parts) or "(?!)")  # which never matches
 
     def _split(self, text: str) -> Iterator[tuple[str, int | None]]:
         """Cut text at special names: pairs of ordinary text and the id of the name after it, None at the end."""
         begin = 0
         for match in self._special_pattern.finditer(text):
-            yield text[begin : match.start()], self._special_by_name[match.group()]
+            yield self._ordinary(text[begin : match.start()]), self._special_by_name[match.group()]
             begin = match.end()
-        yield text[begin:], None
+        yield self._ordinary(text[begin:]), None
+
+    def _ordinary(self, part: str) -> str:
+        part = part.replace(GUARD, "")
+        return part if self._has_ranks else part.removeprefix(" ")
 
     @cached_property
     def _encoder(self) -> _Encoder:
