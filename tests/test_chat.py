@@ -163,7 +163,8 @@ def test_bad_input(chat: Command, tmp_path: Path) -> None:
     (tmp_path / "notes.json").write_text("dear diary")
     assert_fails(chat("--load", "notes.json", stdin=""), 3, "notes.json", "session")
     assert_fails(chat(stdin="/load none.json\n"), 2, "none.json")
-    assert_fails(chat(stdin="/save notes.json\n"), 2, "choose another name")
+    assert_fails(chat(stdin="/save empty.json\n"), 2, "nothing was said")
+    assert_fails(chat(stdin="ab\n/save notes.json\n"), 2, "choose another name")
     assert (tmp_path / "notes.json").read_text() == "dear diary"
     assert_fails(chat(stdin="/sav x\n"), 2, "did you mean /save")
     assert_fails(chat(stdin="/set tempo 1\n"), 2, "temperature")

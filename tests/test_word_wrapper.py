@@ -36,6 +36,13 @@ def test_code_is_left_as_it_is() -> None:
     assert wrap([code + "and then words"]) == code + "and then \nwords"
 
 
+def test_word_longer_than_the_line_is_shown_while_it_comes() -> None:
+    out: list[str] = []
+    wrapper = WordWrapper(out.append, lambda: 10)
+    wrapper.add("x" * 25)
+    assert sum(map(len, "".join(out).split())) >= 18
+
+
 def test_scripts_without_blanks_break_anywhere() -> None:
     lines = wrap(["日本語の長い文章です"]).split("\n")
     assert max(len(line) for line in lines) <= 5

@@ -84,6 +84,8 @@ def _stats(chat: Chat, _rest: str) -> None:
 
 def _save(chat: Chat, rest: str) -> None:
     path = _file("/save", rest)
+    if not chat.conversation.token_ids:
+        raise UsageError("/save: nothing was said yet")
     chat.talk.save(path)
     chat.screen.note(f"(saved: {path} {chat.talk.summary()})")
 

@@ -74,7 +74,7 @@ class TerminalScreen(PlainScreen):
     def __init__(self, has_colors: bool, clears: bool) -> None:
         self.shows_kinds, self._clears = has_colors, clears
         self._wrapper = WordWrapper(self._write, _width)
-        self._is_dim, self._progress = False, ""
+        self._is_dim, self._has_answer, self._progress = False, False, ""
 
     def answer(self, text: str, *, is_reasoning: bool = False) -> None:
         """Show the next piece of an answer; a blank line comes between reasoning and what follows it."""
@@ -84,6 +84,7 @@ class TerminalScreen(PlainScreen):
             if not is_reasoning:
                 self._wrapper.add("\n\n")
             self._dim(is_reasoning)
+        self._has_answer = True
         self._wrapper.add(printable(text, keep="\n\t"))
 
     def end_answer(self) -> None:
@@ -92,7 +93,9 @@ class TerminalScreen(PlainScreen):
         self._wrapper.flush()
         self._dim(False)
         self._wrapper.restart()
-        say("\n")
+        if self._has_answer:
+            say("\n")
+        self._has_answer = False
 
     def note(self, text: str) -> None:
         """Say something on the side."""

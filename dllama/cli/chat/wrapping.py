@@ -45,7 +45,8 @@ class WordWrapper:
                 self._put_blank(char)
             else:
                 self._word += char
-                if self._is_code or wcwidth(char) > 1:  # scripts without blanks break anywhere
+                # Scripts without blanks break anywhere, and so must what is longer than a line.
+                if self._is_code or wcwidth(char) > 1 or len(self._word) >= self._width() - 1:
                     self._end_word()
 
     def flush(self) -> None:
