@@ -240,7 +240,15 @@ def test_threads_take_turns(good: ChatTemplate) -> None:
     assert all(text == answer for text, answer in answers.items())
 
 
-NONSENSE = ["garbage", "[1]", '{"text": 1}', '{"error": ["x"]}', "[" * 100_000, "x" * 3_000_000, "\\xff"]
+NONSENSE = [
+    "garbage",
+    "[1]",
+    '{"text": 1}',
+    '{"error": ["x"]}',
+    '{"error": "\\u001b[2J"}',
+    "[" * 100_000,
+    "x" * 3_000_000,
+]
 
 
 @pytest.mark.parametrize("is_started", [False, True])

@@ -1,0 +1,194 @@
+"""Conversations to prompts: the model's own Jinja template, or one of ours by name.
+
+A template writes special tokens by name, and so might a user. ``encode`` keeps them apart: a guard character is put
+into every such name in a message before the template sees it, so that only the template's own names become tokens. The
+Jinja text is run by ``template_renderer``, which trusts it with nothing.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+
+from dllama.errors import UsageError
+from dllama.text.guard import GUARD, Guard, clean
+from dllama.text.template_renderer import TemplateError, TemplateRenderer
+from dllama.text.tokenizer import Tokenizer
+
+__all__ = ["GUARD", "NAMES", "ChatTemplate", "Message", "TemplateError", "choose_template"]
+
+# `zephyr` is the second form of chatml, with one special token for each role; Phi-3 has it too.
+NAMES = ("llama2", "llama3", "deepSeek3", "chatml", "zephyr", "mistral", "gemma", "alpaca", "plain")
+_FOLDER = Path(__file__).with_name("templates")
+# The first template whose tokens are all special in a vocabulary is taken to be its own.
+_SIGNS = (
+    ("deepSeek3", ("<\uff5cUser\uff5c>", "<\uff5cAssistant\uff5c>")),
+    ("llama3", ("<|start_header_id|>", "<|eot_id|>")),
+    ("chatml", ("<|im_start|>", "<|im_end|>")),
+    ("zephyr", ("<|user|>", "<|assistant|>")),
+    ("gemma", ("<start_of_turn>", "<end_of_turn>")),
+    ("mistral", ("[INST]", "[/INST]")),
+)
+# What ends an answer, where a template writes it by name.
+_ENDS = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<\uff5cend▁of▁sentence\uff5c>")
+# What a model writes into its answers and templates look for; no message ends with it.
+_ANSWER_TAGS = {"<think>", "</think>", "[THINK]", "[/THINK]", "<tool_call>", "</tool_call>"}
+_STOPS = {"alpaca": ("\n### Instruction:",), "plain": ("\nUser:",)}
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation; ``role`` is ``"system"``, ``"user"``, ``"assistant"`` or what a template knows."""
+
+    role: str
+    content: str
+
+
+class ChatTemplate:
+    """Turns conversations into prompts; made by ``choose_template``.
+
+    The first rendering starts a process, which ``close`` ends.
+
+    Attributes:
+        name: One of ``NAMES``, or ``"stored"`` for the tokenizer file's own.
+        stop_strings: Texts that end an answer, beside special tokens.
+        stop_ids: Special tokens that end an answer: the tokenizer's ``eos_ids`` and the template's own end of turn.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, name: str, text: str) -> None:
+        self.name, self._tokenizer = name, tokenizer
+        what = "the tokenizer's chat template" if name == "stored" else f"chat template {name}"
+        self._renderer = TemplateRenderer(text, what)
+        self._variables, names = _token_variables(tokenizer), tokenizer.special_names
+        if name != "stored":  # what our own ask beside
+            end = "<|end|>" if "<|end|>" in names else self._variables["eos_token"]
+            self._variables |= {"end_token": end, "inst_is_special": "[INST]" in names}
+        ends = [end for end in _ENDS if end in text] + ["<|end|>"] * (name == "zephyr" and "<|end|>" in names)
+        self.stop_strings = tuple(end for end in ends if end not in names) + _STOPS.get(name, ())
+        self.stop_ids = tuple(dict.fromkeys([*tokenizer.eos_ids, *(names[end] for end in ends if end in names)]))
+        # An answer is told to the model as it gave it, so that the tokens stay the same; whole names are none of those.
+        self._guard, self._answer_guard = Guard(names), Guard(set(names) - _ANSWER_TAGS, whole_only=True)
+
+    def __enter__(self) -> ChatTemplate:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process that renders; the template can still be used, and starts another."""
+        self._renderer.close()
+
+    def render(
+        self,
+        messages: Iterable[Message],
+        *,
+        add_generation_prompt: bool = True,
+        now: datetime | None = None,
+        variables: Mapping[str, object] | None = None,
+    ) -> str:
+        """Give the prompt as text, as transformers would.
+
+        Args:
+            messages: The conversation; lone surrogates in it become U+FFFD, and U+FDD0 is left out.
+            add_generation_prompt: Whether to open the assistant's answer.
+            now: The time that the template is told; None for the real one.
+            variables: What the template knows beside, e.g. ``{"enable_thinking": False}``; numbers, texts, lists and
+                dictionaries.
+
+        Raises:
+            TemplateError: The template is broken, refuses these messages, or takes too much time or space.
+        """
+        said = [{"role": clean(message.role), "content": clean(message.content)} for message in messages]
+        return self._render(said, add_generation_prompt, now, variables)
+
+    def render_guarded(
+        self,
+        messages: Iterable[Message],
+        *,
+        add_generation_prompt: bool = True,
+        now: datetime | None = None,
+        variables: Mapping[str, object] | None = None,
+    ) -> str:
+        """Give what ``render`` does, with ``GUARD`` inside whatever a message says that reads as a special token."""
+        said = [self._guarded(message) for message in messages]
+        return self._render(said, add_generation_prompt, now, variables)
+
+    def encode(
+        self,
+        messages: Iterable[Message],
+        *,
+        add_generation_prompt: bool = True,
+        now: datetime | None = None,
+        variables: Mapping[str, object] | None = None,
+    ) -> list[int]:
+        """Give the prompt as token ids; arguments and errors as in ``render``."""
+        text = self.render_guarded(messages, add_generation_prompt=add_generation_prompt, now=now, variables=variables)
+        return self.encode_guarded(text)
+
+    def encode_guarded(self, text: str) -> list[int]:
+        """Give the token ids of what ``render_guarded`` gave, with BOS once where the model wants it."""
+        ids = self._tokenizer.encode(text, add_bos=False, parse_special=True)
+        starts = ids[:1] == [self._tokenizer.bos_id]
+        return ids if starts or not self._tokenizer.add_bos else [self._tokenizer.bos_id, *ids]
+
+    def _guarded(self, message: Message) -> dict[str, str]:
+        guard = self._answer_guard if message.role == "assistant" else self._guard
+        return {"role": self._guard(clean(message.role)), "content": guard(clean(message.content))}
+
+    def _render(
+        self,
+        said: list[dict[str, str]],
+        add_generation_prompt: bool,
+        now: datetime | None,
+        variables: Mapping[str, object] | None,
+    ) -> str:
+        known = {"tools": None, "documents": None, **self._variables, **(variables or {})}
+        known |= {"messages": said, "add_generation_prompt": add_generation_prompt}
+        return self._renderer.render(known, now or datetime.now())
+
+
+def choose_template(tokenizer: Tokenizer, name: str | None = None) -> ChatTemplate:
+    """Give a template: by ``name``, else the tokenizer file's own, else the one its special tokens speak for.
+
+    Args:
+        tokenizer: The vocabulary of the model.
+        name: One of ``NAMES``, in any case.
+
+    Raises:
+        UsageError: There is no template ``name``.
+        TemplateError: The stored template is too long.
+    """
+    if name is None and tokenizer.data.chat_template is not None:
+        return ChatTemplate(tokenizer, "stored", tokenizer.data.chat_template)
+    name = _detect(tokenizer) if name is None else _known(name)
+    return ChatTemplate(tokenizer, name, (_FOLDER / f"{name}.jinja").read_text("utf-8"))
+
+
+def _known(name: str) -> str:
+    names = {known.lower(): known for known in NAMES}
+    if name.lower() in names:
+        return names[name.lower()]
+    close = difflib.get_close_matches(name.lower(), names, n=1)
+    hint = f"did you mean {names[close[0]]}? " if close else ""
+    raise UsageError(f"--chat-template {name!r}: {hint}there are {', '.join(NAMES)}")
+
+
+def _detect(tokenizer: Tokenizer) -> str:
+    names = tokenizer.special_names
+    return next((name for name, signs in _SIGNS if all(sign in names for sign in signs)), "plain")
+
+
+def _token_variables(tokenizer: Tokenizer) -> dict[str, object]:
+    """Give the special tokens by the names that templates have for them."""
+    names = tokenizer.special_names
+    by_id = {token_id: name for name, token_id in names.items()}
+    eos = by_id.get(tokenizer.eos_ids[0], "") if tokenizer.eos_ids else ""
+    known: dict[str, object] = {"bos_token": by_id.get(tokenizer.bos_id, ""), "eos_token": eos}
+    return known | {f"{kind}_token": f"<{kind}>" for kind in ("unk", "pad") if f"<{kind}>" in names}
