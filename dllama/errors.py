@@ -4,8 +4,10 @@ DllamaError              1  anything that went wrong while running
 ├── UsageError           2  flags, prompts and settings that cannot be used as given
 │   ├── ContextFull         a prompt longer than the context
 │   └── UnsupportedIsa      DLLAMA_ISA names a level this CPU or build lacks
-├── BadFile              3  a model or tokenizer file that is not what it claims to be
+├── BadFile              3  a file that is not what it claims to be
 │   └── UnsupportedModel    a sound file of a model that dllama cannot run
+├── TemplateError        3  a chat template that is broken or does what templates may not do (in dllama.text)
+├── EngineStopped        1  a step failed for good (in dllama.engine)
 └── NotEnoughMemory      5  the plan needs more memory than is free
 """
 

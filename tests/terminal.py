@@ -77,6 +77,11 @@ class Terminal:
         assert self.process.exitstatus is not None
         return int(self.process.exitstatus)
 
+    def hang_up(self) -> None:
+        """Close the terminal, as a connection that breaks does."""
+        self.process.ptyproc.fileobj.close()
+        self.process.closed = self.process.ptyproc.closed = True
+
     def _read(self) -> None:
         try:
             piece = self.process.read_nonblocking(4096, timeout=0.05)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -159,6 +160,31 @@ def test_conversation_survives_a_signal(start: Start, tmp_path: Path, number: si
         assert "--load" in terminal.text
     saved = read_session(tmp_path / "state" / "dllama" / "last_chat.json")
     assert saved.messages[0].content == "hello"
+
+
+def test_answer_so_far_survives_a_signal(start: Start, tmp_path: Path) -> None:
+    with start("--logit-bias", "2047:-1000", "2044:-1000", env={"DLLAMA_ISA": "generic"}) as terminal:
+        terminal.wait_for_prompt(1)
+        terminal.send("hello\r")
+        terminal.wait(lambda: len("".join(terminal.text.split("hello\n")[1:])) > 40, "answer")
+        terminal.process.kill(signal.SIGTERM)
+        assert terminal.wait_for_end() == 128 + signal.SIGTERM
+    asked, answered = read_session(tmp_path / "state" / "dllama" / "last_chat.json").messages
+    assert asked.content == "hello"
+    assert len(answered.content) > 20
+
+
+def test_conversation_survives_a_closed_terminal(start: Start, tmp_path: Path) -> None:
+    with start() as terminal:
+        terminal.wait_for_prompt(1)
+        terminal.send("hello\r")
+        terminal.wait_for_prompt(2)
+        terminal.hang_up()
+        end = time.monotonic() + 30
+        while not (tmp_path / "state" / "dllama" / "last_chat.json").exists():
+            assert time.monotonic() < end
+            time.sleep(0.05)
+    assert read_session(tmp_path / "state" / "dllama" / "last_chat.json").messages[0].content == "hello"
 
 
 def test_terminal_without_a_cursor(start: Start) -> None:

@@ -121,7 +121,7 @@ def _rescued(chat: Chat) -> Iterator[None]:
     """Save the conversation if the chat ends against the user's will, and say where it is."""
     try:
         yield
-    except (DllamaError, Hangup) as error:
+    except (DllamaError, OSError, Hangup) as error:  # OSError: the terminal is gone
         if not chat.screen.is_interactive or not chat.conversation.turns:
             raise Interrupted(str(error), error) from error
         path = make_state_dir() / "last_chat.json"
@@ -131,8 +131,8 @@ def _rescued(chat: Chat) -> Iterator[None]:
 
 
 class Interrupted(DllamaError):
-    """A chat that ended against the user's will; its conversation is saved."""
+    """A chat that ended against the user's will; its conversation is saved if there was one on a terminal."""
 
-    def __init__(self, text: str, reason: DllamaError | Hangup) -> None:
+    def __init__(self, text: str, reason: DllamaError | OSError | Hangup) -> None:
         super().__init__(text)
-        self.exit_code = reason.exit_code
+        self.exit_code = DllamaError.exit_code if isinstance(reason, OSError) else reason.exit_code

@@ -12,26 +12,29 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 _SPACE = " "
+_ENDS = (signal.SIGHUP, signal.SIGTERM)
 
 
 class StopKeys:
     """While entered, notes Ctrl-C and, on a terminal, Space; other keys are kept for the next message.
 
-    Ctrl-C is noted instead of raised, since a step of the engine must not be left half done.
+    Signals are noted instead of raised: a step of the engine must not be left half done, and what was said is kept.
 
     Attributes:
         typed: What was typed besides.
+        hangup: To be raised once the answer is kept, if the program is to end.
     """
 
     def __init__(self, watch_terminal: bool) -> None:
         self._watches, self._is_stopped = watch_terminal, False
         self.typed = ""
+        self.hangup: Hangup | None = None
         self._modes: list[Any] | None = None
-        self._handler: Any = None
+        self._handlers: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
         """Begin to watch."""
-        self._handler = signal.signal(signal.SIGINT, self._note)
+        self._handlers = {number: signal.signal(number, self._note) for number in (signal.SIGINT, *_ENDS)}
         if self._watches:
             self._enter_terminal()
         return self
@@ -46,7 +49,8 @@ class StopKeys:
             self._read_keys()
             with suppress(termios.error):  # the terminal is gone
                 termios.tcsetattr(sys.stdin, termios.TCSADRAIN, self._modes)
-        signal.signal(signal.SIGINT, self._handler)
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
 
     def is_stopped(self) -> bool:
         """Whether the end was asked for since this was entered."""
@@ -54,8 +58,10 @@ class StopKeys:
             self._read_keys()
         return self._is_stopped
 
-    def _note(self, _number: int, _frame: FrameType | None) -> None:
+    def _note(self, number: int, _frame: FrameType | None) -> None:
         self._is_stopped = True
+        if number in _ENDS:
+            self.hangup = Hangup(number)
 
     def _enter_terminal(self) -> None:
         """Let keys come one by one and unseen; signals of keys stay."""
@@ -102,7 +108,7 @@ def hangups() -> Iterator[None]:
     def end(number: int, _frame: FrameType | None) -> None:
         raise Hangup(number)
 
-    before = {number: signal.signal(number, end) for number in (signal.SIGHUP, signal.SIGTERM)}
+    before = {number: signal.signal(number, end) for number in _ENDS}
     try:
         yield
     finally:

@@ -112,16 +112,14 @@ class Chat:
         self._answer_or_restore(before)
 
     def _answer_or_restore(self, before: Conversation) -> None:
+        num_answers = self.talk.num_answers
         try:
-            answer = self._answer()
-        except BaseException:
-            self.talk.conversation = before
-            raise
-        if not answer.token_ids:
-            self.talk.conversation = before
-            self.screen.note("(stopped before the first word: nothing was added to the conversation)")
+            self._answer()
+        finally:
+            if self.talk.num_answers == num_answers:
+                self.talk.conversation = before
 
-    def _answer(self) -> Answer:
+    def _answer(self) -> None:
         prompt = self._fitting_prompt()
         with StopKeys(self.screen.is_interactive) as keys:
             view = AnswerView(self.screen, keys.is_stopped, self.talk.settings["think"], prompt.text)
@@ -132,9 +130,10 @@ class Chat:
         self.typed = keys.typed
         self._keep(answer)
         self.report(answer)
+        if keys.hangup:
+            raise keys.hangup
         if keys.is_stopped() and not self.screen.is_interactive:
             raise KeyboardInterrupt
-        return answer
 
     def _make(self, prompt: Mark, view: AnswerView, said: Sequence[int] = ()) -> Answer:
         """Generate after the prompt and what was said already."""
@@ -149,6 +148,7 @@ class Chat:
 
     def _keep(self, answer: Answer) -> None:
         if not answer.token_ids:
+            self.screen.note("(stopped before the first word: nothing was added to the conversation)")
             return
         self.last_answer = answer
         self.talk.num_answers += 1
