@@ -1,8 +1,8 @@
 """Facts about this machine that decide defaults: cores, memory and the CPU's name.
 
-Linux is asked through ``/proc`` and ``/sys`` so that containers and affinity masks count; elsewhere psutil answers. All
-paths are below ``root``, which tests replace. Limits of control groups (v1 and v2) hold for all groups below, so every
-ancestor is asked.
+Linux is asked through ``/proc`` and ``/sys`` so that containers and affinity masks count; elsewhere psutil answers,
+which is imported only then: ``launch.py`` asks before anything is installed. All paths are below ``root``, which tests
+replace. Limits of control groups (v1 and v2) hold for all groups below, so every ancestor is asked.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ import os
 import platform
 from collections.abc import Collection, Iterator
 from pathlib import Path
-
-import psutil
 
 ROOT = Path("/")
 
@@ -45,7 +43,11 @@ def all_cores(root: Path = ROOT) -> int:
 def total_memory(root: Path = ROOT) -> int:
     """Bytes of memory of this machine."""
     total = read_fields(root / "proc/meminfo", ":").get("MemTotal", "").removesuffix(" kB")
-    return int(total) * 1024 if total.isdecimal() else int(psutil.virtual_memory().total)
+    if total.isdecimal():
+        return int(total) * 1024
+    import psutil
+
+    return int(psutil.virtual_memory().total)
 
 
 def available_memory(root: Path = ROOT) -> int:
@@ -63,6 +65,8 @@ def cpu_name(root: Path = ROOT) -> str:
 def _allowed_cpus() -> Collection[int]:
     if hasattr(os, "sched_getaffinity"):
         return os.sched_getaffinity(0)
+    import psutil
+
     return range(psutil.cpu_count(logical=False) or os.cpu_count() or 1)
 
 
@@ -88,6 +92,8 @@ def _system_available(root: Path) -> int:
     available = read_fields(root / "proc/meminfo", ":").get("MemAvailable", "")
     if available.endswith(" kB"):
         return int(available.removesuffix(" kB")) * 1024
+    import psutil
+
     return int(psutil.virtual_memory().available)
 
 

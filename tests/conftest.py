@@ -20,6 +20,12 @@ hypothesis.settings.register_profile("dllama", deadline=None)
 hypothesis.settings.load_profile("dllama")
 
 
+# What a developer has set for the command must not reach the tests; an instruction-set level may.
+for _name in [name for name in os.environ if name.startswith("DLLAMA_") and name != "DLLAMA_ISA"]:
+    del os.environ[_name]
+os.environ["DLLAMA_CONFIG"] = os.devnull
+
+
 @dataclass(frozen=True)
 class Files:
     """Paths of a tiny model and of a tokenizer that fits it."""

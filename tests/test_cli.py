@@ -56,14 +56,14 @@ def test_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_help_and_version_do_not_import_numpy() -> None:
     code = "import sys; from dllama.cli import main; main(sys.argv[1:]); assert 'numpy' not in sys.modules"
-    for arguments in (["--help"], ["inference", "--help"], ["inference", "--nonsense"]):
+    for arguments in (["--help"], ["inference", "--help"], ["inference", "--nonsense"], ["chat", "--help"]):
         subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True)
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["chat"], ["unknown command 'chat'", "inference, perplexity, bench"]),
+        (["tchat"], ["unknown command 'tchat'", "did you mean chat", "commands: chat, inference"]),
         (["inferense"], ["did you mean inference?"]),
         (["--model", "x.m"], ["unknown flag '--model'"]),
         (["inference"], ["--model"]),

@@ -126,9 +126,9 @@ def _help(usage: str, commands: dict[str, str]) -> str:
             "",
             *lines,
             "",
-            f"dllama {usage} --help lists the flags of a command; dllama --version [--json] says what this",
-            "build is. A flag --NAME can be set as DLLAMA_NAME in the environment, and in the file",
-            "~/.config/dllama/config.toml.",
+            f"dllama {usage} --help lists the flags of a command. A flag --NAME can be",
+            "set as DLLAMA_NAME in the environment, too, or in ~/.config/dllama/config.toml.",
+            "dllama --version [--json] says what this build is.",
         ]
     )
 

@@ -1,0 +1,52 @@
+"""What the commands of ``dllama models`` share: in what state a model is, and finding one by name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from dllama.cli.parser import suggestion
+from dllama.errors import DllamaError, UnsupportedModel, UsageError
+from dllama.hub import folders
+from dllama.hub.catalogue import CATALOGUE, Entry, find_entry
+
+if TYPE_CHECKING:
+    from dllama.hub.folders import Installed
+
+
+class State(NamedTuple):
+    """Whether a model can be run, in a word, and if not, why."""
+
+    word: str  # "ready", "unfinished", "incomplete", "unsupported", "broken"
+    problem: str | None = None
+
+
+def state_of(model: Installed) -> State:
+    """Look at a model's files, and into the header of the model file."""
+    if not model.is_complete:
+        missing = model.model if not model.model.is_file() else model.tokenizer
+        if model.leftovers or find_entry(model.name):
+            return State("unfinished", f"python3 launch.py {model.name} goes on with the download")
+        return State("incomplete", f"there is no {missing.name}")
+    from dllama.formats.m_file import open_m_file
+
+    try:
+        open_m_file(model.model).close()
+    except UnsupportedModel as error:
+        return State("unsupported", str(error))
+    except DllamaError as error:
+        return State("broken", str(error))
+    return State("ready")
+
+
+def find(name: str) -> Installed | Entry:
+    """Find a model on this disk, or else in the catalogue.
+
+    Raises:
+        UsageError: There is no such model.
+    """
+    found = folders.find_installed(name) or find_entry(name)
+    if found is None:
+        known = [folders.BUNDLED, *(model.name for model in folders.installed_models()), *CATALOGUE]
+        hint = suggestion(name.replace("-", "_"), known)
+        raise UsageError(f"unknown model '{name}'{hint}; dllama models list --all shows all names")
+    return found

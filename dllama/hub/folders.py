@@ -1,0 +1,200 @@
+"""Where dllama keeps things, and which models are there.
+
+Standard library only, since ``launch.py`` uses it before anything is installed. Knows names and sizes of files, not
+what is in them. A model NAME is a folder ``NAME`` with ``dllama_model_NAME.m`` and ``dllama_tokenizer_NAME.t``, as
+``launch.py`` downloads it; any folder with one ``.m`` and one ``.t`` file will do. An unfinished download lies beside
+its final name, with something more behind it: ``dllama_model_NAME.m.part``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import dllama
+
+BUNDLED = "demo"
+_PACKAGE = Path(dllama.__file__).resolve().parent
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """A model on this disk.
+
+    Attributes:
+        name: As users name it.
+        folder: Where it is.
+        model: Its ``.m`` file, which may be missing.
+        tokenizer: Its ``.t`` file, which may be missing.
+        leftovers: Files of unfinished downloads.
+    """
+
+    name: str
+    folder: Path
+    model: Path
+    tokenizer: Path
+    leftovers: tuple[Path, ...] = ()
+
+    @property
+    def files(self) -> list[Path]:
+        """All its files that are there."""
+        return [path for path in (self.model, self.tokenizer, *self.leftovers) if os.path.lexists(path)]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of its files."""
+        return sum(size_of(path) for path in self.files)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether both files are there."""
+        return self.model.is_file() and self.tokenizer.is_file()
+
+    @property
+    def is_bundled(self) -> bool:
+        """Whether it came with dllama."""
+        return self.folder == _PACKAGE / "demo"
+
+
+def config_file() -> Path:
+    """Where users write their settings."""
+    return _xdg("XDG_CONFIG_HOME", ".config") / "config.toml"
+
+
+def data_dir() -> Path:
+    """Where models are kept outside a checkout."""
+    return _xdg("XDG_DATA_HOME", ".local/share")
+
+
+def state_dir() -> Path:
+    """Where things are kept that are nice to find again, such as the history of chats; may not exist yet."""
+    return _xdg("XDG_STATE_HOME", ".local/state")
+
+
+def make_state_dir() -> Path:
+    """Make ``state_dir()`` if it is not there, for this user's eyes only.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    folder = state_dir()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
+def _xdg(variable: str, default: str) -> Path:
+    """Give dllama's folder by the rules of the XDG base directories: a relative path counts as none."""
+    chosen = os.environ.get(variable, "")
+    return (Path(chosen) if Path(chosen).is_absolute() else _home() / default) / "dllama"
+
+
+def _home() -> Path:
+    """Give the home folder; users without one, as containers have them, get the root of the file system."""
+    home = os.environ.get("HOME", "")
+    if Path(home).is_absolute():
+        return Path(home)
+    try:
+        import pwd
+
+        return Path(pwd.getpwuid(os.getuid()).pw_dir)
+    except (ImportError, KeyError):
+        return Path("/")
+
+
+def model_dirs() -> list[Path]:
+    """List the folders of models: those of ``DLLAMA_MODELS``, ``models`` of a checkout, and that of this user.
+
+    The first is where downloads go. They need not exist.
+    """
+    dirs = [Path(part).absolute() for part in os.environ.get("DLLAMA_MODELS", "").split(os.pathsep) if part]
+    checkout = _PACKAGE.parent
+    if (checkout / "launch.py").is_file():
+        dirs.append(checkout / "models")
+    return list(dict.fromkeys([*dirs, data_dir() / "models"]))
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether ``name`` names a thing inside a folder: one component, not hidden, printable."""
+    return name.isprintable() and not name.startswith(".") and name == name.strip() != "" and not {*"/\\"} & {*name}
+
+
+def installed_models() -> list[Installed]:
+    """List the models in all folders, whole or not; where a name comes twice, the first is the one that is used."""
+    return [model for folder in model_dirs() for model in _models_in(folder)]
+
+
+def bundled_model() -> Installed:
+    """Give the small model that comes with dllama."""
+    folder = _PACKAGE / "demo"
+    return Installed(BUNDLED, folder, folder / "model.m", folder / "tokenizer.t")
+
+
+def find_installed(name: str) -> Installed | None:
+    """Find a model by its name, ``-`` standing for ``_`` too; one that is whole rather than one that is not."""
+    if name == BUNDLED:
+        return bundled_model()
+    wanted = {name, name.replace("-", "_")}
+    found = [model for model in installed_models() if model.name in wanted]
+    return next((model for model in found if model.is_complete), found[0] if found else None)
+
+
+def find_model(name: str) -> Installed | None:
+    """Find a model that can be run by its name."""
+    found = find_installed(name)
+    return found if found is not None and found.is_complete else None
+
+
+def find_tokenizer(model: Path) -> Path | None:
+    """Find the tokenizer of a model file in its folder; None if there is none, or several and none of its name."""
+    stem = model.name.removesuffix(".m")
+    named = [f"{stem}.t"]
+    if stem.startswith("dllama_model_"):
+        named.insert(0, f"dllama_tokenizer_{stem.removeprefix('dllama_model_')}.t")
+    for name in named:
+        if (model.parent / name).is_file():
+            return model.parent / name
+    return _only(_names(model.parent), model.parent, ".t")
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, 0 if it cannot be seen."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _models_in(folder: Path) -> Iterator[Installed]:
+    for name in _names(folder):
+        if is_plain_name(name):
+            found = _model_in(folder / name)
+            if found is not None:
+                yield found
+
+
+def _model_in(folder: Path) -> Installed | None:
+    """Give the model that a folder holds, if it holds one."""
+    name, names = folder.name, _names(folder)
+    model, tokenizer = folder / f"dllama_model_{name}.m", folder / f"dllama_tokenizer_{name}.t"
+    leftovers = tuple(folder / each for each in names if each.startswith((f"{model.name}.", f"{tokenizer.name}.")))
+    if leftovers or {model.name, tokenizer.name} & {*names}:
+        return Installed(name, folder, model, tokenizer, leftovers)
+    only = _only(names, folder, ".m")
+    return None if only is None else Installed(name, folder, only, find_tokenizer(only) or tokenizer)
+
+
+def _only(names: list[str], folder: Path, suffix: str) -> Path | None:
+    """Give the only file of ``folder`` that ends in ``suffix``."""
+    found = [folder / name for name in names if name.endswith(suffix) and (folder / name).is_file()]
+    return found[0] if len(found) == 1 else None
+
+
+def _names(folder: Path) -> list[str]:
+    """List a folder by name; one that cannot be read holds nothing."""
+    try:
+        return sorted(path.name for path in folder.iterdir())
+    except (OSError, ValueError):  # ValueError: a name that no file can have
+        return []
