@@ -8,6 +8,9 @@ DllamaError              1  anything that went wrong while running
 │   └── UnsupportedModel    a sound file of a model that dllama cannot run
 ├── TemplateError        3  a chat template that is broken or does what templates may not do (in dllama.text)
 ├── EngineStopped        1  a step failed for good (in dllama.engine)
+├── DownloadFailed       6  what is there is kept (in dllama.hub, as the next two)
+├── NotEnoughDisk        5
+├── SetupError           1  .venv could not be made or the core not compiled
 └── NotEnoughMemory      5  the plan needs more memory than is free
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -192,6 +193,21 @@ def test_usage(arguments: list[str], words: str, capsys: pytest.CaptureFixture[s
     assert out == ""
     assert words in err
     assert err.count("\n") == 1
+
+
+def test_demo(setup: Setup, capfd: pytest.CaptureFixture[str]) -> None:
+    dllama = setup.root / ".venv" / "bin" / "dllama"
+    dllama.parent.mkdir(parents=True)
+    dllama.write_text('#!/bin/sh\necho "$@"\nexit ${DEMO_STATUS:-0}\n')
+    dllama.chmod(0o755)
+    assert launcher.main(["demo", "--steps", "8"]) == 0
+    out = capfd.readouterr().out
+    assert re.search(r"inference --model \S+/demo/model\.m .* --steps 8 --seed 2 --text\n", out)
+    assert "Next things to try" in out
+    assert "launch.py --list" in out
+    dllama.write_text("#!/bin/sh\nexit 5\n")
+    assert launcher.main(["demo"]) == 5
+    assert "Next things" not in capfd.readouterr().out
 
 
 def test_demo_without_its_model(

@@ -1,0 +1,69 @@
+"""Whether a file is what its name says, by its own header: what can be told before anything is installed.
+
+A ``.m`` file must have the size that its header's numbers give. That is the arithmetic of ``dllama.formats``, which
+needs numpy, told once more in a few lines; a test holds both together.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+from dllama.errors import BadFile
+
+_M_MAGIC, _LLAMA, _QWEN3 = 0x0A00ABCD, 0xABCD00, 0xABCD01
+_T_MAGICS = (0x567124, 0x567123)
+_BLOCK_BYTES = {0: 128, 1: 64, 2: 18, 3: 34}  # of 32 values, by number type
+_MAX_HEADER = 8 + 8 * 1024
+# Keys of the header.
+_ARCH, _EXPERTS, _WEIGHTS, _HEAD_DIM = 1, 7, 13, 19
+_DIMS = (2, 3, 4, 5, 6, 9)  # hidden size, FFN size, layers, heads, KV heads, vocabulary
+
+
+def check_file(path: Path, suffix: str) -> None:
+    """Check the header of a file and what it says of the file's size.
+
+    Args:
+        path: The file, whatever its name.
+        suffix: ``.m`` or ``.t``: what it should be.
+
+    Raises:
+        BadFile: It is something else, or cut short.
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as file:
+        head = file.read(_MAX_HEADER)
+    size = path.stat().st_size
+    magic, header_size = struct.unpack("<Ii", head[:8].ljust(8, b"\0"))
+    if suffix == ".t":
+        if magic not in _T_MAGICS:
+            raise BadFile(path, "byte 0 (magic number)", "that of a .t tokenizer file", f"0x{magic:08X}")
+        return
+    if magic in (_LLAMA, _QWEN3):  # the oldest files, which do not say what their weights are
+        return
+    if magic != _M_MAGIC:
+        raise BadFile(path, "byte 0 (magic number)", f"0x{_M_MAGIC:08X}, a .m model file", f"0x{magic:08X}")
+    if not 8 <= header_size <= len(head) or header_size % 8:
+        raise BadFile(path, "byte 4 (header size)", f"8 plus 8 per key, at most {_MAX_HEADER}", str(header_size))
+    values = dict(struct.iter_unpack("<ii", head[8:header_size]))
+    expected = _m_size(values)
+    if expected == 0:
+        raise BadFile(path, "header", "sizes above 0", str({key: values.get(key) for key in _DIMS}))
+    if expected is not None and size != header_size + expected:
+        raise BadFile(path, "size", f"{header_size + expected} bytes, by its header", f"{size} bytes")
+
+
+def _m_size(values: dict[int, int]) -> int | None:
+    """Bytes of all tensors; 0 if there can be none, None for a kind of model that is not known here."""
+    arch, weights = values.get(_ARCH), values.get(_WEIGHTS)
+    if arch not in (_LLAMA, _QWEN3) or weights not in _BLOCK_BYTES or values.get(_EXPERTS, 0):
+        return None
+    dims = [values.get(key, 0) for key in _DIMS]
+    if min(dims) < 1:
+        return 0
+    hidden, ffn, layers, heads, kv_heads, vocab = dims
+    head_dim = values.get(_HEAD_DIM, hidden // heads)
+    matrices = hidden * (2 * heads * head_dim + 2 * kv_heads * head_dim + 3 * ffn)
+    norms = 2 * hidden + (2 * head_dim if arch == _QWEN3 else 0)
+    values_4_bytes = vocab * hidden + layers * norms + hidden
+    return 4 * values_4_bytes + (layers * matrices + vocab * hidden) // 32 * _BLOCK_BYTES[weights]

@@ -1,0 +1,197 @@
+"""``launch.py``: set dllama up, fetch a model if need be, and run it.
+
+Standard library only. What can fail fails first: the system, the disk and the memory are looked at before anything is
+downloaded, and the core is compiled before the hours that a download may take.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import difflib
+import json
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING, NoReturn, TextIO
+
+from dllama.errors import DllamaError, UsageError
+from dllama.hub import checkout, folders
+from dllama.hub.catalogue import CATALOGUE, Entry, find_entry
+from dllama.hub.progress import size_text
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
+
+DEMO_PROMPT = "Once upon a time"
+DEMO_SEED = 2
+
+NEXT_STEPS = """
+That was the bundled model, on this machine's CPU. Next things to try:
+
+  {dllama} inference --model {model} --tokenizer {tokenizer} --prompt "Once upon a time, there was a little fox"
+      another story, a new one each time; --seed N repeats one
+  {launch} --list
+      the models that can be downloaded by name, and talked to
+  {dllama} inference --model YOUR.m --tokenizer YOUR.t --prompt "Hello" --steps 64
+      a model file of distributed-llama's that you have
+  {dllama} bench -m {model} -p 64 -n 32
+      how fast this machine is
+  {dllama} --help
+      all commands
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the usage."""
+        raise UsageError(f"{message}; see python3 launch.py --help")
+
+    def print_help(self, file: SupportsWrite[str] | None = None) -> None:
+        """Print the help; argparse's own ignores that a disk is full."""
+        print(self.format_help(), end="", file=file)
+        print(end="", flush=True)
+
+
+def make_parser() -> Parser:
+    """Say what the command line may hold."""
+    parser = Parser(
+        prog="launch.py", allow_abbrev=False, description="Set dllama up in .venv, download a model, and run it."
+    )
+    parser.add_argument("name", nargs="?", help="a model of --list; demo: the bundled model; setup: only prepare .venv")
+    parser.add_argument(
+        "extras", nargs="*", help="with setup: extras of pyproject.toml to install as well (test, lint)"
+    )
+    models = parser.add_argument_group("models")
+    models.add_argument("--list", action="store_true", help="show the models that can be downloaded")
+    models.add_argument("--dry-run", action="store_true", help="say what would be fetched, and whether it fits")
+    models.add_argument("--json", action="store_true", help="with --list and --dry-run: print JSON alone")
+    models.add_argument("-y", "--yes", action="store_true", help="download without asking")
+    models.add_argument("-skip-run", "--skip-run", action="store_true", help="only download; needs no compiler")
+    models.add_argument("-skip-script", "--skip-script", action="store_true", help="do not write run_NAME.sh")
+    demo = parser.add_argument_group("demo")
+    demo.add_argument("--prompt", default=DEMO_PROMPT, help="how the story begins (default: %(default)s)")
+    demo.add_argument("--steps", type=int, default=256, help="most tokens to generate (default: %(default)s)")
+    demo.add_argument("--seed", type=int, default=DEMO_SEED, help="another seed, another story")
+    return parser
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Read the command line; raises UsageError for what it cannot use."""
+    options = make_parser().parse_args(arguments)
+    name = options.name
+    if not options.list and name not in ("demo", "setup") and (name is None or find_entry(name) is None):
+        raise UsageError(_unknown(name))
+    unknown = options.extras if name != "setup" else []
+    if options.list and name is not None:
+        unknown = [name]
+    if unknown:
+        raise UsageError(f"unknown argument '{unknown[0]}'; see python3 launch.py --help")
+    if options.dry_run and name in ("demo", "setup"):
+        raise UsageError("--dry-run is for models that are downloaded; see python3 launch.py --list")
+    if options.json and not (options.list or options.dry_run):
+        raise UsageError("--json goes with --list or --dry-run")
+    return options
+
+
+def _unknown(name: str | None) -> str:
+    available = "available: demo (the bundled model) and those of python3 launch.py --list"
+    if name is None:
+        return f"name a model; {available}. Run: python3 launch.py demo"
+    close = difflib.get_close_matches(name.replace("-", "_"), CATALOGUE, 1)
+    return f"unknown name '{name}'; {f'did you mean {close[0]}? ' if close else ''}{available}"
+
+
+def run_command(options: argparse.Namespace) -> int:
+    """Do what was asked for and return the exit code."""
+    if options.list:
+        return list_models(as_json=options.json)
+    if options.name not in ("demo", "setup"):
+        from dllama.hub.model_launch import dry_run, launch_model
+
+        entry = find_entry(options.name)
+        assert entry is not None
+        return dry_run(entry, options) if options.dry_run else launch_model(entry, options)
+    with checkout.only_one():
+        checkout.set_up(options.extras)
+    return run_demo(options) if options.name == "demo" else 0
+
+
+def list_models(*, as_json: bool) -> int:
+    """Show the catalogue, and what of it is here."""
+    if as_json:
+        print(json.dumps([_listed(entry) for entry in CATALOGUE.values()], indent=1), flush=True)
+        return 0
+    print(f"{'name':34}{'download':>10}{'memory':>10}")
+    for entry in CATALOGUE.values():
+        memory = size_text(entry.memory_bytes) if entry.memory_bytes else "-"
+        remark = "is here" if folders.find_model(entry.name) else "cannot be run yet" if entry.refusal else ""
+        print(f"{entry.name:34}{size_text(entry.model_bytes):>10}{memory:>10}  {remark}".rstrip())
+    print("\nMemory is for a context of 4096 tokens. Run one: python3 launch.py NAME", flush=True)
+    return 0
+
+
+def _listed(entry: Entry) -> dict[str, object]:
+    return {
+        "name": entry.name,
+        "repository": entry.page,
+        "model_bytes": entry.model_bytes,
+        "memory_bytes": entry.memory_bytes or None,
+        "refusal": entry.refusal or None,
+        "is_here": folders.find_model(entry.name) is not None,
+    }
+
+
+def run_demo(options: argparse.Namespace) -> int:
+    """Run the bundled model and say what to try next."""
+    demo = folders.bundled_model()
+    for file in (demo.model, demo.tokenizer):
+        if not file.is_file():
+            back = f"git checkout -- {checkout.from_here(demo.folder)}"
+            raise checkout.SetupError(f"{checkout.from_here(file)} is missing; get it back with: {back}")
+    dllama = checkout.VENV / "bin" / "dllama"
+    command = [str(dllama), "inference", "--model", str(demo.model), "--tokenizer", str(demo.tokenizer)]
+    command += ["--prompt", options.prompt, "--steps", str(options.steps), "--seed", str(options.seed), "--text"]
+    try:
+        status = subprocess.run(command, check=False).returncode
+    except KeyboardInterrupt:  # dllama got it too, and has said so
+        return 130
+    if status == 0:
+        paths = {"dllama": dllama, "model": demo.model, "tokenizer": demo.tokenizer}
+        shown = {name: checkout.from_here(path) for name, path in paths.items()}
+        launch = checkout.from_here(checkout.ROOT / "launch.py")
+        print(NEXT_STEPS.format(launch=f"python3 {launch}", **shown), flush=True)
+    return status if status >= 0 else 128 - status
+
+
+def main(arguments: list[str]) -> int:
+    """Run one command and return the exit code."""
+    try:
+        return run_command(parse(arguments))
+    except DllamaError as error:
+        return complain(f"🚨 {error}", error.exit_code)
+    except KeyboardInterrupt:
+        return complain("\n🛑 Interrupted; what is there is kept, run the same command again to go on", 130)
+    except BrokenPipeError:
+        drop(sys.stdout)
+        return 141
+    except OSError as error:
+        drop(sys.stdout)
+        return complain(f"🚨 {error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1)
+
+
+def complain(text: str, status: int) -> int:
+    """Say on stderr what went wrong; if that cannot be, the exit code still says so."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        drop(sys.stderr)
+    return status
+
+
+def drop(stream: TextIO) -> None:
+    """Let the interpreter's last flush go nowhere: the reader of this stream is gone or cannot take more."""
+    with contextlib.suppress(OSError, AttributeError):  # no such file, or no such stream
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -1,0 +1,146 @@
+"""``launch.py NAME``: fetch a model of the catalogue if it is not there, write its script, and run it.
+
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import sys
+
+from dllama.errors import BadFile, UsageError
+from dllama.hub import checkout, folders
+from dllama.hub.catalogue import CONTEXT, Entry
+from dllama.hub.download import Download, Patience
+from dllama.hub.file_check import check_file
+from dllama.hub.model_plan import FilePlan, ModelPlan, make_plan, physical_cores
+from dllama.hub.part_state import remove_stray_state
+from dllama.hub.progress import size_text
+from dllama.hub.remote import DownloadFailed, Server, is_offline
+
+_NO_FIT = 5
+
+
+def dry_run(entry: Entry, options: argparse.Namespace) -> int:
+    """Say what ``launch_model`` would fetch, and whether there is room; write nothing."""
+    plan = make_plan(entry, Server.from_environment(), is_offline=is_offline())
+    problems = plan.problems(is_run=not options.skip_run)
+    if options.json:
+        print(json.dumps({**plan.as_json(), "problems": [str(problem) for problem in problems]}, indent=1), flush=True)
+    else:
+        print("\n".join([*plan.lines(), *(f"❌ {problem}" for problem in problems)]), flush=True)
+    return _NO_FIT if problems else 0
+
+
+def launch_model(entry: Entry, options: argparse.Namespace) -> int:
+    """Fetch what is missing of a model, write its script and run it, but for what is not wanted."""
+    if entry.refusal and not options.skip_run:
+        raise UsageError(f"{entry.name}: {entry.refusal}; with -skip-run it is downloaded all the same")
+    found = folders.find_model(entry.name)
+    if found is not None:
+        _check_present(found)
+        again = f"to download it again, remove that folder first (or: dllama models remove {entry.name})"
+        print(f"✅ {entry.name} is in {found.folder}; {again}", flush=True)
+    plan = _agree(entry, options) if found is None else None
+    if not options.skip_run:
+        with checkout.only_one():
+            checkout.set_up([])
+    if plan is not None:
+        _fetch(plan)
+        found = folders.find_model(entry.name)
+    if found is None:
+        raise DownloadFailed(f"{entry.name}: another program has removed it; run the same command again")
+    command = _chat_command(found)
+    if not options.skip_script:
+        _write_script(entry, command)
+    return 0 if options.skip_run else _run(command)
+
+
+def _check_present(model: folders.Installed) -> None:
+    """Check files that nobody fetches now: an older launcher may have left them cut short."""
+    for path in (model.tokenizer, model.model):
+        try:
+            check_file(path, path.suffix)
+        except BadFile as error:
+            advice = f"remove it to download it again: rm {shlex.quote(str(path))}"
+            raise BadFile(path, error.place, error.expected, f"{error.found}; {advice}") from error
+        remove_stray_state(path)
+
+
+def _agree(entry: Entry, options: argparse.Namespace) -> ModelPlan:
+    """Make sure that a download can work and is wanted, before anything is changed."""
+    if is_offline():
+        raise DownloadFailed(f"{entry.name} is not here, and HF_HUB_OFFLINE is set; unset it to download")
+    if not options.yes and not (sys.stdin is not None and sys.stdin.isatty()):
+        raise UsageError(f"{entry.name} is not here, and there is no terminal to ask on; run again with -y to download")
+    if not options.skip_run:
+        checkout.check_can_set_up()
+    plan = make_plan(entry, Server.from_environment(), is_offline=False)
+    for problem in plan.problems(is_run=not options.skip_run):
+        raise problem
+    if entry.refusal:
+        print(f"⚠️ {entry.name} is {entry.refusal}", flush=True)
+    if not options.yes:
+        _ask(plan)
+    return plan
+
+
+def _ask(plan: ModelPlan) -> None:
+    there = sum(file.have for file in plan.files)
+    rest = f" ({size_text(there)} are there)" if there else ""
+    print(f"❓ Download {size_text(plan.missing)}{rest} to {plan.folder}? [Y/n] ", end="", flush=True)
+    answer = sys.stdin.readline()
+    if not answer.endswith("\n") or answer.strip().lower() not in ("", "y", "yes"):
+        raise UsageError("nothing was downloaded")
+
+
+def _fetch(plan: ModelPlan) -> None:
+    """Fetch the files that are missing, the small one first."""
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    server = Server.from_environment()
+    # Whoever never reached the server hears of it sooner than those whose line is gone for a while.
+    patience = Patience(attempts=5) if plan.trouble else Patience()
+    for file in plan.files:
+        if not file.target.exists():
+            _fetch_file(Download(server, file.urls, file.target, file.facts, patience), file)
+
+
+def _fetch_file(download: Download, file: FilePlan) -> None:
+    if download.run(file.size):
+        print(f"✅ {file.target.name}: whole, its SHA-256 is the server's", flush=True)
+    else:
+        print(f"✅ {file.target.name}: whole by size and header; the server gave no hash to compare", flush=True)
+
+
+def _chat_command(model: folders.Installed) -> list[str]:
+    command = [str(checkout.VENV / "bin" / "dllama"), "chat"]
+    command += ["--model", str(model.model), "--tokenizer", str(model.tokenizer)]
+    cores = physical_cores()
+    command += ["--nthreads", str(cores)] if cores else []
+    return [*command, "--max-seq-len", str(CONTEXT), "--buffer-float-type", "q80"]
+
+
+def _write_script(entry: Entry, command: list[str]) -> None:
+    """Write ``run_NAME.sh`` beside ``launch.py``, which works from any folder."""
+    path = checkout.ROOT / f"run_{entry.name}.sh"
+    text = (
+        f'#!/bin/sh\n# Talk to {entry.name}; flags given to this script are added.\nexec {shlex.join(command)} "$@"\n'
+    )
+    fresh = path.with_name(path.name + ".new")
+    try:
+        fresh.write_text(text, "utf-8")
+        fresh.chmod(0o755)
+        fresh.replace(path)
+    except OSError as error:  # the conversation does not need it
+        print(f"⚠️ {checkout.from_here(path)} cannot be written: {error.strerror}", flush=True)
+    else:
+        print(f"📝 {checkout.from_here(path)} starts it again", flush=True)
+
+
+def _run(command: list[str]) -> int:
+    """Become the conversation: keys and exit code are its own."""
+    sys.stdout.flush()
+    os.execv(command[0], command)
