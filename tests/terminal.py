@@ -79,8 +79,9 @@ class Terminal:
 
     def hang_up(self) -> None:
         """Close the terminal, as a connection that breaks does."""
-        self.process.ptyproc.fileobj.close()
-        self.process.closed = self.process.ptyproc.closed = True
+        pty = self.process.ptyproc  # type: ignore[attr-defined]
+        pty.fileobj.close()
+        self.process.closed = pty.closed = True
 
     def _read(self) -> None:
         try:
