@@ -1,7 +1,7 @@
 """``dllama chat``: a conversation with a model.
 
 Read ``repl.py`` first: it reads messages (``line_reader``), has them answered (``answer``), shows the answers
-(``view``, ``screen``, ``wrapping``) and heeds keys (``keys``) and commands (``commands``). ``program`` puts it together.
+(``view``, ``screen``, ``wrapping``) and heeds keys (``keys``) and commands (``commands``). ``program`` joins them.
 """
 
 from __future__ import annotations
