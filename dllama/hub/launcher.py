@@ -29,14 +29,18 @@ DEMO_SEED = 2
 NEXT_STEPS = """
 That was the bundled model, on this machine's CPU. Next things to try:
 
-  {dllama} inference --model {model} --tokenizer {tokenizer} --prompt "Once upon a time, there was a little fox"
-      another story, a new one each time; --seed N repeats one
+  {dllama} chat --model demo
+      talk to it
   {launch} --list
       the models that can be downloaded by name, and talked to
-  {dllama} inference --model YOUR.m --tokenizer YOUR.t --prompt "Hello" --steps 64
+  {dllama} chat --model YOUR.m --tokenizer YOUR.t
       a model file of distributed-llama's that you have
-  {dllama} bench -m {model} -p 64 -n 32
+  {dllama} inference --model demo --prompt "Once upon a time, there was a little fox"
+      another story, a new one each time; --seed N repeats one
+  {dllama} bench -m demo -p 64 -n 32
       how fast this machine is
+  {dllama} doctor
+      what could make it faster
   {dllama} --help
       all commands
 """
@@ -159,10 +163,8 @@ def run_demo(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:  # dllama got it too, and has said so
         return 130
     if status == 0:
-        paths = {"dllama": dllama, "model": demo.model, "tokenizer": demo.tokenizer}
-        shown = {name: checkout.from_here(path) for name, path in paths.items()}
         launch = checkout.from_here(checkout.ROOT / "launch.py")
-        print(NEXT_STEPS.format(launch=f"python3 {launch}", **shown), flush=True)
+        print(NEXT_STEPS.format(dllama=checkout.from_here(dllama), launch=f"python3 {launch}"), flush=True)
     return status if status >= 0 else 128 - status
 
 
