@@ -73,8 +73,9 @@ def _converse(chat: Chat, args: argparse.Namespace) -> None:
         chat.report = lambda answer: say(to_json(answer.plain()))
     if screen.is_interactive:
         screen.progress("")
-        template, context = chat.conversation.template.name, chat.engine.max_seq_len
-        screen.line(f"{chat.talk.files.name}: {context} tokens of context, chat template {template}")
+        name, context = chat.conversation.template.name, chat.engine.max_seq_len
+        template = "the model's own chat template" if name == "stored" else f"chat template {name}"
+        screen.line(f"{chat.talk.files.name}: {context} tokens of context, {template}")
         screen.line("/help lists commands, Ctrl-C or Space stops an answer, Ctrl-D ends the chat.\n")
         if args.load:
             screen.note(chat.talk.summary())
