@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,6 +21,8 @@ hypothesis.settings.register_profile("dllama", deadline=None)
 hypothesis.settings.load_profile("dllama")
 
 
+# Whoever started the tests may ignore Ctrl-C, as a shell's background jobs do; programs under test must heed it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # What a developer has set for the command must not reach the tests; an instruction-set level may.
 for _name in [name for name in os.environ if name.startswith("DLLAMA_") and name != "DLLAMA_ISA"]:
     del os.environ[_name]

@@ -94,10 +94,11 @@ def test_end_of_turn_is_in_later_prompts(chat: Command, tmp_path: Path) -> None:
     assert read_token_ids(tmp_path / "talk.csv").count(eot) >= 3  # of two messages and of the first answer
 
 
-def test_session_goes_on_as_if_never_stopped(chat: Command, tmp_path: Path) -> None:
+def test_session_goes_on_as_if_never_stopped(chat: Command, dllama: Command, talker: Files, tmp_path: Path) -> None:
     whole = answers(chat("--json", "--temperature", "1", "--seed", "3", stdin="one\ntwo\nthree\n"))
     chat("--temperature", "1", "--seed", "3", stdin="one\n/save talk.json\n")
-    rest = answers(chat("--json", "--load", "talk.json", stdin="two\n/save again.json\nthree\n"))
+    loaded = ["chat", *talker.flags, "--json", "--load", "talk.json"]
+    rest = answers(dllama(*loaded, stdin="two\n/save again.json\nthree\n"))
     assert [answer["token_ids"] for answer in whole[1:]] == [answer["token_ids"] for answer in rest]
     assert read_session(tmp_path / "again.json").num_answers == 2
 
@@ -172,6 +173,28 @@ def test_bad_input(chat: Command, tmp_path: Path) -> None:
     assert_fails(chat(stdin="/regen\n"), 2, "no answer")
     assert_fails(chat("--chat-template", "lama3", stdin=""), 2, "llama3")
     assert_fails(chat("--load", "x.json", "--system", "y", stdin=""), 2, "--system")
+
+
+def test_flags_win_over_a_loaded_session(chat: Command) -> None:
+    chat("--temperature", "0.5", stdin="ab\n/save talk.json\n")
+    shown = chat("--load", "talk.json", "--steps", "3", stdin="/set\n").stdout
+    assert "steps              3\n" in shown
+    assert "temperature        0.0\n" in shown  # of the fixture's own flags
+
+
+def test_backslashes_within_a_message_stay(chat: Command, tmp_path: Path) -> None:
+    chat(stdin='"""docker run \\\n  -it"""\none \\\ntwo\n/save talk.json\n')
+    said = [m.content for m in read_session(tmp_path / "talk.json").messages if m.role == "user"]
+    assert said == ["docker run \\\n  -it", "one \ntwo"]
+
+
+def test_reader_that_goes_away(talker: Files) -> None:
+    command = [sys.executable, "-m", "dllama", "chat", *talker.flags, "--steps", "20"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        _, err = process.communicate(b"ab\ncd\n", timeout=60)
+    assert (process.returncode, err) == (141, b"")
 
 
 def test_session_of_another_model(chat: Command, dllama: Command, tiny: Files) -> None:

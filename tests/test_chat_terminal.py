@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 import time
@@ -12,10 +13,16 @@ from pathlib import Path
 import pytest
 from terminal import Terminal  # type: ignore[import-not-found]
 
-from dllama.formats.session_file import read_session
+from dllama.formats.session_file import Session, read_session
 
 Start = Callable[..., Terminal]
 STORY = "tell me a story about a fox\r"
+
+
+def rescued(tmp_path: Path) -> Session:
+    (path,) = (tmp_path / "state" / "dllama").glob("chat-*.json")
+    assert path.stat().st_mode & 0o077 == 0
+    return read_session(path)
 
 
 @pytest.fixture
@@ -158,8 +165,7 @@ def test_conversation_survives_a_signal(start: Start, tmp_path: Path, number: si
         terminal.process.kill(number)
         assert terminal.wait_for_end() == 128 + number
         assert "--load" in terminal.text
-    saved = read_session(tmp_path / "state" / "dllama" / "last_chat.json")
-    assert saved.messages[0].content == "hello"
+    assert rescued(tmp_path).messages[0].content == "hello"
 
 
 def test_answer_so_far_survives_a_signal(start: Start, tmp_path: Path) -> None:
@@ -169,7 +175,7 @@ def test_answer_so_far_survives_a_signal(start: Start, tmp_path: Path) -> None:
         terminal.wait(lambda: len("".join(terminal.text.split("hello\n")[1:])) > 40, "answer")
         terminal.process.kill(signal.SIGTERM)
         assert terminal.wait_for_end() == 128 + signal.SIGTERM
-    asked, answered = read_session(tmp_path / "state" / "dllama" / "last_chat.json").messages
+    asked, answered = rescued(tmp_path).messages
     assert asked.content == "hello"
     assert len(answered.content) > 20
 
@@ -181,10 +187,98 @@ def test_conversation_survives_a_closed_terminal(start: Start, tmp_path: Path) -
         terminal.wait_for_prompt(2)
         terminal.hang_up()
         end = time.monotonic() + 30
-        while not (tmp_path / "state" / "dllama" / "last_chat.json").exists():
+        while not list((tmp_path / "state" / "dllama").glob("chat-*.json")):
             assert time.monotonic() < end
             time.sleep(0.05)
-    assert read_session(tmp_path / "state" / "dllama" / "last_chat.json").messages[0].content == "hello"
+    assert rescued(tmp_path).messages[0].content == "hello"
+
+
+def test_way_on_that_is_told_leads_there(start: Start, tmp_path: Path) -> None:
+    with start("--chat-template", "chatml", "--max-seq-len", "512", "--steps", "4") as terminal:
+        terminal.wait_for_prompt(1)
+        terminal.send("hello\r")
+        terminal.wait_for_prompt(2)
+        terminal.process.kill(signal.SIGTERM)
+        terminal.wait_for_end()
+        told = terminal.text.replace("\n", "").split("go on with: dllama chat ")[1]
+    with start(*shlex.split(told)) as terminal:
+        terminal.wait_for("2 messages")
+        assert "512 tokens" in terminal.text
+        assert "chatml" in terminal.text
+
+
+def test_chat_that_cannot_be_saved_says_so(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with start(env={"XDG_STATE_HOME": str(tmp_path / "file")}) as terminal:
+        terminal.wait_for_prompt(1)
+        terminal.send("hello\r")
+        terminal.wait_for_prompt(2)
+        terminal.process.kill(signal.SIGTERM)
+        assert terminal.wait_for_end() == 128 + signal.SIGTERM
+        assert "could not be saved" in terminal.text.replace("\n", " ")
+
+
+@pytest.mark.parametrize("delay", [0, 0.01, 0.03, 0.1])
+def test_interrupt_at_any_moment_keeps_the_chat(start: Start, delay: float) -> None:
+    with start() as terminal:
+        terminal.wait_for_prompt(1)
+        terminal.send("hello\r")
+        time.sleep(delay)
+        terminal.send("\x03")
+        terminal.wait_for_prompt(2)
+        terminal.send("\x15/stats\r")
+        time.sleep(delay)
+        terminal.send("\x03")
+        terminal.wait_for("context     ")
+        terminal.wait(lambda: terminal.last_line == ">", "prompt")
+        terminal.send("/exit\r")
+        assert terminal.wait_for_end() == 0
+
+
+def test_keys_typed_during_an_answer_wait_for_the_next_message(start: Start) -> None:
+    with start("--logit-bias", "2047:-1000", "2044:-1000", env={"DLLAMA_ISA": "generic"}) as terminal:
+        terminal.wait_for_prompt(1)
+        terminal.send("hello\r")
+        terminal.wait(lambda: len("".join(terminal.text.split("hello\n")[1:])) > 40, "answer")
+        terminal.send("nexx\x7ft\x1b[Aone")
+        terminal.send("\x03")
+        terminal.wait(lambda: terminal.last_line.startswith("> "), "prompt")
+        assert terminal.last_line == "> nextone"
+        terminal.send("\x03")
+        terminal.wait_for("Ctrl-D or /exit")
+        terminal.send("/exit\r")
+        assert terminal.wait_for_end() == 0
+
+
+def test_nothing_steers_the_terminal(start: Start) -> None:
+    with start("--system", "evil\x1b]0;title\x07\x9b31m") as terminal:
+        terminal.wait_for_prompt(1)
+        terminal.send("/system\r")
+        terminal.wait_for("evil")
+        assert "\x1b]0;title" not in terminal.raw
+        assert "\x9b31m" not in terminal.raw
+
+
+def test_colored_text_that_is_typed_is_harmless(start: Start) -> None:
+    with start() as terminal:
+        terminal.wait_for_prompt(1)
+        terminal.send("\x1b[31mred\r")
+        terminal.wait_for_prompt(2)
+        assert "Exception" not in terminal.text
+        assert "> red" in terminal.text
+
+
+def test_odd_files_leave_the_chat_alone(start: Start) -> None:
+    with start() as terminal:
+        terminal.wait_for_prompt(1)
+        terminal.send("hello\r")
+        terminal.wait_for_prompt(2)
+        for number, command in enumerate(["/read ~nobody-here/x", f"/save {'n' * 300}", "/load /", "/save /none/x"]):
+            terminal.send(f"{command}\r")
+            terminal.wait(lambda count=number: terminal.text.count("🚨") > count, "error")
+            terminal.wait(lambda: terminal.last_line == ">", "prompt")
+        terminal.send("/exit\r")
+        assert terminal.wait_for_end() == 0
 
 
 def test_terminal_without_a_cursor(start: Start) -> None:

@@ -294,8 +294,7 @@ def test_full_disk_keeps_the_exit_code(unbuffered: str) -> None:
 
 def test_interrupt_ends_in_130(tiny: Files) -> None:
     """``--max-seq-len`` 128 ends soon, so a prompt comes from a pipe that never closes."""
-    heeded = ["env", "--default-signal=INT"]  # whoever started the tests may ignore it, as a shell's background jobs do
-    command = [*heeded, sys.executable, "-m", "dllama", "inference", *tiny.flags, "--prompt-file", "-"]
+    command = [sys.executable, "-m", "dllama", "inference", *tiny.flags, "--prompt-file", "-"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(1)

@@ -58,3 +58,16 @@ def test_only_line_ends_are_added_and_cuts_do_not_matter(text: str, size: int) -
 
 def test_escape_sequences_are_made_harmless() -> None:
     assert printable("a\x1b[2Jb\x07\n", keep="\n") == "a�[2Jb�\n"
+
+
+def test_text_of_all_languages_is_shown_as_it_is() -> None:
+    for text in (
+        "« Bonjour\u00a0»",
+        "10\u202f000",
+        "日本\u3000語",
+        "👨\u200d👩\u200d👧",
+        "न\u200dक",
+        "soft\u00adhyphen",
+    ):
+        assert printable(text) == text
+    assert printable("a\u202eb\u2028c\x85") == "a�b�c�"

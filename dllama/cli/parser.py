@@ -35,13 +35,18 @@ class Parser(argparse.ArgumentParser):
         print(self.format_help(), end="", file=file)
 
     def parse(self, arguments: Sequence[str], fill: Fill | None = None) -> argparse.Namespace:
-        """Read all of ``arguments``; ``fill`` may set defaults once it is known which flags they give."""
+        """Read all of ``arguments``; ``fill`` may set defaults once it is known which flags they give.
+
+        The result has those names in ``given``, too.
+        """
         words = self._join_values(arguments)
+        given = self._given(words)
         if fill is not None:
-            fill(self, self._given(words))
+            fill(self, given)
         args, rest = self.parse_known_args(words)
         if rest:
             raise UsageError(f"unexpected argument '{rest[0]}'; see {self.prog} --help")
+        args.given = frozenset(given)
         return args
 
     @property

@@ -16,7 +16,7 @@ from dllama.errors import UsageError
 if TYPE_CHECKING:
     from dllama.cli.chat.repl import Chat
 
-_COMMAND = re.compile(r"/([A-Za-z?]+)(?:\s+(.*))?", re.DOTALL)
+_COMMAND = re.compile(r"/([A-Za-z?][\w?-]*)(?:\s+(.*))?", re.DOTALL)
 _LARGEST_TEXT = 1 << 24  # bytes of a file to read
 
 
@@ -87,7 +87,7 @@ def _save(chat: Chat, rest: str) -> None:
     if not chat.conversation.token_ids:
         raise UsageError("/save: nothing was said yet")
     chat.talk.save(path)
-    chat.screen.note(f"(saved: {path} {chat.talk.summary()})")
+    chat.screen.note(f"(saved to {path}: {chat.talk.summary().strip('()')})")
 
 
 def _load(chat: Chat, rest: str) -> None:
@@ -111,7 +111,12 @@ def _exit(_chat: Chat, _rest: str) -> None:
 def _file(command: str, rest: str) -> str:
     if not rest:
         raise UsageError(f"{command}: expected a file name, e.g. {command} talk.json")
-    return str(Path(rest).expanduser())
+    if len(rest) > 2 and rest[0] == rest[-1] and rest[0] in "\"'":
+        rest = rest[1:-1]
+    try:
+        return str(Path(rest).expanduser())
+    except RuntimeError:  # ~name of nobody, or no home
+        raise UsageError(f"{command}: {rest}: there is no such home folder") from None
 
 
 def read_text(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import signal
 import sys
@@ -11,18 +12,20 @@ from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-_SPACE = " "
+_SPACE, _BACKSPACE = " ", "\x7f\b"
+_SEQUENCE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]?|O.|.)?", re.DOTALL)  # of keys such as arrows
 _ENDS = (signal.SIGHUP, signal.SIGTERM)
 
 
 class StopKeys:
     """While entered, notes Ctrl-C and, on a terminal, Space; other keys are kept for the next message.
 
-    Signals are noted instead of raised: a step of the engine must not be left half done, and what was said is kept.
+    Entered while a message is dealt with. Signals are noted instead of raised: a step of the engine must not be left
+    half done, and what was said is kept.
 
     Attributes:
         typed: What was typed besides.
-        hangup: To be raised once the answer is kept, if the program is to end.
+        hangup: To be raised when the message is dealt with, if the program is to end.
     """
 
     def __init__(self, watch_terminal: bool) -> None:
@@ -36,21 +39,24 @@ class StopKeys:
         """Begin to watch."""
         self._handlers = {number: signal.signal(number, self._note) for number in (signal.SIGINT, *_ENDS)}
         if self._watches:
-            self._enter_terminal()
+            self._modes = self._take_keys()
+            # A shell that stopped and continued the program has given the terminal its own modes.
+            self._handlers[signal.SIGCONT] = signal.signal(signal.SIGCONT, self._continue)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Give terminal and signals back."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
         if self._modes is not None:
             import termios
 
             self._read_keys()
             with suppress(termios.error):  # the terminal is gone
                 termios.tcsetattr(sys.stdin, termios.TCSADRAIN, self._modes)
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+            self._modes = None
 
     def is_stopped(self) -> bool:
         """Whether the end was asked for since this was entered."""
@@ -63,16 +69,20 @@ class StopKeys:
         if number in _ENDS:
             self.hangup = Hangup(number)
 
-    def _enter_terminal(self) -> None:
-        """Let keys come one by one and unseen; signals of keys stay."""
+    def _continue(self, _number: int, _frame: FrameType | None) -> None:
+        self._take_keys()
+
+    def _take_keys(self) -> list[Any] | None:
+        """Let keys come one by one and unseen; signals of keys stay. Give the modes before; None without a terminal."""
         import termios
 
-        with suppress(termios.error):
-            modes = termios.tcgetattr(sys.stdin)
-            changed = termios.tcgetattr(sys.stdin)
-            changed[3] &= ~(termios.ICANON | termios.ECHO)
-            termios.tcsetattr(sys.stdin, termios.TCSADRAIN, changed)
-            self._modes = modes
+        try:
+            before, modes = termios.tcgetattr(sys.stdin), termios.tcgetattr(sys.stdin)
+            modes[3] &= ~(termios.ICANON | termios.ECHO)
+            termios.tcsetattr(sys.stdin, termios.TCSADRAIN, modes)
+        except termios.error:
+            return None
+        return before
 
     def _read_keys(self) -> None:
         while select.select([sys.stdin], [], [], 0)[0]:
@@ -89,8 +99,12 @@ class StopKeys:
         """Heed a Space that is pressed alone; keep everything else that can be part of a message."""
         if keys.strip(_SPACE) == "" and not self.typed:
             self._is_stopped = True
-        elif keys.isprintable():
-            self.typed += keys
+            return
+        for char in _SEQUENCE.sub("", keys).replace("\r", "\n").replace("\t", _SPACE):
+            if char in _BACKSPACE:
+                self.typed = self.typed[:-1]
+            elif char.isprintable() or char == "\n":
+                self.typed += char
 
 
 class Hangup(BaseException):

@@ -1,7 +1,7 @@
 """Where messages come from: a terminal with line editing, or lines of a pipe.
 
-A message is one line. A line that ends in a backslash goes on in the next one; a message that begins with three double
-quotes goes on until three more.
+A message is one line. A backslash at the end of a line, which is not part of the message, lets it go on in the next
+one; a message that begins with three double quotes goes on until three more.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
 
 _QUOTES = '"""'
+_BYTE_ORDER_MARK = "\ufeff"  # which some programs put before what they pipe
 
 
 class LineReader(Protocol):
@@ -34,19 +35,40 @@ class LineReader(Protocol):
         """
 
 
-def is_unfinished(text: str) -> bool:
-    """Whether a message goes on in the next line."""
-    if text.lstrip().startswith(_QUOTES):
-        return text.count(_QUOTES) < 2
-    return text.endswith("\\")
+def is_open(text: str) -> bool:
+    """Whether a message has opening quotes and no closing ones."""
+    return text.lstrip().startswith(_QUOTES) and text.count(_QUOTES) < 2
 
 
-def message_of(text: str) -> str:
-    """Give the message without the signs that hold its lines together."""
+def unquoted(text: str) -> str:
+    """Give the message without the quotes around it."""
     stripped = text.strip()
-    if stripped.startswith(_QUOTES):
-        return stripped.removeprefix(_QUOTES).removesuffix(_QUOTES).strip("\n")
-    return text.replace("\\\n", "\n").removesuffix("\\")
+    if not stripped.startswith(_QUOTES):
+        return text
+    return stripped.removeprefix(_QUOTES).removesuffix(_QUOTES).strip("\n")
+
+
+class _Lines:
+    """Puts lines together to messages."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def add(self, line: str) -> bool:
+        """Take the next line; tell whether the message is whole."""
+        self.text += line
+        if is_open(self.text):
+            self.text += "\n"
+            return False
+        if line.endswith("\\"):
+            self.text = f"{self.text[:-1]}\n"
+            return False
+        return True
+
+    def take(self) -> str:
+        """Give the message, and begin the next one."""
+        text, self.text = self.text, ""
+        return unquoted(text)
 
 
 class PipeReader:
@@ -58,14 +80,13 @@ class PipeReader:
     def next(self, typed: str = "") -> str | None:
         """Give the next message; blank lines between messages are left out."""
         del typed
-        text = ""
+        lines = _Lines()
         for line in self._lines:
-            text += line.removesuffix("\n").removesuffix("\r")
-            if is_unfinished(text):
-                text += "\n"
-            elif text.strip():
-                return message_of(text)
-        return message_of(text.rstrip("\n")) if text.strip() else None
+            if lines.add(line.removesuffix("\n").removesuffix("\r").removeprefix(_BYTE_ORDER_MARK)):
+                if lines.text.strip():
+                    return lines.take()
+                lines.take()
+        return lines.take().rstrip("\n") if lines.text.strip() else None
 
 
 def _stdin_lines() -> Iterable[str]:
@@ -83,15 +104,14 @@ class PlainTerminalReader:
     def next(self, typed: str = "") -> str | None:
         """Ask for the next message."""
         del typed
-        text = ""
+        lines = _Lines()
         while True:
             try:
-                text += input(". " if text else "> ")
+                line = input(". " if lines.text else "> ")
             except EOFError:
                 return None
-            if not is_unfinished(text):
-                return message_of(text)
-            text += "\n"
+            if lines.add(line):
+                return lines.take()
 
 
 class EditingReader:
@@ -112,13 +132,14 @@ class EditingReader:
             text = self._session.prompt(FormattedText([("bold", "> ")]), default=typed)
         except EOFError:
             return None
-        return message_of(text)
+        return unquoted(text)
 
 
 def _session(commands: dict[str, str]) -> PromptSession[str]:
     from prompt_toolkit import PromptSession
     from prompt_toolkit.completion import WordCompleter
     from prompt_toolkit.data_structures import Size
+    from prompt_toolkit.output import ColorDepth
     from prompt_toolkit.output.vt100 import Vt100_Output
 
     def size() -> Size:
@@ -136,21 +157,31 @@ def _session(commands: dict[str, str]) -> PromptSession[str]:
         complete_while_typing=False,
         history=_history(),
         output=output,
+        color_depth=ColorDepth.DEPTH_1_BIT if os.environ.get("NO_COLOR") else None,
         reserve_space_for_menu=4,
     )
 
 
 def _bindings() -> Any:
     from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+    from prompt_toolkit.keys import Keys
 
     bindings = KeyBindings()
 
     @bindings.add("enter")
     def _(event: KeyPressEvent) -> None:
-        if is_unfinished(event.current_buffer.text):
-            event.current_buffer.insert_text("\n")
+        buffer = event.current_buffer
+        if buffer.document.current_line_before_cursor.endswith("\\"):
+            buffer.delete_before_cursor()
+            buffer.insert_text("\n")
+        elif is_open(buffer.text):
+            buffer.insert_text("\n")
         else:
-            event.current_buffer.validate_and_handle()
+            buffer.validate_and_handle()
+
+    @bindings.add(Keys.Vt100MouseEvent)  # colored text that is typed or pasted reads like one
+    def _(event: KeyPressEvent) -> None:
+        del event
 
     @bindings.add("escape", "enter")
     def _(event: KeyPressEvent) -> None:
@@ -168,7 +199,7 @@ def _history() -> Any:
     path = state_dir() / "chat_history"
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600))
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600))
     except OSError:
         return InMemoryHistory()
     return FileHistory(str(path))

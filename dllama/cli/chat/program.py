@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import time
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from dllama.cli.chat.line_reader import choose_reader
 from dllama.cli.chat.repl import Chat
 from dllama.cli.chat.screen import choose_screen
 from dllama.cli.chat.sessions import ModelFiles, Talk
-from dllama.cli.chat.settings import Settings
+from dllama.cli.chat.settings import KEYS, Settings
 from dllama.cli.common import load_engine, prepare, say, to_json
 from dllama.errors import DllamaError, UsageError
 from dllama.hub.folders import make_state_dir
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from dllama.text.chat_template import ChatTemplate
     from dllama.text.tokenizer import Tokenizer
 
+_TOLD_AGAIN = ("tokenizer", "chat_template", "max_seq_len", "nthreads")  # flags that a saved conversation does not hold
 STEP_S = 0.5  # so long a key that stops an answer waits at most
 
 
@@ -63,6 +65,7 @@ def _talk(args: argparse.Namespace, files: ModelFiles, template: ChatTemplate, t
     talk = Talk(Conversation(template, tokenizer), Settings(args), files)
     if args.load:
         talk.load(args.load)
+        talk.settings.take(Settings(args), [key for key in KEYS if key.replace("-", "_") in args.given])
     talk.apply_settings()
     return talk
 
@@ -80,27 +83,48 @@ def _converse(chat: Chat, args: argparse.Namespace) -> None:
         if args.load:
             screen.note(chat.talk.summary())
     helps = {name: what for name, (_, what, _) in COMMANDS.items()}
-    with _rescued(chat), hangups():
+    with _rescued(chat, args), hangups():
         chat.run(choose_reader(helps, is_interactive=screen.is_interactive))
 
 
 @contextmanager
-def _rescued(chat: Chat) -> Iterator[None]:
-    """Save the conversation if the chat ends against the user's will, and say where it is."""
+def _rescued(chat: Chat, args: argparse.Namespace) -> Iterator[None]:
+    """Save a conversation that ends against the user's will, whatever the reason, and say where it is."""
     try:
         yield
-    except (DllamaError, OSError, Hangup) as error:  # OSError: the terminal is gone
-        if not chat.screen.is_interactive or not chat.conversation.turns:
+    except (Exception, Hangup) as error:
+        if chat.screen.is_interactive and chat.conversation.turns:
+            raise Interrupted(f"{_reason(error)}; {_rescue(chat, args)}", error) from error
+        if isinstance(error, Hangup):
             raise Interrupted(str(error), error) from error
-        path = make_state_dir() / "last_chat.json"
-        chat.talk.save(str(path))
-        command = shlex.join(["dllama", "chat", "--model", chat.talk.files.name, "--load", str(path)])
-        raise Interrupted(f"{error}; go on with: {command}", error) from error
+        raise
+
+
+def _reason(error: Exception | Hangup) -> str:
+    if isinstance(error, DllamaError | Hangup):
+        return str(error)
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return f"internal error: {type(error).__name__}: {error}"
+
+
+def _rescue(chat: Chat, args: argparse.Namespace) -> str:
+    """Save the conversation where only its owner reads it; say how to go on, or why it could not be saved."""
+    try:
+        path = make_state_dir() / f"chat-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.json"
+        chat.talk.save(str(path), replace=True)
+        path.chmod(0o600)
+    except (DllamaError, OSError) as error:
+        return f"the conversation could not be saved: {_reason(error)}"
+    flags = [f"--{key.replace('_', '-')}={getattr(args, key)}" for key in _TOLD_AGAIN if key in args.given]
+    switches = ["--context-shift"] if args.context_shift else []
+    command = shlex.join(["dllama", "chat", "--model", chat.talk.files.name, *flags, *switches, "--load", str(path)])
+    return f"go on with: {command}"
 
 
 class Interrupted(DllamaError):
-    """A chat that ended against the user's will; its conversation is saved if there was one on a terminal."""
+    """A chat that ended against the user's will."""
 
-    def __init__(self, text: str, reason: DllamaError | OSError | Hangup) -> None:
+    def __init__(self, text: str, reason: Exception | Hangup) -> None:
         super().__init__(text)
-        self.exit_code = DllamaError.exit_code if isinstance(reason, OSError) else reason.exit_code
+        self.exit_code = reason.exit_code if isinstance(reason, DllamaError | Hangup) else DllamaError.exit_code

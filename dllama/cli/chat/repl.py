@@ -34,7 +34,8 @@ class Chat:
         report: Hears of each answer that is done.
         last_answer: The latest, with its costs.
         attached: Texts that go with the next message.
-        typed: What was typed while an answer came.
+        typed: What is in the next line already: what was typed while an answer came, or could not be answered.
+        keys: Ask for the end of what is being done.
     """
 
     engine: Engine
@@ -45,6 +46,7 @@ class Chat:
     last_answer: Answer | None = None
     attached: list[str] = field(default_factory=list)
     typed: str = ""
+    keys: StopKeys = field(default_factory=lambda: StopKeys(watch_terminal=False))
 
     @property
     def conversation(self) -> Conversation:
@@ -57,34 +59,43 @@ class Chat:
         Raises:
             DllamaError: The engine has stopped; without a terminal, whatever goes wrong.
             KeyboardInterrupt: Ctrl-C without a terminal.
+            Hangup: The program is to end.
         """
-        from dllama.cli.chat.commands import is_command, run_command
-
-        while (text := self._next(reader)) is not None:
+        while True:
             try:
-                if is_command(text):
-                    run_command(self, text)
-                elif text.strip() or self.attached:
-                    self.ask(text)
+                typed, self.typed = self.typed, ""
+                text = reader.next(typed)
+                if text is None:
+                    return
+                self._heed(text)
             except Ended:
                 return
+            except KeyboardInterrupt:
+                if not self.screen.is_interactive:
+                    raise
+                self.screen.note("(Ctrl-D or /exit ends the chat)")
             except DllamaError as error:
                 if not self.screen.is_interactive:
                     raise
                 self.engine.counters()  # raises if the engine has stopped: then so does the chat
                 self.screen.error(str(error))
 
-    def _next(self, reader: LineReader) -> str | None:
-        """Read the next message; on a terminal, Ctrl-C only forgets what was typed."""
-        typed, self.typed = self.typed, ""
-        while True:
-            try:
-                return reader.next(typed)
-            except KeyboardInterrupt:
-                if not self.screen.is_interactive:
-                    raise
-                self.screen.note("(Ctrl-D or /exit ends the chat)")
-                typed = ""
+    def _heed(self, text: str) -> None:
+        """Answer a message or do what a command says; signals wait until that is done."""
+        from dllama.cli.chat.commands import is_command, run_command
+
+        try:
+            with StopKeys(self.screen.is_interactive) as self.keys:
+                if is_command(text):
+                    run_command(self, text)
+                elif text.strip() or self.attached:
+                    self.ask(text)
+        finally:
+            self.typed = self.keys.typed or self.typed
+            if self.keys.hangup:
+                raise self.keys.hangup
+        if self.keys.is_stopped() and not self.screen.is_interactive:
+            raise KeyboardInterrupt
 
     def ask(self, text: str) -> None:
         """Say something and show the answer. If there is none, it is as if nothing had been said.
@@ -93,22 +104,30 @@ class Chat:
             ContextFull: The conversation with this message leaves no room for an answer.
             TemplateError: The template cannot write this conversation.
         """
-        before, attached = self.conversation.copy(), self.attached
+        before, num_answers, attached = self.conversation.copy(), self.talk.num_answers, self.attached
         self.conversation.add_user("\n\n".join([*attached, text] if text.strip() else attached))
-        self._answer_or_restore(before)
-        if self.conversation.is_answered:
+        try:
+            self._answer_or_restore(before)
+        except ContextFull as error:
             self.attached = []
+            dropped = "; what was read with /read is left out now" if attached else ""
+            raise ContextFull(f"{error}{dropped}") from None
+        if self.talk.num_answers > num_answers:
+            self.attached = []
+        else:
+            self.typed = text
 
     def regenerate(self) -> None:
         """Give another answer to the last message; errors as ``ask``.
 
         Raises:
-            UsageError: There is no answer yet.
+            UsageError: There is nothing to answer.
         """
         before = self.conversation.copy()
-        if not before.is_answered:
+        if before.is_answered:
+            self.conversation.take_back_answer()
+        if not self.conversation.turns:
             raise UsageError("/regen: there is no answer yet")
-        self.conversation.take_back_answer()
         self._answer_or_restore(before)
 
     def _answer_or_restore(self, before: Conversation) -> None:
@@ -121,19 +140,15 @@ class Chat:
 
     def _answer(self) -> None:
         prompt = self._fitting_prompt()
-        with StopKeys(self.screen.is_interactive) as keys:
-            view = AnswerView(self.screen, keys.is_stopped, self.talk.settings["think"], prompt.text)
+        view = AnswerView(self.screen, self.keys.is_stopped, self.talk.settings["think"], prompt.text)
+        try:
             answer = self._make(prompt, view)
             while self.context_shift and self._is_cut(answer) and self._shift(answer.token_ids):
                 answer = answer.followed_by(self._make(self.conversation.prompt(), view, answer.token_ids))
+        finally:
             view.finish()
-        self.typed = keys.typed
         self._keep(answer)
         self.report(answer)
-        if keys.hangup:
-            raise keys.hangup
-        if keys.is_stopped() and not self.screen.is_interactive:
-            raise KeyboardInterrupt
 
     def _make(self, prompt: Mark, view: AnswerView, said: Sequence[int] = ()) -> Answer:
         """Generate after the prompt and what was said already."""
@@ -151,10 +166,13 @@ class Chat:
             self.screen.note("(stopped before the first word: nothing was added to the conversation)")
             return
         self.last_answer = answer
-        self.talk.num_answers += 1
         self.conversation.add_answer(answer.text, answer.token_ids, answer.is_exact)
+        self.talk.num_answers += 1
         if self._is_cut(answer):
-            self.screen.note("(end of context: /clear begins anew; --context-shift forgets the oldest turns instead)")
+            advice = (
+                "this answer fills it" if self.context_shift else "--context-shift forgets the oldest turns instead"
+            )
+            self.screen.note(f"(end of context: /clear begins anew; {advice})")
         elif answer.finish_reason == "length" and self.screen.is_interactive:
             self.screen.note("(cut at --steps; /set steps 0 lets answers end by themselves)")
 
@@ -185,6 +203,7 @@ class Chat:
         if num_tokens >= context:
             return False
         num_dropped = len(self.conversation.messages) - len(shorter.messages)
-        self.screen.note(f"(context full: the {num_dropped or 'first'} oldest messages are forgotten)")
+        what = f"the {num_dropped} oldest messages are" if num_dropped else "what was loaded is"
+        self.screen.note(f"(context full: {what} forgotten)")
         self.talk.conversation = shorter
         return True

@@ -97,13 +97,20 @@ class TerminalScreen(PlainScreen):
             say("\n")
         self._has_answer = False
 
+    def line(self, text: str) -> None:
+        """Show a line that was asked for."""
+        self._begin_line()
+        say(printable(text, keep="\n"))
+
     def note(self, text: str) -> None:
-        """Say something on the side."""
-        self._on_the_side(printable(text))
+        """Say something on the side, between two lines of an answer if need be."""
+        self._begin_line()
+        shown = printable(text)
+        say(f"{_DIM}{shown}{_PLAIN}" if self.shows_kinds else shown)
 
     def error(self, text: str) -> None:
         """Say what went wrong."""
-        self.progress("")
+        self._begin_line()
         say(f"🚨 {printable(text)}")
 
     def progress(self, text: str) -> None:
@@ -114,9 +121,10 @@ class TerminalScreen(PlainScreen):
             self._write(f"{clear}{_DIM}{shown}{_PLAIN}" if shown and self.shows_kinds else f"{clear}{shown}")
             self._progress = text
 
-    def _on_the_side(self, text: str) -> None:
+    def _begin_line(self) -> None:
         self.progress("")
-        say(f"{_DIM}{text}{_PLAIN}" if self.shows_kinds else text)
+        if self._wrapper.is_in_line:
+            self._wrapper.add("\n")
 
     def _dim(self, is_on: bool) -> None:
         if self.shows_kinds and is_on != self._is_dim:

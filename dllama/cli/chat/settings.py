@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dllama.cli.parser import suggestion, whole
@@ -71,6 +71,10 @@ class Settings:
     def text(self, key: str) -> str:
         """Show one, as ``set`` takes it."""
         return _shown(key, self._values[key])
+
+    def take(self, other: Settings, keys: Iterable[str]) -> None:
+        """Take some of another's settings."""
+        self._values |= {key: other._values[key] for key in keys}
 
     def plain(self) -> dict[str, str]:
         """Give all as text, for a file."""

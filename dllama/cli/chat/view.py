@@ -20,7 +20,7 @@ class AnswerView:
 
     def __init__(self, screen: PlainScreen, is_stopped: Callable[[], bool], think: str, prompt: str) -> None:
         self._screen, self.is_stopped = screen, is_stopped
-        self._hides = think == "hide"
+        self._hides, self._has_hidden, self._has_shown = think == "hide", False, False
         is_open = ReasoningSplitter.is_opened_by(prompt)
         self._splitter = ReasoningSplitter(is_open) if self._hides or screen.shows_kinds else None
 
@@ -32,6 +32,8 @@ class AnswerView:
         """Show what was held back, and end the line."""
         self._show(self._splitter.finish() if self._splitter else [])
         self._screen.end_answer()
+        if self._has_hidden and not self._has_shown:
+            self._screen.note("(all of the answer is reasoning; /set think show shows it)")
 
     def reading(self, num_tokens: int) -> None:
         """Tell how many tokens of a long prompt are read."""
@@ -40,6 +42,8 @@ class AnswerView:
     def _show(self, parts: list[tuple[str, bool]]) -> None:
         for text, is_reasoning in parts:
             if is_reasoning and self._hides:
+                self._has_hidden = True
                 self._screen.progress("thinking …")
             else:
+                self._has_shown = True
                 self._screen.answer(text, is_reasoning=is_reasoning)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from wcwidth import wcwidth
@@ -9,9 +10,13 @@ from wcwidth import wcwidth
 _FENCE = "```"
 
 
+# Control characters, separators of lines, what changes the direction of a whole line, and halves of characters.
+_STEERING = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
 def printable(text: str, keep: str = "") -> str:
     """Put ``�`` for every character that could steer a terminal, but those to keep."""
-    return "".join(char if char.isprintable() or char in keep else "\N{REPLACEMENT CHARACTER}" for char in text)
+    return _STEERING.sub(lambda found: found[0] if found[0] in keep else "\N{REPLACEMENT CHARACTER}", text)
 
 
 class WordWrapper:
@@ -32,6 +37,11 @@ class WordWrapper:
     def restart(self) -> None:
         """Begin anew at the start of a line."""
         self._column, self._line_start, self._is_code = 0, "", False
+
+    @property
+    def is_in_line(self) -> bool:
+        """Whether a line has begun."""
+        return bool(self._column or self._word)
 
     def add(self, text: str) -> None:
         """Take the next piece of text."""
