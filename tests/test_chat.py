@@ -238,3 +238,12 @@ def test_interrupt_in_a_pipe(talker: Files) -> None:
         process.stdout.read(1)  # it runs, and waits for the next message or answers this one
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 130
+
+
+def test_stop_texts_reach_over_a_context_shift(dllama: Command) -> None:
+    flags = ["chat", "--model", "demo", "--temperature", "0", "--context-shift", "--json"]
+    script = "hello\nand now?\n"
+    free = answers(dllama(*flags, "--max-seq-len", "40", stdin=script))[1]
+    stop = str(free["text"])[12:15]
+    stopped = answers(dllama(*flags, "--max-seq-len", "40", "--stop", stop, stdin=script))[1]
+    assert stopped["text"] == str(free["text"]).split(stop)[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -192,3 +193,34 @@ def test_any_conversation_has_the_tokens_of_a_fresh_one(template: ChatTemplate, 
     talk.add_user("last")
     fresh = Conversation(template, TOKENIZER, messages=list(talk.messages), started=talk.started)
     assert TOKENIZER.decode(talk.prompt().token_ids) == TOKENIZER.decode(fresh.prompt().token_ids)
+
+
+def test_opening_that_later_prompts_do_not_repeat_costs_no_earlier_turn() -> None:
+    names = {b"<|start_header_id|>": "User", b"<|end_header_id|>": "Assistant", b"<|eot_id|>": "end▁of▁sentence"}
+    renamed = {old: f"<\uff5c{new}\uff5c>".encode() for old, new in names.items()}
+    data = TOKENIZER.data
+    tokenizer = Tokenizer.from_data(replace(data, pieces=tuple(renamed.get(piece, piece) for piece in data.pieces)))
+    with choose_template(tokenizer, "deepSeek3") as template:  # it opens the reasoning
+        talk, said = Conversation(template, tokenizer), [token for letter in "Hi there." for token in ids(letter)]
+        for turn in range(3):
+            talk.add_user(f"question {turn}")
+            talk.prompt()
+            talk.add_answer("Hi there.", said)
+        talk.add_user("last")
+        kept = tuple(talk.prompt().token_ids)
+        assert sum(kept[place : place + len(said)] == tuple(said) for place in range(len(kept))) == 3
+        assert tokenizer.decode(kept) == tokenizer.decode(template.encode(talk.messages))
+
+
+def test_long_conversations_are_held_once(talk: Conversation) -> None:
+    talk.messages = [Message("user", "x")]
+    for _ in range(3):
+        talk.prompt()
+    assert len(talk.marks) == 1
+
+
+def test_stored_template_may_strip_tags() -> None:
+    template = "{{ ('<b>a&amp;b</b>' | striptags) ~ messages[0].content }}"
+    tokenizer = Tokenizer.from_data(replace(TOKENIZER.data, chat_template=template))
+    with choose_template(tokenizer) as stored:
+        assert stored.render([Message("user", "!")]) == "a&b!"

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dllama.errors import BadFile, DllamaError, UsageError
-from dllama.formats.fingerprint import fingerprint
+from dllama.formats.fingerprint import fingerprint, whole_fingerprint
 from dllama.formats.session_file import (
     Session,
     SessionMark,
@@ -51,9 +51,15 @@ def test_round_trip(
     count: int,
 ) -> None:
     path = tmp_path_factory.mktemp("session") / "talk.json"
-    marks = [SessionMark(text, len(ids)) for text, ids in pieces]
+    marks = [SessionMark(text, len(ids)) for text, ids in pieces if text or ids]
     token_ids = [token for _, ids in pieces for token in ids]
-    written = session(messages=messages, marks=marks, token_ids=token_ids, num_answers=count, has_base=bool(marks))
+    written = session(
+        messages=messages,
+        marks=marks,
+        token_ids=token_ids,
+        num_answers=count,
+        has_base=bool(marks and marks[0].num_tokens),
+    )
     write_session(path, written)
     assert read_session(path) == written
 
@@ -90,6 +96,8 @@ def test_bad_csv(tmp_path: Path, text: str) -> None:
 WRONG: list[tuple[str, object]] = [
     ("format", "other"),
     ("version", 2),
+    ("version", True),
+    ("version", 1.0),
     ("model", []),
     ("model", {"name": "m", "hash": 1, "tokenizer_hash": ""}),
     ("template", None),
@@ -109,6 +117,8 @@ WRONG: list[tuple[str, object]] = [
     ("marks", [{"text": "", "num_tokens": -1}]),
     ("marks", [{"text": "", "num_tokens": 4}]),
     ("marks", [{"text": 7, "num_tokens": 3}]),
+    ("marks", [{"text": "a", "num_tokens": 3}, {"text": "", "num_tokens": 0}]),
+    ("marks", [{"text": "a", "num_tokens": 3}, *[{"text": "b", "num_tokens": 0}] * 9]),
     ("has_base", 1),
     ("num_answers", None),
 ]
@@ -130,6 +140,14 @@ def test_what_is_no_session(tmp_path: Path, raw: bytes) -> None:
     path = tmp_path / "talk.json"
     path.write_bytes(raw)
     with pytest.raises(BadFile):
+        read_session(path)
+
+
+def test_files_larger_than_any_conversation(tmp_path: Path) -> None:
+    path = tmp_path / "talk.json"
+    with path.open("wb") as file:
+        file.truncate(1 << 26)
+    with pytest.raises(BadFile, match="at most"):
         read_session(path)
 
 
@@ -156,3 +174,13 @@ def test_fingerprint_tells_files_apart(tmp_path: Path, size: int) -> None:
         raw[place] ^= 1
     path.write_bytes(raw + b"x")
     assert fingerprint(path, "model") != first
+
+
+def test_whole_fingerprint_sees_every_byte(tmp_path: Path) -> None:
+    raw = bytearray(3_000_001)
+    path = tmp_path / "tokenizer.t"
+    path.write_bytes(raw)
+    first = whole_fingerprint(path, "tokenizer")
+    raw[60_000] = 1  # between two samples
+    path.write_bytes(raw)
+    assert whole_fingerprint(path, "tokenizer") != first

@@ -71,10 +71,7 @@ class Generation:
         self.sequence, self._params = sequence, params
         num_candidates = min(vocab_size, tokenizer.vocab_size) if tokenizer else vocab_size
         self._sampler = Sampler(params, len(sequence.token_ids), num_candidates)
-        eos_ids = tokenizer.eos_ids if tokenizer and not params.ignore_eos else ()
-        new_detokenizer = _detokenizers(tokenizer, sequence.token_ids[-1])
-        stop_ids, sequences = (*params.stop_token_ids, *eos_ids), map(tuple, params.stop_sequences)
-        self._text = TextUntilStop(new_detokenizer, stop_ids, sequences, params.stop)
+        self._text = text_until_stop(params, tokenizer, sequence.token_ids[-1])
         self._reason: FinishReason | None = None
 
     @property
@@ -107,6 +104,13 @@ class Generation:
     def _output(self, token: int | None, text: str) -> Output:
         num_cached = self.sequence.num_cached or 0
         return Output(self.sequence.request_id, token, text, finish_reason=self._reason, num_cached=num_cached)
+
+
+def text_until_stop(params: SamplingParams, tokenizer: Tokenizer | None, last_prompt_token: int) -> TextUntilStop:
+    """Give what turns the tokens after a prompt into text, up to the first stop of ``params`` or the tokenizer."""
+    eos_ids = tokenizer.eos_ids if tokenizer and not params.ignore_eos else ()
+    stop_ids, sequences = (*params.stop_token_ids, *eos_ids), map(tuple, params.stop_sequences)
+    return TextUntilStop(_detokenizers(tokenizer, last_prompt_token), stop_ids, sequences, params.stop)
 
 
 def _detokenizers(tokenizer: Tokenizer | None, last_prompt_token: int) -> Callable[[], Detokenizer] | None:

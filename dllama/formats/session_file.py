@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from dllama.errors import BadFile
+from dllama.errors import BadFile, DllamaError
 from dllama.formats.checked_file import CheckedFile, new_file
 
 _FORMAT, _VERSION = "dllama-session", 1
-_MAX_SIZE = 1 << 26
+_MAX_SIZE = 1 << 24  # the longest context's text and token ids take less; reading takes up to 25 times as much memory
+_MAX_TOKEN_IDS = 1 << 22
+_MARKS_PER_MESSAGE, _MARKS_BESIDE = 4, 4  # more than a conversation ever has
 _MAX_ID = 2**31 - 1
 _WHAT = "session"
 _ROLES = ("system", "user", "assistant")  # the first of them only in the first message
@@ -32,7 +35,10 @@ class SessionMessage:
 
 @dataclass(frozen=True, slots=True)
 class SessionMark:
-    """A piece of the conversation's text, special tokens by name, and how many token ids stand for it."""
+    """A piece of the conversation's text, special tokens by name, and how many token ids stand for it.
+
+    Either may be nothing, not both.
+    """
 
     text: str
     num_tokens: int
@@ -114,17 +120,23 @@ def write_token_ids(path: str | os.PathLike[str], token_ids: Iterable[int]) -> N
 def read_token_ids(path: str | os.PathLike[str]) -> list[int]:
     """Read token ids from CSV; line ends and blanks count as commas do. Errors as ``read_session``."""
     with CheckedFile(path, _WHAT) as file:
-        words = _text(file).replace(",", " ").split()
-        for place, word in enumerate(words):
+        token_ids: list[int] = []
+        for place, match in enumerate(re.finditer(r"[^\s,]+", _text(file))):
+            word = match[0]
             if not (word.isascii() and word.isdecimal() and len(word) <= 10 and int(word) <= _MAX_ID):
                 raise file.bad(f"value {place + 1}", "a token id", repr(word[:40]))
-        if not words:
+            if place == _MAX_TOKEN_IDS:
+                raise file.bad("", f"at most {_MAX_TOKEN_IDS} token ids", "more")
+            token_ids.append(int(word))
+        if not token_ids:
             raise file.bad("", "token ids, separated by commas", "none")
-        return [int(word) for word in words]
+        return token_ids
 
 
 def _write(path: str | os.PathLike[str], text: str) -> None:
     raw = text.encode("ascii")
+    if len(raw) > _MAX_SIZE:
+        raise DllamaError(f"{path}: a conversation of {len(raw)} bytes cannot be saved, {_MAX_SIZE} can")
     with new_file(path, len(raw)) as file:
         file.write(raw)
 
@@ -199,20 +211,22 @@ class _Reader:
         return dict(self._values)
 
     def check(self, key: str, expected: object) -> None:
-        if self._values.get(key) != expected:
-            raise self.bad(key, repr(expected), self._values.get(key))
+        value = self._values.get(key)
+        if type(value) is not type(expected) or value != expected:  # True and 1.0 equal 1
+            raise self.bad(key, repr(expected), value)
 
 
 def _session(reader: _Reader) -> Session:
     reader.check("format", _FORMAT)
     reader.check("version", _VERSION)
     model = reader.inner("model")
-    marks = [SessionMark(mark.text("text"), mark.whole("num_tokens")) for mark in reader.inners("marks")]
+    messages = [_message(item, place) for place, item in enumerate(reader.inners("messages"))]
     token_ids = reader.ids("token_ids")
+    marks = _marks(reader, len(messages))
     if sum(mark.num_tokens for mark in marks) != len(token_ids):
         raise reader.bad("marks", f"pieces of {len(token_ids)} token ids in all", "another number")
-    if reader.flag("has_base") and not marks:
-        raise reader.bad("has_base", "false without marks", True)
+    if reader.flag("has_base") and not (marks and marks[0].num_tokens):
+        raise reader.bad("has_base", "false where no token ids come first", True)
     return Session(
         model_name=model.text("name"),
         model_hash=model.text("hash"),
@@ -220,12 +234,23 @@ def _session(reader: _Reader) -> Session:
         template=reader.text("template"),
         started=reader.time("started"),
         settings=reader.inner("settings").plain(),
-        messages=[_message(item, place) for place, item in enumerate(reader.inners("messages"))],
+        messages=messages,
         token_ids=token_ids,
         marks=marks,
         has_base=reader.flag("has_base"),
         num_answers=reader.whole("num_answers"),
     )
+
+
+def _marks(reader: _Reader, num_messages: int) -> list[SessionMark]:
+    items, most = reader.inners("marks"), _MARKS_PER_MESSAGE * num_messages + _MARKS_BESIDE
+    if len(items) > most:
+        raise reader.bad("marks", f"at most {most} with {num_messages} messages", len(items))
+    marks = [SessionMark(item.text("text"), item.whole("num_tokens")) for item in items]
+    for place, mark in enumerate(marks):
+        if not (mark.text or mark.num_tokens):
+            raise reader.bad(f"marks[{place}]", "text or tokens", "neither")
+    return marks
 
 
 def _message(reader: _Reader, place: int) -> SessionMessage:

@@ -97,9 +97,16 @@ def _outcome(renderer: _Renderer, request: bytes) -> dict[str, str]:
 
 def _clean(error: Exception) -> str:
     """Give an error's text as one short line that no terminal takes for a command."""
-    text = str(error)[: 4 * _LONGEST_MESSAGE]
+    text = _reason(error)[: 4 * _LONGEST_MESSAGE]
     text = " ".join("".join(char if char.isprintable() else " " for char in text).split()).rstrip(".")
     return text if len(text) <= _LONGEST_MESSAGE else text[:_LONGEST_MESSAGE] + "…"
+
+
+def _reason(error: Exception) -> str:
+    """Give an error's text without the paths of this computer."""
+    if isinstance(error, OSError):
+        return error.strerror or ""
+    return f"no module {error.name}" if isinstance(error, ImportError) else str(error)
 
 
 class _Renderer:
@@ -166,6 +173,8 @@ def _to_json(
 def _make_environment() -> Any:
     """Give Jinja's environment with transformers' settings; here, because jinja2 is not on the path before."""
     # What jinja2 loads when it needs it must be there before: later no file can be opened.
+    import html  # noqa: F401
+    import pprint  # noqa: F401
     import textwrap  # noqa: F401
 
     import jinja2.constants

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dllama.cli.common import StepCost, timed_step
 
 if TYPE_CHECKING:
     from dllama.engine import Engine, Output, SamplingParams
+    from dllama.text.stops import TextUntilStop
 
 
 class Listener(Protocol):
@@ -82,21 +84,47 @@ class Answer:
             "tokens_per_second": self.tokens_per_second,
         }
 
-    def followed_by(self, more: Answer) -> Answer:
-        """Give this answer with the rest of it, which another request made."""
-        return Answer(
-            self.num_prompt_tokens,
-            self.num_cached,
-            [*self.outputs, *more.outputs],
-            self.reading,
-            self.writing + more.reading + more.writing,
-        )
+
+Request = tuple[list[int], "SamplingParams"]  # a prompt, and how to go on from it
 
 
-def make_answer(engine: Engine, prompt: list[int], sampling: SamplingParams, listener: Listener) -> Answer:
-    """Generate until the answer ends or the listener stops it; errors are those of ``Engine.add`` and ``step``."""
+def make_answer(
+    engine: Engine,
+    prompt: list[int],
+    sampling: SamplingParams,
+    listener: Listener,
+    go_on: Callable[[Answer], Request | None] = lambda _answer: None,
+) -> Answer:
+    """Generate until the answer ends or the listener stops it; errors are those of ``Engine.add`` and ``step``.
+
+    Args:
+        engine: Does the work.
+        prompt: What comes before the answer.
+        sampling: How to choose tokens, and when to end.
+        listener: Hears of it.
+        go_on: Is asked when the length ends it, and may give another prompt, which ends with all that was said, for
+            the rest of it. Text and stops reach over both parts.
+    """
+    from dllama.engine.tasks import text_until_stop
+
     answer = Answer(len(prompt))
-    request_id = engine.add(prompt, sampling)
+    text = text_until_stop(sampling, engine.tokenizer, prompt[-1])
+    request: Request | None = (prompt, sampling)
+    while request is not None:
+        _generate(engine, request, answer, text, listener)
+        request = go_on(answer) if answer.finish_reason == "length" else None
+    if answer.outputs and answer.finish_reason != "stop":
+        last = text.finish()
+        answer.outputs[-1].text += last
+        listener.text(last)
+    return answer
+
+
+def _generate(engine: Engine, request: Request, answer: Answer, text: TextUntilStop, listener: Listener) -> None:
+    """Let one request add to the answer; only tokens are asked of the engine."""
+    prompt, sampling = request
+    request_id = engine.add(prompt, replace(sampling, stop=(), stop_sequences=()))
+    is_first = not answer.outputs
     while engine.has_work:
         if listener.is_stopped():
             engine.cancel(request_id)
@@ -108,7 +136,21 @@ def make_answer(engine: Engine, prompt: list[int], sampling: SamplingParams, lis
             if not outputs:
                 listener.reading(answer.reading.tokens)
         for output in outputs:
-            answer.num_cached = output.num_cached
+            if answer.finish_reason == "stop":  # no more than the word that the request was cancelled
+                continue
+            answer.num_cached = output.num_cached if is_first else answer.num_cached
+            _read(output, text)
             answer.outputs.append(output)
             listener.text(output.text)
-    return answer
+            if output.finish_reason == "stop":
+                engine.cancel(request_id)
+
+
+def _read(output: Output, text: TextUntilStop) -> None:
+    """Put the text of the whole answer in place of the request's, and end the output at a stop of it."""
+    output.text, output.stop_reason = "", None
+    if output.token_id is None:
+        return
+    output.text, output.stop_reason = text.add(output.token_id)
+    if output.stop_reason is not None:
+        output.finish_reason = "stop"

@@ -84,16 +84,16 @@ def _stats(chat: Chat, _rest: str) -> None:
 
 def _save(chat: Chat, rest: str) -> None:
     path = _file("/save", rest)
-    if not chat.conversation.token_ids:
+    if not (chat.conversation.turns or chat.conversation.token_ids):
         raise UsageError("/save: nothing was said yet")
     chat.talk.save(path)
-    chat.screen.note(f"(saved to {path}: {chat.talk.summary().strip('()')})")
+    chat.screen.note(f"(saved to {path}: {chat.talk.summary()})")
 
 
 def _load(chat: Chat, rest: str) -> None:
     chat.talk.load(_file("/load", rest))
     chat.attached = []
-    chat.screen.note(chat.talk.summary())
+    chat.screen.note(f"({chat.talk.summary()})")
 
 
 def _read(chat: Chat, rest: str) -> None:

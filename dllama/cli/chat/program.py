@@ -81,7 +81,7 @@ def _converse(chat: Chat, args: argparse.Namespace) -> None:
         screen.line(f"{chat.talk.files.name}: {context} tokens of context, {template}")
         screen.line("/help lists commands, Ctrl-C or Space stops an answer, Ctrl-D ends the chat.\n")
         if args.load:
-            screen.note(chat.talk.summary())
+            screen.note(f"({chat.talk.summary()})")
     helps = {name: what for name, (_, what, _) in COMMANDS.items()}
     with _rescued(chat, args), hangups():
         chat.run(choose_reader(helps, is_interactive=screen.is_interactive))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from dllama.cli.chat.answer import Answer, make_answer
+from dllama.cli.chat.answer import Answer, Request, make_answer
 from dllama.cli.chat.keys import StopKeys
 from dllama.cli.chat.sessions import Talk
 from dllama.cli.chat.view import AnswerView
@@ -124,10 +124,10 @@ class Chat:
             UsageError: There is nothing to answer.
         """
         before = self.conversation.copy()
+        if not before.turns:
+            raise UsageError("/regen: there is no answer yet")
         if before.is_answered:
             self.conversation.take_back_answer()
-        if not self.conversation.turns:
-            raise UsageError("/regen: there is no answer yet")
         self._answer_or_restore(before)
 
     def _answer_or_restore(self, before: Conversation) -> None:
@@ -142,19 +142,22 @@ class Chat:
         prompt = self._fitting_prompt()
         view = AnswerView(self.screen, self.keys.is_stopped, self.talk.settings["think"], prompt.text)
         try:
-            answer = self._make(prompt, view)
-            while self.context_shift and self._is_cut(answer) and self._shift(answer.token_ids):
-                answer = answer.followed_by(self._make(self.conversation.prompt(), view, answer.token_ids))
+            answer = make_answer(self.engine, *self._request(prompt), view, self._go_on)
         finally:
             view.finish()
         self._keep(answer)
         self.report(answer)
 
-    def _make(self, prompt: Mark, view: AnswerView, said: Sequence[int] = ()) -> Answer:
-        """Generate after the prompt and what was said already."""
-        token_ids = [*prompt.token_ids, *said]
+    def _request(self, prompt: Mark, said: Sequence[int] = ()) -> Request:
+        """Give the request for what follows the prompt and what was said already."""
         sampling = self.talk.settings.sampling(self.conversation.template, self.talk.num_answers, len(said))
-        return make_answer(self.engine, token_ids, sampling, view)
+        return [*prompt.token_ids, *said], sampling
+
+    def _go_on(self, answer: Answer) -> Request | None:
+        """Give the request for the rest of an answer that the context has cut, if the oldest turns may go."""
+        if self.context_shift and self._is_cut(answer) and self._shift(answer.token_ids):
+            return self._request(self.conversation.prompt(), answer.token_ids)
+        return None
 
     def _is_cut(self, answer: Answer) -> bool:
         """Whether nothing but the end of the context ended the answer."""

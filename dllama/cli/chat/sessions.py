@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+import stat
+from copy import deepcopy
+from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate, chain, pairwise
 from pathlib import Path
 
 from dllama.cli.chat.settings import Settings
-from dllama.errors import BadFile, DllamaError, UsageError
-from dllama.formats.fingerprint import fingerprint
+from dllama.errors import BadFile, UsageError
+from dllama.formats.fingerprint import fingerprint, whole_fingerprint
 from dllama.formats.session_file import (
     Session,
     SessionMark,
@@ -19,7 +23,7 @@ from dllama.formats.session_file import (
     write_token_ids,
 )
 from dllama.text.chat_template import Message
-from dllama.text.conversation import Conversation, Mark
+from dllama.text.conversation import Conversation
 
 
 @dataclass
@@ -42,7 +46,7 @@ class ModelFiles:
     @cached_property
     def tokenizer_hash(self) -> str:
         """Fingerprint of the tokenizer."""
-        return fingerprint(self.tokenizer, "tokenizer")
+        return whole_fingerprint(self.tokenizer, "tokenizer")
 
     def check(self, path: str, session: Session) -> None:
         """Raise BadFile if a session was held with another model or tokenizer."""
@@ -62,12 +66,14 @@ class Talk:
 
     Attributes:
         num_answers: Answers given so far, also those that were taken back.
+        own_paths: Files that were saved or loaded, links followed: only these may be replaced.
     """
 
     conversation: Conversation
     settings: Settings
     files: ModelFiles
     num_answers: int = 0
+    own_paths: set[str] = field(default_factory=set)
 
     def apply_settings(self) -> None:
         """Tell the template what it must know of the settings."""
@@ -76,20 +82,34 @@ class Talk:
     def summary(self) -> str:
         """Say how long it is."""
         num_messages, num_tokens = len(self.conversation.turns), len(self.conversation.token_ids)
-        return f"({num_messages} messages, {num_tokens} tokens)"
+        return f"{num_messages} messages, {num_tokens} tokens"
 
-    def save(self, path: str) -> None:
-        """Write a session, or with a name ending in ``.csv`` its token ids.
+    def save(self, path: str, replace: bool = False) -> None:
+        """Write a session, or with a name ending in ``.csv`` its token ids; where ``path`` is a link, to its target.
+
+        Args:
+            path: The file.
+            replace: Whether it may be one that this chat has neither saved nor loaded.
 
         Raises:
             UsageError: ``path`` holds something else already, or cannot be written.
+            TemplateError: The template cannot write the conversation.
             DllamaError: The disk is full or fails.
         """
-        _check_replaceable(path)
+        target = _resolved(path)
+        if not replace and target not in self.own_paths and _exists(target):
+            raise UsageError(
+                f"{path}: there is a file that this chat has neither saved nor loaded; choose another name"
+            )
         if is_csv(path):
-            write_token_ids(path, self.conversation.token_ids)
-            return
-        session = Session(
+            write_token_ids(target, self.conversation.lasting_ids())
+        else:
+            write_session(target, self._session())
+        self.own_paths.add(target)
+
+    def _session(self) -> Session:
+        pieces = self.conversation.pieces()
+        return Session(
             model_name=Path(self.files.name).name,
             model_hash=self.files.model_hash,
             tokenizer_hash=self.files.tokenizer_hash,
@@ -98,52 +118,65 @@ class Talk:
             settings=self.settings.plain(),
             messages=[SessionMessage(message.role, message.content) for message in self.conversation.messages],
             token_ids=list(self.conversation.token_ids),
-            marks=_pieces(self.conversation.marks),
+            marks=[SessionMark(text, len(token_ids)) for text, token_ids in pieces],
             has_base=self.conversation.base is not None,
             num_answers=self.num_answers,
         )
-        write_session(path, session)
 
     def load(self, path: str) -> None:
         """Put what a file holds in place of this; nothing changes if it cannot be used.
 
+        A setting that the file does not name stays as it is. A last message without an answer is kept, so that it can
+        be answered yet.
+
         Raises:
-            UsageError: There is no such file, or a setting that there is not.
-            BadFile: It is no session, or one of another model.
+            UsageError: There is no such file.
+            BadFile: It is no session, or one of another model, or with settings that cannot be.
         """
         if is_csv(path):
             token_ids = read_token_ids(path)
-            self._check_ids(path, token_ids)
+            self._check_ids(path, "token ids", token_ids)
             self.conversation.start_from(token_ids)
             self.num_answers = 0
-            return
-        session = read_session(path)
+        else:
+            session = read_session(path)
+            self._check(path, session)
+            self._take(session)
+        self.own_paths.add(_resolved(path))
+
+    def _check(self, path: str, session: Session) -> None:
         self.files.check(path, session)
-        self._check_ids(path, session.token_ids)
-        template = self.conversation.template.name
-        if session.template != template:
+        self._check_ids(path, "token ids", session.token_ids)
+        template = self.conversation.template
+        if session.template != template.name:
             found = f"{session.template!r:.40}; start dllama chat with --chat-template"
-            raise BadFile(path, "template", repr(template), found)
+            raise BadFile(path, "template", repr(template.name), found)
+        settings = deepcopy(self.settings)
         try:
-            self.settings.update(session.settings)
+            settings.update(session.settings)
+            sampling = settings.sampling(template, 0, 0)
         except UsageError as error:
             raise BadFile(path, "settings", "those that dllama knows", str(error)) from None
-        self._take(session)
+        self._check_ids(path, "settings", [*sampling.logit_bias, *chain.from_iterable(sampling.stop_sequences)])
 
     def _take(self, session: Session) -> None:
-        talk = self.conversation
-        talk.messages = [Message(message.role, message.content) for message in session.messages]
-        talk.marks = _marks(session)
-        talk.base = talk.marks[0] if session.has_base else None
-        talk.started = session.started
+        self.settings.update(session.settings)
+        ends = [0, *accumulate(mark.num_tokens for mark in session.marks)]
+        pieces = [
+            (mark.text, session.token_ids[begin:end])
+            for mark, (begin, end) in zip(session.marks, pairwise(ends), strict=True)
+        ]
+        messages = [Message(message.role, message.content) for message in session.messages]
+        self.conversation.restore(messages, pieces, session.has_base)
+        self.conversation.started = session.started
         self.num_answers = session.num_answers
         self.apply_settings()
 
-    def _check_ids(self, path: str, token_ids: list[int]) -> None:
+    def _check_ids(self, path: str, place: str, token_ids: list[int]) -> None:
         limit = self.conversation.tokenizer.vocab_size
         wrong = next((token for token in token_ids if token >= limit), None)
         if wrong is not None:
-            raise BadFile(path, "token ids", f"ids below {limit}, the tokenizer's size", str(wrong))
+            raise BadFile(path, place, f"token ids below {limit}, the tokenizer's size", str(wrong))
 
 
 def is_csv(path: str) -> bool:
@@ -151,29 +184,24 @@ def is_csv(path: str) -> bool:
     return path.lower().endswith(".csv")
 
 
-def _check_replaceable(path: str) -> None:
-    """Raise UsageError if there is a file that is no saved conversation."""
-    if not Path(path).exists():
-        return
+def _resolved(path: str) -> str:
+    """Follow links; what cannot be followed stays, and fails when it is opened."""
     try:
-        _ = read_token_ids(path) if is_csv(path) else read_session(path)
-    except DllamaError:
-        raise UsageError(f"{path}: there is a file that is no saved conversation; choose another name") from None
+        return os.path.realpath(path)
+    except (OSError, ValueError):
+        return path
 
 
-def _pieces(marks: list[Mark]) -> list[SessionMark]:
-    """Give what each mark adds to the one before it."""
-    before = [Mark("", ()), *marks]
-    return [
-        SessionMark(mark.text[len(last.text) :], len(mark.token_ids) - len(last.token_ids))
-        for last, mark in zip(before, marks, strict=False)
-    ]
+def _exists(path: str) -> bool:
+    """Whether there is a regular file.
 
-
-def _marks(session: Session) -> list[Mark]:
-    marks: list[Mark] = []
-    text, count = "", 0
-    for piece in session.marks:
-        text, count = text + piece.text, count + piece.num_tokens
-        marks.append(Mark(text, tuple(session.token_ids[:count])))
-    return marks
+    Raises:
+        UsageError: Nobody can tell: the name is too long, or a folder may not be entered.
+    """
+    try:
+        return stat.S_ISREG(Path(path).stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise UsageError(f"{path:.200}: cannot be written: {reason}") from None
