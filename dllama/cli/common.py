@@ -69,7 +69,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         help="number type of activations between machines (default: q80 for quantized models, else f32)",
     )
     group.add_argument("--net-turbo", type=whole(0, 1), metavar="0|1", help="accepted and ignored: always on")
-    group.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    group.add_argument("--json", action="store_true", help="print JSON and nothing else")
     group.add_argument("--workers", action=Refused, why=_ONE_MACHINE)
     group.add_argument("--gpu-index", action=Refused, why=_CPU_ONLY)
     group.add_argument("--gpu-segments", action=Refused, why=_CPU_ONLY)
