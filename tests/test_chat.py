@@ -247,3 +247,9 @@ def test_stop_texts_reach_over_a_context_shift(dllama: Command) -> None:
     stop = str(free["text"])[12:15]
     stopped = answers(dllama(*flags, "--max-seq-len", "40", "--stop", stop, stdin=script))[1]
     assert stopped["text"] == str(free["text"]).split(stop)[0]
+
+
+def test_token_ids_that_the_vocabulary_lacks(chat: Command) -> None:
+    assert_fails(chat("--stop-tokens", "999", stdin="ab\n"), 2, "stop-tokens", "999")
+    assert_fails(chat("--logit-bias", "999:1", stdin="ab\n"), 2, "logit-bias", "999")
+    assert_fails(chat(stdin="/set stop-tokens 999\n"), 2, "stop-tokens", "999")

@@ -240,7 +240,7 @@ def test_keys_typed_during_an_answer_wait_for_the_next_message(start: Start) -> 
         terminal.wait_for_prompt(1)
         terminal.send("hello\r")
         terminal.wait(lambda: len("".join(terminal.text.split("hello\n")[1:])) > 40, "answer")
-        terminal.send("nexx\x7ft\x1b[Aone")
+        terminal.send("nexx\x7ft\x1b[Aone\r")
         terminal.send("\x03")
         terminal.wait(lambda: terminal.last_line.startswith("> "), "prompt")
         assert terminal.last_line == "> nextone"
@@ -248,6 +248,16 @@ def test_keys_typed_during_an_answer_wait_for_the_next_message(start: Start) -> 
         terminal.wait_for("Ctrl-D or /exit")
         terminal.send("/exit\r")
         assert terminal.wait_for_end() == 0
+
+
+def test_line_that_was_ended_during_an_answer_is_the_next_message(start: Start) -> None:
+    with start(env={"DLLAMA_ISA": "generic"}) as terminal:
+        terminal.wait_for_prompt(1)
+        terminal.send(STORY)
+        terminal.wait(lambda: len("".join(terminal.text.split("fox\n")[1:])) > 40, "answer")
+        terminal.send("/exit\r")
+        assert terminal.wait_for_end() == 0
+        assert "> /exit" in terminal.text
 
 
 def test_nothing_steers_the_terminal(start: Start) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,13 +72,17 @@ def _set(chat: Chat, rest: str) -> None:
     key, value = rest.split(maxsplit=1)[:1], rest.split(maxsplit=1)[1:]
     settings = chat.talk.settings
     if value:
-        settings.set(key[0], value[0])
+        changed = deepcopy(settings)
+        changed.set(key[0], value[0])
+        changed.check(chat.conversation.template, chat.conversation.tokenizer.vocab_size)
+        settings.take(changed, key)
         chat.talk.apply_settings()
     for name in [settings.check_key(key[0])] if key else KEYS:
         chat.screen.line(f"{name:<18} {settings.text(name) or '(none)'}")
 
 
 def _stats(chat: Chat, _rest: str) -> None:
+    chat.screen.progress("measuring memory …")
     for line in stats_lines(chat):
         chat.screen.line(line)
 

@@ -97,7 +97,8 @@ class StopKeys:
 
     def _take(self, keys: str) -> None:
         """Heed a Space that is pressed alone; keep everything else that can be part of a message."""
-        if keys.strip(_SPACE) == "" and not self.typed:
+        # Ctrl-C is a key like others until the line editor's modes have gone from the terminal.
+        if "\x03" in keys or (keys.strip(_SPACE) == "" and not self.typed):
             self._is_stopped = True
             return
         for char in _SEQUENCE.sub("", keys).replace("\r", "\n").replace("\t", _SPACE):

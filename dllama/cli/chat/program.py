@@ -66,6 +66,7 @@ def _talk(args: argparse.Namespace, files: ModelFiles, template: ChatTemplate, t
     if args.load:
         talk.load(args.load)
         talk.settings.take(Settings(args), [key for key in KEYS if key.replace("-", "_") in args.given])
+    talk.settings.check(template, tokenizer.vocab_size)
     talk.apply_settings()
     return talk
 

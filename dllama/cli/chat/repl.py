@@ -34,7 +34,8 @@ class Chat:
         report: Hears of each answer that is done.
         last_answer: The latest, with its costs.
         attached: Texts that go with the next message.
-        typed: What is in the next line already: what was typed while an answer came, or could not be answered.
+        typed: Lines that were typed while something else was done.
+        draft: What is in the next line already: what was typed before a stop, or could not be answered.
         keys: Ask for the end of what is being done.
     """
 
@@ -46,6 +47,7 @@ class Chat:
     last_answer: Answer | None = None
     attached: list[str] = field(default_factory=list)
     typed: str = ""
+    draft: str = ""
     keys: StopKeys = field(default_factory=lambda: StopKeys(watch_terminal=False))
 
     @property
@@ -63,8 +65,7 @@ class Chat:
         """
         while True:
             try:
-                typed, self.typed = self.typed, ""
-                text = reader.next(typed)
+                text = self._next(reader)
                 if text is None:
                     return
                 self._heed(text)
@@ -80,6 +81,16 @@ class Chat:
                 self.engine.counters()  # raises if the engine has stopped: then so does the chat
                 self.screen.error(str(error))
 
+    def _next(self, reader: LineReader) -> str | None:
+        """Give the next message: a line that was typed and ended while something else was done, or a new one."""
+        line, is_ended, rest = self.typed.partition("\n")
+        if is_ended:
+            self.screen.line(f"> {line}")
+            self.typed = rest
+            return line
+        draft, self.draft, self.typed = self.draft + line, "", ""
+        return reader.next(draft)
+
     def _heed(self, text: str) -> None:
         """Answer a message or do what a command says; signals wait until that is done."""
         from dllama.cli.chat.commands import is_command, run_command
@@ -91,7 +102,10 @@ class Chat:
                 elif text.strip() or self.attached:
                     self.ask(text)
         finally:
-            self.typed = self.keys.typed or self.typed
+            if self.keys.is_stopped():
+                self.draft += self.keys.typed.rstrip("\n")
+            else:
+                self.typed += self.keys.typed
             if self.keys.hangup:
                 raise self.keys.hangup
         if self.keys.is_stopped() and not self.screen.is_interactive:
@@ -115,7 +129,7 @@ class Chat:
         if self.talk.num_answers > num_answers:
             self.attached = []
         else:
-            self.typed = text
+            self.draft = text
 
     def regenerate(self) -> None:
         """Give another answer to the last message; errors as ``ask``.

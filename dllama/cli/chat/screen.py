@@ -21,15 +21,19 @@ class PlainScreen:
 
     is_interactive = False
     shows_kinds = False  # whether reasoning can be told from the answer by its looks
+    _has_answer = False
 
     def answer(self, text: str, *, is_reasoning: bool = False) -> None:
         """Show the next piece of an answer."""
         del is_reasoning
+        self._has_answer |= bool(text)
         print(text, end="", flush=True)
 
     def end_answer(self) -> None:
-        """End the answer's last line."""
-        say()
+        """End the answer's last line, if there is one."""
+        if self._has_answer:
+            say()
+        self._has_answer = False
 
     def line(self, text: str) -> None:
         """Show a line that was asked for."""
@@ -74,7 +78,7 @@ class TerminalScreen(PlainScreen):
     def __init__(self, has_colors: bool, clears: bool) -> None:
         self.shows_kinds, self._clears = has_colors, clears
         self._wrapper = WordWrapper(self._write, _width)
-        self._is_dim, self._has_answer, self._progress = False, False, ""
+        self._is_dim, self._progress = False, ""
 
     def answer(self, text: str, *, is_reasoning: bool = False) -> None:
         """Show the next piece of an answer; a blank line comes between reasoning and what follows it."""

@@ -7,7 +7,7 @@ import stat
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import accumulate, chain, pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 from dllama.cli.chat.settings import Settings
@@ -135,7 +135,7 @@ class Talk:
         """
         if is_csv(path):
             token_ids = read_token_ids(path)
-            self._check_ids(path, "token ids", token_ids)
+            self._check_ids(path, token_ids)
             self.conversation.start_from(token_ids)
             self.num_answers = 0
         else:
@@ -146,7 +146,7 @@ class Talk:
 
     def _check(self, path: str, session: Session) -> None:
         self.files.check(path, session)
-        self._check_ids(path, "token ids", session.token_ids)
+        self._check_ids(path, session.token_ids)
         template = self.conversation.template
         if session.template != template.name:
             found = f"{session.template!r:.40}; start dllama chat with --chat-template"
@@ -154,10 +154,9 @@ class Talk:
         settings = deepcopy(self.settings)
         try:
             settings.update(session.settings)
-            sampling = settings.sampling(template, 0, 0)
+            settings.check(template, self.conversation.tokenizer.vocab_size)
         except UsageError as error:
             raise BadFile(path, "settings", "those that dllama knows", str(error)) from None
-        self._check_ids(path, "settings", [*sampling.logit_bias, *chain.from_iterable(sampling.stop_sequences)])
 
     def _take(self, session: Session) -> None:
         self.settings.update(session.settings)
@@ -172,11 +171,11 @@ class Talk:
         self.num_answers = session.num_answers
         self.apply_settings()
 
-    def _check_ids(self, path: str, place: str, token_ids: list[int]) -> None:
+    def _check_ids(self, path: str, token_ids: list[int]) -> None:
         limit = self.conversation.tokenizer.vocab_size
         wrong = next((token for token in token_ids if token >= limit), None)
         if wrong is not None:
-            raise BadFile(path, place, f"token ids below {limit}, the tokenizer's size", str(wrong))
+            raise BadFile(path, "token ids", f"ids below {limit}, the tokenizer's size", str(wrong))
 
 
 def is_csv(path: str) -> bool:

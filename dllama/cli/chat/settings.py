@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from dllama.cli.parser import suggestion, whole
@@ -71,6 +72,17 @@ class Settings:
     def text(self, key: str) -> str:
         """Show one, as ``set`` takes it."""
         return _shown(key, self._values[key])
+
+    def check(self, template: ChatTemplate, vocab_size: int) -> None:
+        """Raise UsageError if the engine would refuse these settings: a value out of range, or no token's id."""
+        sampling = self.sampling(template, 0, 0)
+        for key, token_ids in {
+            "logit-bias": [*sampling.logit_bias],
+            "stop-tokens": [*chain.from_iterable(sampling.stop_sequences)],
+        }.items():
+            wrong = next((token for token in token_ids if token >= vocab_size), None)
+            if wrong is not None:
+                raise UsageError(f"setting {key}: expected token ids below {vocab_size}, found {wrong}")
 
     def take(self, other: Settings, keys: Iterable[str]) -> None:
         """Take some of another's settings."""

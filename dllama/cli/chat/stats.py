@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from dllama.cli.chat.repl import Chat
     from dllama.engine import Engine
 
-_BANDWIDTH_S = 0.3  # one measurement of memory
+_BANDWIDTH_S, _BUFFER_BYTES = 0.3, 256 << 20  # one measurement of memory
 
 
 def stats_lines(chat: Chat) -> list[str]:
@@ -43,5 +43,5 @@ def _answer_line(answer: Answer, engine: Engine) -> str:
 
 def roof_share(tokens_per_second: float, engine: Engine) -> tuple[float, float]:
     """Give the share of the memory's read rate that tokens at this speed take, and that rate in bytes per second."""
-    bandwidth = read_bandwidth(engine.num_threads, _BANDWIDTH_S)
+    bandwidth = read_bandwidth(engine.num_threads, _BANDWIDTH_S, _BUFFER_BYTES)
     return tokens_per_second * engine.memory.weights / bandwidth, bandwidth
