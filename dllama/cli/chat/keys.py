@@ -7,7 +7,7 @@ import re
 import select
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -116,14 +116,19 @@ class Hangup(BaseException):
         self.exit_code = 128 + number
 
 
+def raise_it(hangup: Hangup) -> None:
+    """Raise a hangup where the program is."""
+    raise hangup
+
+
 @contextmanager
-def hangups() -> Iterator[None]:
-    """Raise ``Hangup`` for SIGHUP and SIGTERM, so that the conversation can be saved and the terminal given back."""
+def hangups(heed: Callable[[Hangup], None] = raise_it) -> Iterator[None]:
+    """Make SIGHUP and SIGTERM hangups, so that the conversation can be saved and the terminal given back.
 
-    def end(number: int, _frame: FrameType | None) -> None:
-        raise Hangup(number)
-
-    before = {number: signal.signal(number, end) for number in _ENDS}
+    Args:
+        heed: What is done with one, in the main thread, wherever it is.
+    """
+    before = {number: signal.signal(number, lambda number, _frame: heed(Hangup(number))) for number in _ENDS}
     try:
         yield
     finally:

@@ -10,8 +10,10 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
+from dllama.cli.chat.keys import Hangup, hangups
 from dllama.errors import UsageError
 
 if TYPE_CHECKING:
@@ -129,10 +131,23 @@ class EditingReader:
         from prompt_toolkit.formatted_text import FormattedText
 
         try:
-            text = self._session.prompt(FormattedText([("bold", "> ")]), default=typed)
+            with hangups(self._end):
+                text = self._session.prompt(FormattedText([("bold", "> ")]), default=typed)
         except EOFError:
             return None
         return unquoted(text)
+
+    def _end(self, hangup: Hangup) -> None:
+        """Let the editor end with a hangup; raised inside its event loop, it would be lost there."""
+        app = self._session.app
+        if not app.is_running or app.loop is None:
+            raise hangup
+
+        def end() -> None:
+            with suppress(Exception):  # it has ended meanwhile
+                app.exit(exception=hangup)
+
+        app.loop.call_soon_threadsafe(end)
 
 
 def _session(commands: dict[str, str]) -> PromptSession[str]:
