@@ -253,3 +253,9 @@ def test_token_ids_that_the_vocabulary_lacks(chat: Command) -> None:
     assert_fails(chat("--stop-tokens", "999", stdin="ab\n"), 2, "stop-tokens", "999")
     assert_fails(chat("--logit-bias", "999:1", stdin="ab\n"), 2, "logit-bias", "999")
     assert_fails(chat(stdin="/set stop-tokens 999\n"), 2, "stop-tokens", "999")
+
+
+def test_text_that_might_begin_a_stop_is_shown_in_the_end(chat: Command) -> None:
+    (free,) = answers(chat("--json", stdin="ab\n"))
+    (held,) = answers(chat("--json", "--stop", f"{str(free['text'])[-1]}never", stdin="ab\n"))
+    assert held["text"] == free["text"]

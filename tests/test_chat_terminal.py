@@ -140,6 +140,23 @@ def test_errors_are_one_line_and_the_chat_goes_on(start: Start) -> None:
         assert terminal.wait_for_end() == 0
 
 
+def test_file_that_does_not_fit_is_left_out_of_the_next_message(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "long.txt").write_text("word " * 2000)
+    with start() as terminal:
+        terminal.wait_for_prompt(1)
+        terminal.send("/read long.txt\r")
+        terminal.wait_for("goes with your next message")
+        terminal.wait_for_prompt(2)
+        terminal.send("hello\r")
+        terminal.wait_for("is left out now")
+        terminal.wait_for_prompt(3)
+        terminal.send("\r")
+        terminal.wait_for("story?")
+        terminal.wait_for_prompt(4)
+        terminal.send("/exit\r")
+        assert terminal.wait_for_end() == 0
+
+
 def test_full_context_offers_to_clear(start: Start) -> None:
     with start("--max-seq-len", "64", "--steps", "4") as terminal:
         terminal.wait_for_prompt(1)

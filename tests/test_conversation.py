@@ -66,6 +66,12 @@ def test_later_prompts_begin_with_the_tokens_that_the_model_chose(talk: Conversa
     assert list(second[: len(first) + len(said) + 1]) == [*first, *said, *EOT]
 
 
+def test_end_of_turn_is_kept_with_the_answer(talk: Conversation) -> None:
+    talk.add_user("hello")
+    answer(talk, "Hi.")
+    assert list(talk.token_ids[-1:]) == EOT
+
+
 def test_end_of_turn_follows_an_answer_that_was_cut(talk: Conversation) -> None:
     talk.add_user("hello")
     first = talk.prompt().token_ids

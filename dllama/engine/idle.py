@@ -16,7 +16,7 @@ from dllama.engine.pages import PagePool, PageTable
 
 I32Array = npt.NDArray[np.int32]
 
-_MOST_LOST = 4  # taking over a table may cost its owner this many times the tokens that it saves, its own included
+_MOST_LOST = 4  # a table is taken over only if at least a quarter of its tokens is common
 
 
 @dataclass(slots=True, eq=False)

@@ -23,6 +23,7 @@ __all__ = ["GUARD", "NAMES", "ChatTemplate", "Message", "TemplateError", "choose
 
 # `zephyr` is the second form of chatml, with one special token for each role; Phi-3 has it too.
 NAMES = ("llama2", "llama3", "deepSeek3", "chatml", "zephyr", "mistral", "gemma", "alpaca", "plain")
+STORED = "stored"  # the name of the tokenizer file's own
 _FOLDER = Path(__file__).with_name("templates")
 # The first template whose tokens are all special in a vocabulary is taken to be its own.
 _SIGNS = (
@@ -61,10 +62,10 @@ class ChatTemplate:
 
     def __init__(self, tokenizer: Tokenizer, name: str, text: str) -> None:
         self.name, self._tokenizer = name, tokenizer
-        what = "the tokenizer's chat template" if name == "stored" else f"chat template {name}"
+        what = "the tokenizer's chat template" if name == STORED else f"chat template {name}"
         self._renderer = TemplateRenderer(text, what)
         self._variables, names = _token_variables(tokenizer), tokenizer.special_names
-        if name != "stored":  # what our own ask beside
+        if name != STORED:  # what our own ask beside
             end = "<|end|>" if "<|end|>" in names else self._variables["eos_token"]
             self._variables |= {"end_token": end, "inst_is_special": "[INST]" in names}
         ends = [end for end in _ENDS if end in text] + ["<|end|>"] * (name == "zephyr" and "<|end|>" in names)
@@ -166,7 +167,7 @@ def choose_template(tokenizer: Tokenizer, name: str | None = None) -> ChatTempla
         TemplateError: The stored template is too long.
     """
     if name is None and tokenizer.data.chat_template is not None:
-        return ChatTemplate(tokenizer, "stored", tokenizer.data.chat_template)
+        return ChatTemplate(tokenizer, STORED, tokenizer.data.chat_template)
     name = _detect(tokenizer) if name is None else _known(name)
     return ChatTemplate(tokenizer, name, (_FOLDER / f"{name}.jinja").read_text("utf-8"))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from dllama.cli.chat.settings import KEYS, Settings
 from dllama.cli.common import load_engine, prepare, say, to_json
 from dllama.errors import DllamaError, UsageError
 from dllama.hub.folders import make_state_dir
-from dllama.text.chat_template import choose_template
+from dllama.text.chat_template import STORED, choose_template
 from dllama.text.conversation import Conversation
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def _converse(chat: Chat, args: argparse.Namespace) -> None:
     if screen.is_interactive:
         screen.progress("")
         name, context = chat.conversation.template.name, chat.engine.max_seq_len
-        template = "the model's own chat template" if name == "stored" else f"chat template {name}"
+        template = "the model's own chat template" if name == STORED else f"chat template {name}"
         screen.line(f"{chat.talk.files.name}: {context} tokens of context, {template}")
         screen.line("/help lists commands, Ctrl-C or Space stops an answer, Ctrl-D ends the chat.\n")
         if args.load:
@@ -119,7 +120,8 @@ def _rescue(chat: Chat, args: argparse.Namespace) -> str:
         return f"the conversation could not be saved: {_reason(error)}"
     flags = [f"--{key.replace('_', '-')}={getattr(args, key)}" for key in _TOLD_AGAIN if key in args.given]
     switches = ["--context-shift"] if args.context_shift else []
-    command = shlex.join(["dllama", "chat", "--model", chat.talk.files.name, *flags, *switches, "--load", str(path)])
+    name = sys.argv[0] if Path(sys.argv[0]).name == "dllama" else "dllama"
+    command = shlex.join([name, "chat", "--model", chat.talk.files.name, *flags, *switches, "--load", str(path)])
     return f"go on with: {command}"
 
 

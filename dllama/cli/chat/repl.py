@@ -124,6 +124,7 @@ class Chat:
             self._answer_or_restore(before)
         except ContextFull as error:
             self.attached = []
+            self.draft = text if attached else ""
             dropped = "; what was read with /read is left out now" if attached else ""
             raise ContextFull(f"{error}{dropped}") from None
         if self.talk.num_answers > num_answers:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import textwrap
 
 from dllama.cli.chat.wrapping import WordWrapper, printable
 from dllama.cli.common import say
@@ -109,13 +110,13 @@ class TerminalScreen(PlainScreen):
     def note(self, text: str) -> None:
         """Say something on the side, between two lines of an answer if need be."""
         self._begin_line()
-        shown = printable(text)
+        shown = _filled(printable(text))
         say(f"{_DIM}{shown}{_PLAIN}" if self.shows_kinds else shown)
 
     def error(self, text: str) -> None:
         """Say what went wrong."""
         self._begin_line()
-        say(f"🚨 {printable(text)}")
+        say(_filled(f"🚨 {printable(text)}"))
 
     def progress(self, text: str) -> None:
         """Show a line that the next thing shown replaces."""
@@ -152,6 +153,11 @@ def choose_screen(as_json: bool) -> PlainScreen:
 def is_terminal() -> bool:
     """Whether a person types and reads."""
     return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))
+
+
+def _filled(text: str) -> str:
+    """Break a line between words; what is longer than a line stays whole, to be copied."""
+    return textwrap.fill(text, _width() - 1, break_long_words=False, break_on_hyphens=False)
 
 
 def _width() -> int:

@@ -22,7 +22,7 @@ from dllama.formats.session_file import (
     write_session,
     write_token_ids,
 )
-from dllama.text.chat_template import Message
+from dllama.text.chat_template import STORED, Message
 from dllama.text.conversation import Conversation
 
 
@@ -149,8 +149,11 @@ class Talk:
         self._check_ids(path, session.token_ids)
         template = self.conversation.template
         if session.template != template.name:
-            found = f"{session.template!r:.40}; start dllama chat with --chat-template"
-            raise BadFile(path, "template", repr(template.name), found)
+            is_stored = session.template == STORED
+            advice = "without --chat-template" if is_stored else f"with --chat-template {session.template:.40}"
+            raise BadFile(
+                path, "template", repr(template.name), f"{session.template!r:.40}; start dllama chat {advice}"
+            )
         settings = deepcopy(self.settings)
         try:
             settings.update(session.settings)
