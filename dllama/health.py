@@ -89,7 +89,7 @@ def cores(root: Path) -> Iterator[Check]:
     else:
         yield Check("cores", "ok", value)
     load = read_text(root / "proc/loadavg").split()
-    if load and float(load[0]) > max(1.0, allowed / 2):
+    if load and load[0].replace(".", "").isdigit() and float(load[0]) > max(1.0, allowed / 2):
         yield Check("load", "warn", f"{load[0]} in the last minute", "end other programs, which share cores and memory")
 
 
@@ -180,7 +180,7 @@ def governor(root: Path) -> Iterator[Check]:
 def disk(root: Path) -> Iterator[Check]:
     """Say how much room there is for models."""
     folder = folders.model_dirs()[0]
-    there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    there = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(there).free
     value = f"{free / GIB:.1f} GiB free for {folder}"
     if free < LITTLE_DISK:

@@ -98,7 +98,7 @@ def test_list_as_json(ready: Path, unfinished: Path, capsys: pytest.CaptureFixtu
         ("small", "ready"),
     ]
     assert here[1]["bytes"] == 10
-    assert here[1]["problem"] == "python3 launch.py big goes on with the download"
+    assert "launch.py has no model of this name" in here[1]["problem"]
     assert Path(here[2]["model"]) == ready / "dllama_model_small.m"
     everything = json.loads(run(capsys, "list", "--json", "--all"))["models"]
     entry = next(model for model in everything if model["name"] == ABSENT)
@@ -211,6 +211,7 @@ def test_remove_asks_first(
 ) -> None:
     with Path(os.devnull).open() as nothing:
         monkeypatch.setattr(sys, "stdin", nothing)
+        monkeypatch.setenv("DLLAMA_YES", "1")  # no flag's twin: a yes is for one removal
         assert "add -y" in fails(capsys, "remove", "small")
         assert "add -y" in fails(capsys, "remove", "small", "--json")
     monkeypatch.setattr(sys, "stdin", None)

@@ -48,7 +48,7 @@ def fetch(state: DownloadServer, target: Path, patience: Patience = QUICK, token
     server = Server(state.url, token, timeout_s=0.5)
     urls = [state.url + path + "?download=true" for path in state.files]
     facts = ask_facts(server, urls)[0] if asks else [Facts()] * len(urls)
-    return Download(server, urls, target, facts, patience).run(len(MODEL))
+    return bool(Download(server, urls, target, facts, patience).run(len(MODEL)))
 
 
 def only_file(target: Path) -> bool:
@@ -239,6 +239,44 @@ def test_lies_about_ranges(server: DownloadServer, target: Path, delta: int) -> 
     with pytest.raises(DownloadFailed, match=r"asked for bytes from 100000 on"):
         fetch(server, target)
     assert part_path(target).read_bytes() == MODEL[:100_000]
+
+
+def test_a_cut_line_without_hash_or_etag_begins_anew_and_says_why(target: Path) -> None:
+    with serve({PATHS[0]: MODEL}, gives_hash=False, gives_etag=False) as server:
+        server.faults.drop_after = len(MODEL) // 2
+        with pytest.raises(DownloadFailed, match="neither a hash nor an ETag"):
+            fetch(server, target)
+        server.faults.drop_after = None
+        assert not fetch(server, target)
+        assert target.read_bytes() == MODEL
+
+
+def test_a_416_throws_nothing_away_where_the_hash_is_known(server: DownloadServer, target: Path) -> None:
+    server.faults.drop_after = len(MODEL) // 2
+    with pytest.raises(DownloadFailed):
+        fetch(server, target, Patience(attempts=1, first_wait_s=0.001))
+    there = part_path(target).stat().st_size
+    sent = server.sent_bytes
+    server.faults.drop_after = None
+    server.faults.statuses = [416]
+    assert fetch(server, target)
+    assert target.read_bytes() == MODEL
+    assert server.sent_bytes - sent <= len(MODEL) - there + _CHUNK
+
+
+@pytest.mark.parametrize("raw", [b"[" * 200_000, b"{}", b"[1]", b"\xff", b" " * (2 << 20)])
+def test_odd_states_count_as_none(server: DownloadServer, target: Path, raw: bytes) -> None:
+    target.parent.mkdir()
+    part_path(target).write_bytes(MODEL[:1000])
+    state_path(target).write_bytes(raw)
+    assert fetch(server, target)
+    assert target.read_bytes() == MODEL
+
+
+def test_a_state_that_is_a_pipe(server: DownloadServer, target: Path) -> None:
+    target.parent.mkdir()
+    os.mkfifo(state_path(target))
+    assert fetch(server, target)
 
 
 def test_a_file_that_was_cut_on_the_server(server: DownloadServer, target: Path) -> None:
@@ -528,7 +566,8 @@ def test_bytes_without_hash_or_etag_do_not_count(server: DownloadServer, target:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "{}", '{"sources": 1}', '{"sources": ["x_aa"], "done": [{}]}', "null", "\xff"]
+    "text",
+    ["", "{", "[]", "{}", '{"sources": 1}', '{"sources": ["x_aa"], "done": [{}]}', "null", "\xff", "[" * 200_000],
 )
 def test_a_damaged_state_is_that_of_nothing(server: DownloadServer, target: Path, text: str) -> None:
     interrupted(server, target)
@@ -596,6 +635,17 @@ def test_what_is_there_is_told_without_touching_it(server: DownloadServer, targe
     assert part_state.bytes_there(target, ("x_aa",)) == 300_000
     assert part_state.bytes_there(target, ("other",)) == 0
     assert {path: path.read_bytes() for path in target.parent.iterdir()} == before
+
+
+def test_a_part_that_is_a_link_is_not_followed(server: DownloadServer, target: Path, tmp_path: Path) -> None:
+    target.parent.mkdir()
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    part_path(target).symlink_to(precious)
+    with pytest.raises(OSError, match="symbolic links"):
+        fetch(server, target)
+    assert precious.read_text() == "mine"
+    assert not target.exists()
 
 
 def test_a_tokenizer(server: DownloadServer, target: Path) -> None:

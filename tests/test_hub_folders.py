@@ -129,6 +129,14 @@ def test_unfinished_downloads_are_known_and_not_used(names: list[str], home: Pat
     assert folders.find_model("big") is None
 
 
+def test_files_of_the_user_beside_a_model_are_not_its_leftovers(home: Path) -> None:
+    folder = make_named(home, "big")
+    make_model(folder, "dllama_model_big.m.bak", "dllama_model_big.m.notes.txt", "dllama_model_big.m.part.json.new")
+    found = folders.find_installed("big")
+    assert found is not None
+    assert [path.name for path in found.leftovers] == ["dllama_model_big.m.part.json.new"]
+
+
 def test_whole_models_go_before_unfinished_ones(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DLLAMA_MODELS", f"{home / 'other'}:{home / 'models'}")
     make_model(home / "other/big", "dllama_model_big.m.part")

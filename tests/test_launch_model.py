@@ -134,6 +134,16 @@ def test_present_file_that_is_cut_short_is_named(launch: Launcher) -> None:
     assert err.count("\n") == 1
 
 
+def test_present_file_that_is_cut_short_is_named_if_the_other_is_missing(launch: Launcher) -> None:
+    model = launch.root / paths(ENTRY.name)[0]
+    model.parent.mkdir(parents=True)
+    model.write_bytes(b"<html>")
+    status, _, err = launch.run(ENTRY.name, "-skip-run", "-y")
+    assert status == 3
+    assert err.endswith(f"; remove it to download it again: rm '{model}'\n")
+    assert launch.files() == paths(ENTRY.name)[:1]
+
+
 def test_nobody_to_ask(launch: Launcher, server: DownloadServer) -> None:
     status, out, err = launch.run(ENTRY.name, "-skip-run")
     assert (status, out) == (2, "")
@@ -165,7 +175,7 @@ def test_offline_is_said(launch: Launcher) -> None:
 def test_failed_download_is_one_line(launch: Launcher, server: DownloadServer) -> None:
     server.files.clear()
     status, out, err = launch.run(ENTRY.name, "-skip-run", "-y")
-    assert (status, out) == (6, "")
+    assert (status, out.splitlines()) == (6, [f"🔎 Asking {server.url} for sizes"])
     assert "answered 404" in err
     assert err.count("\n") == 1
     assert not launch.models.exists()
@@ -243,6 +253,22 @@ def test_dry_run_without_a_server(launch: Launcher) -> None:
     _, out, _ = launch.run(ENTRY.name, "--dry-run")
     assert "HF_HUB_OFFLINE is set: these sizes are the catalogue's" in out
     assert ".m: 1.75 GB, to fetch" in out
+
+
+def test_dry_run_tells_what_the_run_would_refuse(launch: Launcher) -> None:
+    launch.env["HF_HUB_OFFLINE"] = "1"
+    status, out, _ = launch.run("qwen3_30b_a3b_q40", "--dry-run")
+    assert status == 2
+    assert "❌ qwen3_30b_a3b_q40: a mixture of experts" in out
+    folder = launch.models / ENTRY.name
+    folder.mkdir(parents=True)
+    (folder / ENTRY.model_name).write_text("<html>")
+    status, out, _ = launch.run(ENTRY.name, "--dry-run", "-skip-run")
+    assert status == 3
+    assert f"rm {folder / ENTRY.model_name}" in out
+    (folder / ENTRY.model_name).unlink()
+    (folder / ENTRY.model_name).mkdir()
+    assert "something else; move it away" in launch.run(ENTRY.name, "--dry-run", "-skip-run")[1]
 
 
 def test_list(launch: Launcher) -> None:
@@ -329,7 +355,8 @@ def test_too_little_memory_is_told_first(
     assert stages.stages == ["check"]
     assert stages.run(ENTRY.name, "--dry-run") == 5
     assert stages.run(ENTRY.name, "-y", "-skip-run") == 0
-    assert out == ""
+    assert out.startswith("🔎 Asking")
+    assert out.count("\n") == 1
 
 
 def test_too_little_disk_is_told_first_and_only_for_what_is_missing(

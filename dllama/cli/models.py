@@ -24,8 +24,10 @@ def state_of(model: Installed) -> State:
     """Look at a model's files, and into the header of the model file."""
     if not model.is_complete:
         missing = model.model if not model.model.is_file() else model.tokenizer
-        if model.leftovers or find_entry(model.name):
+        if find_entry(model.name):
             return State("unfinished", f"python3 launch.py {model.name} goes on with the download")
+        if model.leftovers:
+            return State("unfinished", "its download did not end, and python3 launch.py has no model of this name")
         return State("incomplete", f"there is no {missing.name}")
     from dllama.formats.m_file import open_m_file
 

@@ -77,7 +77,8 @@ def lines(models: list[dict[str, Any]]) -> list[str]:
 def _heading(model: dict[str, Any]) -> str:
     if model["folder"] is None:
         return DOWNLOADS
-    return "comes with dllama" if model["name"] == folders.BUNDLED else str(Path(model["folder"]).parent)
+    folder = Path(model["folder"])
+    return "comes with dllama" if folder == folders.bundled_model().folder else str(folder.parent)
 
 
 def _remark(model: dict[str, Any]) -> str:

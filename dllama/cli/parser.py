@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 Fill = Callable[["Parser", set[str]], None]  # gives flags defaults, but for those of the names given
 
 
+_ON_THE_LINE_ONLY = ("help", "yes")  # what removes things is not agreed to once and for all
+
+
 class Parser(argparse.ArgumentParser):
     """A parser that raises ``UsageError``. Flags are ``--name value`` or ``--name=value``, never shortened."""
 
@@ -55,7 +58,7 @@ class Parser(argparse.ArgumentParser):
         return {
             name.removeprefix("--"): action
             for action in self._actions
-            if action.help != argparse.SUPPRESS and action.dest != "help"
+            if action.help != argparse.SUPPRESS and action.dest not in _ON_THE_LINE_ONLY
             for name in action.option_strings
             if name.startswith("--")
         }

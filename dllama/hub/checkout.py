@@ -115,6 +115,7 @@ class Stage:
 
     def __init__(self, title: str, usual: str) -> None:
         self.title, self.start, self.live = title, time.monotonic(), sys.stdout.isatty()
+        self.live = self.live and os.environ.get("TERM") != "dumb"
         self.detail = ""
         print(f"⏳ {title} ({usual})", end="\r" if self.live else "\n", flush=True)
 

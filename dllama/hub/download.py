@@ -67,11 +67,12 @@ class Download:
         self._server, self._urls, self._target, self._facts = server, tuple(urls), target, tuple(facts)
         self._patience = patience
 
-    def run(self, total: int) -> bool:
+    def run(self, total: int) -> bool | None:
         """Fetch what is missing; ``total`` bytes are expected, for the bar.
 
         Returns:
-            Whether every part was compared with a hash of the server's; if not, its size alone was.
+            Whether every part was compared with a hash of the server's; if not, its size alone was. None if another
+            program has fetched the file meanwhile.
 
         Raises:
             DownloadFailed: It did not work out; the text says why, and whether to try again.
@@ -82,7 +83,7 @@ class Download:
         sources = source_names(self._urls)
         with Progress(title, total) as self._bar, PartFile(self._target, sources, self._on_wait) as self._file:
             if self._target.exists():  # another program was waited for
-                return True
+                return None
             self._resume()
             for index in range(len(self._file.done), len(self._urls)):
                 self._fetch_part(index)
@@ -133,7 +134,7 @@ class Download:
     def _fetch_part(self, index: int) -> None:
         """Fetch one part, in as many attempts as it takes, and compare its hash."""
         url, file = self._urls[index], self._file
-        self._restarts, wrong = 0, ""
+        self._restarts, self._cuts, wrong = 0, 0, ""
         while True:
             self._insist(url)
             found, expected = file.digest(), file.current.sha256
@@ -182,7 +183,7 @@ class Download:
         if file.current.size is not None and file.have == file.current.size:
             return  # ended between the last byte and the next step
         if file.have and not (file.current.sha256 or file.current.etag):
-            self._restart(Facts())  # nothing would tell whether more bytes are of the same file
+            self._begin_anew(url)
         # A known hash tells more than an ETag, which may change from one storage server to the next.
         etag = file.current.etag if file.have and not file.current.sha256 else ""
         answer = self._server.ask(url, start=file.have, etag=etag)
@@ -194,7 +195,8 @@ class Download:
         """Compare an answer with what was asked for; give the bytes of it that are there already."""
         file, facts = self._file, answer.facts
         if answer.start is None:
-            self._restart(Facts())
+            if not file.current.sha256:  # else the hash will judge what is there
+                self._restart(Facts())
             raise Trouble(f"{_path_of(url)}: the server has no bytes there")
         if facts.size is None:
             raise DownloadFailed(f"{_path_of(url)}: the server does not say how large it is; is HF_ENDPOINT right?")
@@ -204,6 +206,8 @@ class Download:
             file.renew(replace(facts, sha256=facts.sha256 or file.current.sha256))
         else:
             self._restart(facts)
+        if len(self._urls) == 1:
+            self._bar.total = facts.size
         if answer.start not in (0, file.have):
             raise Trouble(f"{_path_of(url)}: asked for bytes from {file.have} on, got those from {answer.start}")
         if answer.length is not None and answer.length > facts.size - answer.start:
@@ -233,6 +237,16 @@ class Download:
         if answer.length is None and file.current.sha256 is None and answer.read(1):
             self._restart(Facts())
             raise Trouble(f"{self._target.name}: the server sends more than the {size} bytes that it announced")
+
+    def _begin_anew(self, url: str) -> None:
+        """Throw away the beginning of a part of which nothing would tell whether more bytes are of the same file."""
+        self._cuts += 1
+        if self._cuts >= self._patience.attempts:
+            why = "the server gives neither a hash nor an ETag, so a download that is cut cannot be gone on with"
+            raise DownloadFailed(f"{_path_of(url)}: {why}; it was cut {self._cuts} times")
+        self._file.begin(Facts())
+        self._bar.jump(self._file.start)
+        self._counted = 0
 
     def _restart(self, facts: Facts) -> None:
         """Begin the part anew: what is there is of another version, or useless."""

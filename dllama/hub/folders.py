@@ -16,6 +16,7 @@ from pathlib import Path
 import dllama
 
 BUNDLED = "demo"
+_UNFINISHED = (".part", ".part.json", ".part.json.new")  # all that a download leaves behind a file's name
 _PACKAGE = Path(dllama.__file__).resolve().parent
 
 
@@ -179,7 +180,8 @@ def _model_in(folder: Path) -> Installed | None:
     """Give the model that a folder holds, if it holds one."""
     name, names = folder.name, _names(folder)
     model, tokenizer = folder / f"dllama_model_{name}.m", folder / f"dllama_tokenizer_{name}.t"
-    leftovers = tuple(folder / each for each in names if each.startswith((f"{model.name}.", f"{tokenizer.name}.")))
+    unfinished = {file.name + ending for file in (model, tokenizer) for ending in _UNFINISHED}
+    leftovers = tuple(folder / each for each in names if each in unfinished)
     if leftovers or {model.name, tokenizer.name} & {*names}:
         return Installed(name, folder, model, tokenizer, leftovers)
     only = _only(names, folder, ".m")

@@ -10,8 +10,9 @@ import json
 import os
 import shlex
 import sys
+from pathlib import Path
 
-from dllama.errors import BadFile, UsageError
+from dllama.errors import BadFile, DllamaError, UsageError
 from dllama.hub import checkout, folders
 from dllama.hub.catalogue import CONTEXT, Entry
 from dllama.hub.download import Download, Patience
@@ -27,18 +28,36 @@ _NO_FIT = 5
 def dry_run(entry: Entry, options: argparse.Namespace) -> int:
     """Say what ``launch_model`` would fetch, and whether there is room; write nothing."""
     plan = make_plan(entry, Server.from_environment(), is_offline=is_offline())
-    problems = plan.problems(is_run=not options.skip_run)
+    problems = [*_bad_files(plan), *plan.problems(is_run=not options.skip_run)]
+    if entry.refusal and not options.skip_run:
+        problems.insert(0, UsageError(_refused(entry)))
     if options.json:
         print(json.dumps({**plan.as_json(), "problems": [str(problem) for problem in problems]}, indent=1), flush=True)
     else:
         print("\n".join([*plan.lines(), *(f"❌ {problem}" for problem in problems)]), flush=True)
-    return _NO_FIT if problems else 0
+    return problems[0].exit_code if problems else 0
+
+
+def _refused(entry: Entry) -> str:
+    return f"{entry.name}: {entry.refusal}; with -skip-run it is downloaded all the same"
+
+
+def _bad_files(plan: ModelPlan) -> list[DllamaError]:
+    """Check the files that are there already."""
+    problems: list[DllamaError] = []
+    for file in plan.files:
+        try:
+            if file.is_there:
+                _check_whole(file.target)
+        except BadFile as error:
+            problems.append(error)
+    return problems
 
 
 def launch_model(entry: Entry, options: argparse.Namespace) -> int:
     """Fetch what is missing of a model, write its script and run it, but for what is not wanted."""
     if entry.refusal and not options.skip_run:
-        raise UsageError(f"{entry.name}: {entry.refusal}; with -skip-run it is downloaded all the same")
+        raise UsageError(_refused(entry))
     found = folders.find_model(entry.name)
     if found is not None:
         _check_present(found)
@@ -62,12 +81,18 @@ def launch_model(entry: Entry, options: argparse.Namespace) -> int:
 def _check_present(model: folders.Installed) -> None:
     """Check files that nobody fetches now: an older launcher may have left them cut short."""
     for path in (model.tokenizer, model.model):
-        try:
-            check_file(path, path.suffix)
-        except BadFile as error:
-            advice = f"remove it to download it again: rm {shlex.quote(str(path))}"
-            raise BadFile(path, error.place, error.expected, f"{error.found}; {advice}") from error
+        _check_whole(path)
         remove_stray_state(path)
+
+
+def _check_whole(path: Path) -> None:
+    if not path.is_file():
+        raise BadFile(path, "", "a file", "something else; move it away")
+    try:
+        check_file(path, path.suffix)
+    except BadFile as error:
+        advice = f"remove it to download it again: rm {shlex.quote(str(path))}"
+        raise BadFile(path, error.place, error.expected, f"{error.found}; {advice}") from error
 
 
 def _agree(entry: Entry, options: argparse.Namespace) -> ModelPlan:
@@ -78,7 +103,11 @@ def _agree(entry: Entry, options: argparse.Namespace) -> ModelPlan:
         raise UsageError(f"{entry.name} is not here, and there is no terminal to ask on; run again with -y to download")
     if not options.skip_run:
         checkout.check_can_set_up()
-    plan = make_plan(entry, Server.from_environment(), is_offline=False)
+    server = Server.from_environment()
+    print(f"🔎 Asking {server.endpoint} for sizes", flush=True)
+    plan = make_plan(entry, server, is_offline=False)
+    for problem in _bad_files(plan):
+        raise problem
     for problem in plan.problems(is_run=not options.skip_run):
         raise problem
     if entry.refusal:
@@ -109,7 +138,10 @@ def _fetch(plan: ModelPlan) -> None:
 
 
 def _fetch_file(download: Download, file: FilePlan) -> None:
-    if download.run(file.size):
+    is_verified = download.run(file.size)
+    if is_verified is None:
+        print(f"✅ {file.target.name}: another program has fetched it", flush=True)
+    elif is_verified:
         print(f"✅ {file.target.name}: whole, its SHA-256 is the server's", flush=True)
     else:
         print(f"✅ {file.target.name}: whole by size and header; the server gave no hash to compare", flush=True)

@@ -60,6 +60,9 @@ def source_names(urls: Sequence[str]) -> tuple[str, ...]:
     return tuple(url.partition("?")[0].rpartition("/")[2] for url in urls)
 
 
+_LARGEST_STATE = 1 << 20  # bytes; some ten thousand for the most parts there are
+
+
 def bytes_there(target: Path, sources: tuple[str, ...]) -> int:
     """How much of an unfinished file is there and can be gone on from; touches nothing."""
     try:
@@ -82,11 +85,14 @@ def state_path(target: Path) -> Path:
 
 def read_state(target: Path, sources: tuple[str, ...]) -> State:
     """Read the state; one that is missing, damaged or of other sources is that of nothing."""
+    path = state_path(target)
+    if not path.is_file() or path.stat().st_size > _LARGEST_STATE:
+        return State(sources)
     try:
-        raw = json.loads(state_path(target).read_text("ascii"))
+        raw = json.loads(path.read_text("ascii"))
         done = tuple(_facts(part) for part in raw["done"])
         state = State(tuple(raw["sources"]), done, _facts(raw["current"]), raw["synced"], raw["boot"])
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return State(sources)
     is_sound = type(state.synced) is int and state.synced >= 0 and type(state.boot) is str
     is_sound = is_sound and len(done) <= len(sources) and all(part.size is not None for part in done)
