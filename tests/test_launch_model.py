@@ -9,6 +9,7 @@ import os
 import pty
 import random
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -265,7 +266,7 @@ def test_dry_run_tells_what_the_run_would_refuse(launch: Launcher) -> None:
     (folder / ENTRY.model_name).write_text("<html>")
     status, out, _ = launch.run(ENTRY.name, "--dry-run", "-skip-run")
     assert status == 3
-    assert f"rm {folder / ENTRY.model_name}" in out
+    assert f"rm {shlex.quote(str(folder / ENTRY.model_name))}" in out
     (folder / ENTRY.model_name).unlink()
     (folder / ENTRY.model_name).mkdir()
     assert "something else; move it away" in launch.run(ENTRY.name, "--dry-run", "-skip-run")[1]
