@@ -70,9 +70,9 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def test_list(ready: Path, unfinished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = run(capsys, "list").splitlines()
     assert lines[0] == "comes with dllama"
-    assert lines[1].split() == ["demo", "4.14", "MiB", "ready"]
+    assert lines[1].split() == ["demo", "4.34", "MB", "ready"]
     assert lines[3] == str(ready.parent)
-    assert lines[4].split() == ["big", "10.00", "B", "unfinished"]
+    assert lines[4].split() == ["big", "10", "B", "unfinished"]
     assert lines[5].split()[0] == "small"
     assert lines[5].split()[-1] == "ready"
     assert "models list --all" in lines[-1]
@@ -86,7 +86,7 @@ def test_list_all_has_the_catalogue(ready: Path, capsys: pytest.CaptureFixture[s
     assert all(len(line) <= 80 for line in lines if line[:2] == "  ")
     rows = {line.split()[0]: line for line in lines if line[:2] == "  "}
     assert {*rows} == {"demo", "small", *CATALOGUE}
-    assert "needs 4.63 GiB of memory" in rows[ABSENT]
+    assert "needs 4.97 GB of memory" in rows[ABSENT]
     assert rows["qwen3_30b_a3b_q40"].endswith("unsupported")
 
 

@@ -6,11 +6,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from dllama.cli.bench_report import scaled
 from dllama.cli.common import say, to_json
 from dllama.cli.models import state_of
 from dllama.hub import folders
 from dllama.hub.catalogue import CATALOGUE, Entry
+from dllama.hub.progress import size_text
 
 EXAMPLE = "example: dllama models list --all"
 MORE = "dllama models list --all shows those that can be downloaded, too."
@@ -69,7 +69,7 @@ def lines(models: list[dict[str, Any]]) -> list[str]:
         if above != heading:
             written += [*([""] if written else []), above]
             heading = above
-        size = scaled(model["bytes"], 1024)
+        size = size_text(model["bytes"])
         written.append(f"  {model['name']:<{NAME_WIDTH}}{size:>{SIZE_WIDTH}}  {_remark(model)}")
     return written
 
@@ -83,7 +83,7 @@ def _heading(model: dict[str, Any]) -> str:
 
 def _remark(model: dict[str, Any]) -> str:
     if model["state"] == "absent":
-        return f"needs {scaled(model['memory_bytes'], 1024)} of memory"
+        return f"needs {size_text(model['memory_bytes'])} of memory"
     return str(model["state"])
 
 

@@ -10,11 +10,11 @@ import contextlib
 import sys
 from typing import TYPE_CHECKING
 
-from dllama.cli.bench_report import scaled
 from dllama.cli.common import say, to_json
 from dllama.cli.models import find
 from dllama.errors import DllamaError, UsageError
 from dllama.hub.catalogue import Entry
+from dllama.hub.progress import size_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,7 +72,7 @@ def confirm(model: Installed) -> bool:
         raise UsageError(f"removing {model.name} needs a yes, and there is no terminal to ask on; add -y")
     for path in model.files:
         print(f"   {path}", file=sys.stderr)
-    print(f"Delete these files, {scaled(model.num_bytes, 1024)}? [y/N] ", end="", file=sys.stderr, flush=True)
+    print(f"Delete these files, {size_text(model.num_bytes)}? [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
@@ -84,9 +84,7 @@ def remove(model: Installed) -> tuple[list[Path], int]:
         try:
             path.unlink()
         except OSError as error:
-            raise DllamaError(
-                f"{path}: cannot be removed: {error.strerror}; {scaled(freed, 1024)} were freed"
-            ) from error
+            raise DllamaError(f"{path}: cannot be removed: {error.strerror}; {size_text(freed)} were freed") from error
         removed.append(path)
         freed += size
     with contextlib.suppress(OSError):  # something else is in it
@@ -106,4 +104,4 @@ def run(args: argparse.Namespace) -> None:
         say(to_json({"name": model.name, **facts}))
         return
     kept = f"; {model.folder} is kept, since other files are in it" if model.folder.exists() else ""
-    say(f"Removed {model.name}, {freed} bytes ({scaled(freed, 1024)}) freed{kept}")
+    say(f"Removed {model.name}, {freed} bytes ({size_text(freed)}) freed{kept}")

@@ -6,13 +6,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from dllama.cli.bench_report import scaled
 from dllama.cli.common import MIB, say, to_json
 from dllama.cli.models import find, state_of
 from dllama.cli.models_list import describe_entry
 from dllama.errors import DllamaError
 from dllama.hub import folders
 from dllama.hub.catalogue import CONTEXT, Entry
+from dllama.hub.progress import size_text
 
 EXAMPLE = "example: dllama models show demo"
 _ENDLESS = 1 << 62  # bytes of memory: what is needed is shown even where it is not there
@@ -69,7 +69,7 @@ def lines(facts: dict[str, Any]) -> list[str]:
     if facts["folder"] is None:
         return [*written, *_entry_lines(facts)]
     written.append(f"folder: {facts['folder']}")
-    written += [f"   {scaled(file['bytes'], 1024):>10}  {Path(file['path']).name}" for file in facts["files"]]
+    written += [f"   {size_text(file['bytes']):>10}  {Path(file['path']).name}" for file in facts["files"]]
     for part in ("model", "tokenizer"):
         if part in facts:
             written += [f"{part}:", *(f"   {name}: {value}" for name, value in facts[part].items())]
@@ -77,9 +77,9 @@ def lines(facts: dict[str, Any]) -> list[str]:
 
 
 def _entry_lines(facts: dict[str, Any]) -> list[str]:
-    written = [f"download: {scaled(facts['bytes'], 1024)}; python3 launch.py {facts['name']}"]
+    written = [f"download: {size_text(facts['bytes'])}; python3 launch.py {facts['name']}"]
     if facts["memory_bytes"]:
-        written.append(f"memory: {scaled(facts['memory_bytes'], 1024)} with a context of {CONTEXT}")
+        written.append(f"memory: {size_text(facts['memory_bytes'])} with a context of {CONTEXT}")
     return written
 
 
