@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Files  # type: ignore[import-not-found]
+from conftest import Command, Files  # type: ignore[import-not-found]
 from model_files import tiny_config, write_tiny_model, write_tiny_tokenizer  # type: ignore[import-not-found]
 
 from dllama.cli.chat.answer import Answer, Request, make_answer
@@ -258,3 +258,14 @@ def test_answer_in_parts_equals_the_whole(engine: Engine, size: int) -> None:
         assert not stopped.is_exact
         assert stopped.text == shown == expected.text
         assert stopped.token_ids == expected.token_ids
+
+
+def test_ids_that_say_something_else_are_told_of(tmp_path: Path, dllama: Command) -> None:
+    path = tmp_path / "talk.json"
+    dllama("chat", "--model", "demo", "--temperature", "0", stdin=f"hello\n/save {path}\n")
+    saved = json.loads(path.read_text())
+    saved["token_ids"][5:7] = saved["token_ids"][6:8]
+    path.write_text(json.dumps(saved))
+    result = dllama("chat", "--model", "demo", stdin=f"/load {path}\n")
+    assert result.returncode == 0
+    assert "its token ids say something else" in result.stderr

@@ -240,6 +240,10 @@ class Engine:
         del sequence.token_ids[-1]
         return self._collect(sequence, np.empty(len(sequence.targets), np.float32))
 
+    def check(self) -> None:
+        """Raise EngineStopped if a step has failed, or the engine is closed."""
+        _ = self._executor.node
+
     def counters(self) -> dict[str, int]:
         """Give the node's steps, tokens, compute_us, sync_us, sent_bytes and received_bytes since it was loaded."""
         return self._executor.node.counters()

@@ -17,7 +17,7 @@ from dllama.hub import checkout, folders
 from dllama.hub.catalogue import CONTEXT, Entry
 from dllama.hub.download import Download, Patience
 from dllama.hub.file_check import check_file
-from dllama.hub.model_plan import FilePlan, ModelPlan, make_plan, physical_cores
+from dllama.hub.model_plan import FilePlan, ModelPlan, make_plan
 from dllama.hub.part_state import remove_stray_state
 from dllama.hub.progress import size_text
 from dllama.hub.remote import DownloadFailed, Server, is_offline
@@ -150,8 +150,6 @@ def _fetch_file(download: Download, file: FilePlan) -> None:
 def _chat_command(model: folders.Installed) -> list[str]:
     command = [str(checkout.VENV / "bin" / "dllama"), "chat"]
     command += ["--model", str(model.model), "--tokenizer", str(model.tokenizer)]
-    cores = physical_cores()
-    command += ["--nthreads", str(cores)] if cores else []
     return [*command, "--max-seq-len", str(CONTEXT), "--buffer-float-type", "q80"]
 
 

@@ -199,14 +199,6 @@ def free_memory() -> int | None:
         return None
 
 
-def physical_cores() -> int | None:
-    """Cores that this process may use; None if that takes packages that are not installed yet."""
-    try:
-        return machine.physical_cores()
-    except ImportError:
-        return None
-
-
 def _existing(folder: Path) -> Path:
     """The folder itself, or the first one above it that is there."""
     return next(each for each in (folder, *folder.parents) if each.exists())

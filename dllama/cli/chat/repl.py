@@ -78,7 +78,7 @@ class Chat:
             except DllamaError as error:
                 if not self.screen.is_interactive:
                     raise
-                self.engine.counters()  # raises if the engine has stopped: then so does the chat
+                self.engine.check()  # a chat ends with its engine
                 self.screen.error(str(error))
 
     def _next(self, reader: LineReader) -> str | None:

@@ -67,6 +67,7 @@ class Talk:
     Attributes:
         num_answers: Answers given so far, also those that were taken back.
         own_paths: Files that were saved or loaded, links followed: only these may be replaced.
+        is_distrusted: Whether token ids were loaded that do not stand for the messages, and so are made anew.
     """
 
     conversation: Conversation
@@ -74,15 +75,17 @@ class Talk:
     files: ModelFiles
     num_answers: int = 0
     own_paths: set[str] = field(default_factory=set)
+    is_distrusted: bool = False
 
     def apply_settings(self) -> None:
         """Tell the template what it must know of the settings."""
         self.conversation.variables = {"enable_thinking": False} if self.settings["think"] == "off" else {}
 
     def summary(self) -> str:
-        """Say how long it is."""
+        """Say how long it is, and whether token ids were loaded that do not say what the messages do."""
         num_messages, num_tokens = len(self.conversation.turns), len(self.conversation.token_ids)
-        return f"{num_messages} messages, {num_tokens} tokens"
+        distrust = "; its token ids say something else, and the messages count" if self.is_distrusted else ""
+        return f"{num_messages} messages, {num_tokens} tokens{distrust}"
 
     def save(self, path: str, replace: bool = False) -> None:
         """Write a session, or with a name ending in ``.csv`` its token ids; where ``path`` is a link, to its target.
@@ -106,6 +109,7 @@ class Talk:
         else:
             write_session(target, self._session())
         self.own_paths.add(target)
+        self.is_distrusted = False
 
     def _session(self) -> Session:
         pieces = self.conversation.pieces()
@@ -137,7 +141,7 @@ class Talk:
             token_ids = read_token_ids(path)
             self._check_ids(path, token_ids)
             self.conversation.start_from(token_ids)
-            self.num_answers = 0
+            self.num_answers, self.is_distrusted = 0, False
         else:
             session = read_session(path)
             self._check(path, session)
@@ -170,6 +174,7 @@ class Talk:
         ]
         messages = [Message(message.role, message.content) for message in session.messages]
         self.conversation.restore(messages, pieces, session.has_base)
+        self.is_distrusted = len(self.conversation.token_ids) < len(session.token_ids)
         self.conversation.started = session.started
         self.num_answers = session.num_answers
         self.apply_settings()
