@@ -272,6 +272,12 @@ def test_dry_run_tells_what_the_run_would_refuse(launch: Launcher) -> None:
     assert "something else; move it away" in launch.run(ENTRY.name, "--dry-run", "-skip-run")[1]
 
 
+def test_odd_names_stay_on_one_line(launch: Launcher) -> None:
+    status, _, err = launch.run("a\x1b[31mb\nc")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "\x1b" not in err
+
+
 def test_list(launch: Launcher) -> None:
     status, out, _ = launch.run("--list")
     assert status == 0

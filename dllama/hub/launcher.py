@@ -175,7 +175,9 @@ def main(arguments: list[str]) -> int:
     except DllamaError as error:
         return complain(f"🚨 {error}", error.exit_code)
     except KeyboardInterrupt:
-        return complain("\n🛑 Interrupted; what is there is kept, run the same command again to go on", 130)
+        with contextlib.suppress(OSError):
+            print(file=sys.stderr)  # below the ^C
+        return complain("🛑 Interrupted; what is there is kept, run the same command again to go on", 130)
     except BrokenPipeError:
         drop(sys.stdout)
         return 141
@@ -185,9 +187,10 @@ def main(arguments: list[str]) -> int:
 
 
 def complain(text: str, status: int) -> int:
-    """Say on stderr what went wrong; if that cannot be, the exit code still says so."""
+    """Say on stderr in one line what went wrong; if that cannot be, the exit code still says so."""
+    shown = "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
     try:
-        print(text, file=sys.stderr, flush=True)
+        print(shown, file=sys.stderr, flush=True)
     except OSError:
         drop(sys.stderr)
     return status

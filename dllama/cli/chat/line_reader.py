@@ -209,11 +209,10 @@ def _history() -> Any:
     """Keep what was typed in a file that only its owner reads; in memory where there can be none."""
     from prompt_toolkit.history import FileHistory, InMemoryHistory
 
-    from dllama.hub.folders import state_dir
+    from dllama.hub.folders import make_state_dir
 
-    path = state_dir() / "chat_history"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path = make_state_dir() / "chat_history"
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600))
     except OSError:
         return InMemoryHistory()

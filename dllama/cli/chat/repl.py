@@ -196,8 +196,11 @@ class Chat:
 
     def _fitting_prompt(self) -> Mark:
         """Give the prompt of the last message, the oldest turns left out if they must and may be."""
-        num_tokens = len(self.conversation.prompt().token_ids)
-        if num_tokens >= self.engine.max_seq_len and not (self.context_shift and self._shift()):
+        prompt = self.conversation.prompt()
+        num_tokens = len(prompt.token_ids)
+        if num_tokens < self.engine.max_seq_len:
+            return prompt
+        if not (self.context_shift and self._shift()):
             advice = "make it shorter, begin a new conversation with /clear, or start with a larger --max-seq-len"
             if not self.context_shift:
                 advice += " or with --context-shift, which forgets the oldest turns"
