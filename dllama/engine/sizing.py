@@ -115,7 +115,7 @@ def make_node_config(
     """Say what the core must know: the same on every rank, but for ``options.num_threads``."""
     shards = [
         _native.Shard(
-            num_heads=shard.kv_heads.size * config.group_size,
+            num_heads=shard.heads.size,
             num_kv_heads=shard.kv_heads.size,
             intermediate_size=shard.ffn.size,
             vocab_begin=shard.vocab.begin,

@@ -24,7 +24,7 @@ class Axis(Enum):
 
 @dataclass(frozen=True, slots=True)
 class TensorSlice:
-    """A shard's part of one tensor ``shape``, which is ``(rows, columns)``, or ``(n,)`` of a norm."""
+    """A shard's part of one tensor ``shape``, which is ``(rows, columns)``, or ``(n,)`` of a norm. It may be empty."""
 
     shape: tuple[int, ...]
     axis: Axis
@@ -46,8 +46,7 @@ class TensorSlice:
 def tensor_slice(config: ModelConfig, shard: Shard, name: str) -> TensorSlice:
     """Say which part of tensor ``name`` belongs to ``shard``. Raises KeyError for a name that no model has."""
     hidden, kind = config.hidden_size, name.rpartition(".")[2]
-    kv = shard.kv_heads.scaled(config.head_dim)
-    queries = kv.scaled(config.group_size)
+    queries, kv = shard.heads.scaled(config.head_dim), shard.kv_heads.scaled(config.head_dim)
     match kind:
         case "q_proj":
             return TensorSlice((config.q_size, hidden), Axis.ROWS, queries)
