@@ -53,6 +53,16 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of every command that runs a model on text."""
     group = parser.add_argument_group("model and machine")
     add_file_flags(group)
+    add_size_flags(group)
+    group.add_argument("--net-turbo", type=whole(0, 1), metavar="0|1", help="accepted and ignored: always on")
+    group.add_argument("--json", action="store_true", help="print JSON and nothing else")
+    group.add_argument("--workers", action=Refused, why=_ONE_MACHINE)
+    group.add_argument("--gpu-index", action=Refused, why=_CPU_ONLY)
+    group.add_argument("--gpu-segments", action=Refused, why=_CPU_ONLY)
+
+
+def add_size_flags(group: argparse._ActionsContainer) -> None:
+    """Add the flags that say how large a node is made."""
     group.add_argument(
         "--nthreads", type=whole(1, 1024), metavar="N", help="compute threads (default: the physical cores it may use)"
     )
@@ -68,19 +78,19 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         choices=["f32", "f16", "q80"],
         help="number type of activations between machines (default: q80 for quantized models, else f32)",
     )
-    group.add_argument("--net-turbo", type=whole(0, 1), metavar="0|1", help="accepted and ignored: always on")
-    group.add_argument("--json", action="store_true", help="print JSON and nothing else")
-    group.add_argument("--workers", action=Refused, why=_ONE_MACHINE)
-    group.add_argument("--gpu-index", action=Refused, why=_CPU_ONLY)
-    group.add_argument("--gpu-segments", action=Refused, why=_CPU_ONLY)
 
 
 def add_file_flags(group: argparse._ArgumentGroup) -> None:
     """Add ``--model`` and ``--tokenizer``."""
-    help_ = "model file (.m), or the name of a downloaded model (see dllama models list)"
-    group.add_argument("--model", type=file_name, required=True, metavar="FILE|NAME", help=help_)
+    add_model_flag(group)
     help_ = "tokenizer file (.t; default: the one beside the model)"
     group.add_argument("--tokenizer", type=file_name, metavar="FILE", help=help_)
+
+
+def add_model_flag(group: argparse._ActionsContainer) -> None:
+    """Add ``--model``."""
+    help_ = "model file (.m), or the name of a downloaded model (see dllama models list)"
+    group.add_argument("--model", type=file_name, required=True, metavar="FILE|NAME", help=help_)
 
 
 def find_model(given: str) -> tuple[str, str | None]:
