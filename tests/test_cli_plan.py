@@ -76,6 +76,7 @@ def test_json(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root, worker = facts["nodes"]
     assert (root["name"], sizes_of(root), sizes_of(worker)) == ("root", [4, 1, 64, 160], [4, 1, 64, 160])
     assert root["decode"]["sent_bytes"] == 4 * (32 + 256) + 32 + 16 + 24 + 256
+    assert root["prompt"]["sent_bytes"] == (4 * (64 + 512 * (128 + 40)) + 32 + 16 + 9 * 12 + 512 * 256) / 512
     assert worker["decode"] == {name: root["decode"][other] for name, other in SWAPPED.items()}
     assert worker["prompt"] == {name: root["prompt"][other] for name, other in SWAPPED.items()}
     sizes = settle_sizes(CONFIG, make_plan(CONFIG, 2), NodeOptions(wire_type=DType.F32), [None, None])
