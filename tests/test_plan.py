@@ -61,7 +61,7 @@ def split_models(draw) -> tuple[ModelConfig, int, list[float] | None]:
     """More nodes than KV heads, but not more than parts of their query heads."""
     part, head_dim = draw(st.sampled_from([(1, 64), (1, 96), (2, 16), (2, 80), (8, 12)]))
     num_kv_heads, num_parts = draw(st.integers(1, 5)), draw(st.integers(2, 5))
-    config = make_config(num_kv_heads, part * num_parts, head_dim, ffn_units=40)
+    config = make_config(num_kv_heads, part * num_parts, head_dim, ffn_units=40, vocab_size=1300)
     world_size = draw(st.integers(num_kv_heads + 1, num_kv_heads * num_parts))
     share = st.floats(0.5, 2.0)
     return config, world_size, draw(st.none() | st.lists(share, min_size=world_size, max_size=world_size))
