@@ -76,7 +76,7 @@ def test_json(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root, worker = facts["nodes"]
     assert (root["name"], sizes_of(root), sizes_of(worker)) == ("root", [4, 1, 64, 160], [4, 1, 64, 160])
     assert root["decode"]["sent_bytes"] == 4 * (32 + 256) + 32 + 16 + 24 + 256
-    assert root["prompt"]["sent_bytes"] == (4 * (64 + 512 * (128 + 40)) + 32 + 16 + 9 * 12 + 512 * 256) / 512
+    assert root["prompt"]["sent_bytes"] == (7 * 128 + 512 * (4 * 128 + 3 * 40) + 32 + 16 + 9 * 12 + 512 * 256) / 512
     assert worker["decode"] == {name: root["decode"][other] for name, other in SWAPPED.items()}
     assert worker["prompt"] == {name: root["prompt"][other] for name, other in SWAPPED.items()}
     sizes = settle_sizes(CONFIG, make_plan(CONFIG, 2), NodeOptions(wire_type=DType.F32), [None, None])
@@ -93,7 +93,10 @@ def test_threads_need_buffers(model: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_prompts_go_the_way_with_fewer_bytes() -> None:
-    assert [describe(world_size)["prompt_exchange"] for world_size in (2, 4)] == ["direct", "reduce-scatter"]
+    config = tiny_config(num_layers=32, num_heads=8, num_kv_heads=4, intermediate_size=128)
+    plans = [make_plan(config, world_size) for world_size in (2, 4)]
+    facts = [plan.describe(config, parts, OPTIONS, [None] * len(parts.shards)) for parts in plans]
+    assert [each["prompt_exchange"] for each in facts] == ["direct", "reduce-scatter"]
 
 
 def test_plans_that_cannot_be(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
