@@ -16,7 +16,7 @@ from dllama.engine import Engine, EngineStopped, SamplingParams, sizing
 from dllama.engine.loading import load_weights
 from dllama.engine.sizing import NodeOptions, make_node_config, settle_size
 from dllama.formats.m_file import open_m_file
-from dllama.plan import make_plan
+from dllama.plan import Exchange, make_plan, step_traffic
 
 TOKEN_IDS = np.random.default_rng(3).integers(0, 320, 150).tolist()
 
@@ -125,6 +125,16 @@ def test_more_ranks_than_kv_heads(tmp_path, world_size, shares):
         expected = engine.logits(TOKEN_IDS)
     with ranks(tmp_path / "model.m", world_size, shares, wire_type=DType.F32) as engine:
         assert error(engine.logits(TOKEN_IDS), expected) < TOLERANCES[DType.F32]
+
+
+def test_the_plan_counts_what_the_root_sends(model):
+    with ranks(model, 3, wire_type=DType.Q80) as engine:
+        engine.add(TOKEN_IDS[:20], SamplingParams(temperature=0.0, max_tokens=3))
+        engine.step()
+        before = engine.counters()["sent_bytes"]
+        engine.step()
+        counted = step_traffic(engine.config, 3, DType.Q80, Exchange.DIRECT, 1, 1)[0].sent
+        assert engine.counters()["sent_bytes"] - before == counted
 
 
 def test_scores(model):
