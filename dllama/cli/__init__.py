@@ -20,6 +20,7 @@ COMMANDS = {
     "inference": "generate text after a prompt, with the time of every step",
     "perplexity": "measure how well a model predicts a text",
     "bench": "measure prompt processing and generation speed, as llama-bench does",
+    "plan": "show who owns what of a model on several nodes, and what it costs",
     "models": "list, show and remove the models on this disk",
     "doctor": "check this machine, and say what would make it faster",
     "completion": "print a script that completes commands in bash, zsh or fish",

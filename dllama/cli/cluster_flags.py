@@ -28,11 +28,6 @@ def add_cluster_flags(parser: argparse._ActionsContainer) -> None:
     group.add_argument("--shares", type=_shares, metavar="N,…", help=help_)
     help_ = "the cluster's key, the same on all machines (or its text in DLLAMA_CLUSTER_KEY)"
     group.add_argument("--key-file", type=file_name, metavar="FILE", help=help_)
-    group.add_argument(
-        "--buffer-float-type",
-        choices=["f32", "f16", "q80"],
-        help="number type of activations between machines (default: q80 for quantized models, else f32)",
-    )
 
 
 def _shares(text: str) -> list[float]:

@@ -54,6 +54,14 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of every command that runs a model on text."""
     group = parser.add_argument_group("model and machine")
     add_file_flags(group)
+    add_size_flags(group)
+    group.add_argument("--json", action="store_true", help="print JSON and nothing else")
+    add_ignored_flags(group)
+    cluster_flags.add_cluster_flags(parser)
+
+
+def add_size_flags(group: argparse._ActionsContainer) -> None:
+    """Add the flags that say how large a node is made."""
     group.add_argument(
         "--nthreads", type=whole(1, 1024), metavar="N", help="compute threads (default: the physical cores it may use)"
     )
@@ -64,9 +72,11 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="longest context, at most the model's (default: the model's, 8192 or what memory allows)",
     )
-    group.add_argument("--json", action="store_true", help="print JSON and nothing else")
-    add_ignored_flags(group)
-    cluster_flags.add_cluster_flags(parser)
+    group.add_argument(
+        "--buffer-float-type",
+        choices=["f32", "f16", "q80"],
+        help="number type of activations between machines (default: q80 for quantized models, else f32)",
+    )
 
 
 def add_ignored_flags(group: argparse._ActionsContainer) -> None:
@@ -78,10 +88,15 @@ def add_ignored_flags(group: argparse._ActionsContainer) -> None:
 
 def add_file_flags(group: argparse._ArgumentGroup) -> None:
     """Add ``--model`` and ``--tokenizer``."""
-    help_ = "model file (.m), or the name of a downloaded model (see dllama models list)"
-    group.add_argument("--model", type=file_name, required=True, metavar="FILE|NAME", help=help_)
+    add_model_flag(group)
     help_ = "tokenizer file (.t; default: the one beside the model)"
     group.add_argument("--tokenizer", type=file_name, metavar="FILE", help=help_)
+
+
+def add_model_flag(group: argparse._ActionsContainer) -> None:
+    """Add ``--model``."""
+    help_ = "model file (.m), or the name of a downloaded model (see dllama models list)"
+    group.add_argument("--model", type=file_name, required=True, metavar="FILE|NAME", help=help_)
 
 
 def find_model(given: str) -> tuple[str, str | None]:

@@ -10,13 +10,14 @@ import argparse
 import difflib
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from dllama.errors import UsageError
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
 
+T = TypeVar("T")
 Fill = Callable[["Parser", set[str]], None]  # gives flags defaults, but for those of the names given
 
 
@@ -194,6 +195,6 @@ def file_name(text: str) -> str:
     return text
 
 
-def list_of(convert: Callable[[str], int]) -> Callable[[str], list[int]]:
+def list_of(convert: Callable[[str], T]) -> Callable[[str], list[T]]:
     """Make the type of a comma list."""
     return lambda text: [convert(part) for part in text.split(",")]

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dllama import _native
 from dllama.config import DType, ModelConfig
 from dllama.errors import UsageError
-from dllama.plan import MemoryPlan, Plan
+from dllama.plan import MemoryPlan, Plan, node_name
 
 PIECE_BYTES = 8 << 20  # of the model file at once while loading; two are in flight
 LOGITS_BYTES = 16 << 20  # that one step gives to a caller who wants the logits of all positions
 _DEFAULT_MAX_SEQ_LEN = 8192
 _LEAST_MAX_SEQ_LEN = 256  # a context that nobody asked for is not made shorter than this
 _ROW_PADDING = 64  # values: the core makes rows of logits longer than the vocabulary, to a multiple of 8 or 16
+_ENOUGH = 1 << 62  # bytes, for a node of which nobody knows what it has
 _MAX_SLOTS = 32  # sequences with pages at once: far above what one machine serves at a useful speed
 _MAX_STEP_S = 3600
 _NONE_ALLOWED = ("max_seq_len", "kv_tokens")
@@ -83,25 +85,55 @@ class NodeSize:
 
 
 def settle_size(config: ModelConfig, plan: Plan, rank: int, options: NodeOptions, available: int) -> NodeSize:
-    """Choose context and KV pages so that ``rank`` fits ``available`` bytes.
+    """Choose context and KV pages so that ``rank`` fits ``available`` bytes, whatever the others have.
 
     Raises:
         NotEnoughMemory: It cannot fit; the text has need and have in MiB and what to change.
     """
+    free = [available if each == rank else None for each in range(len(plan.shards))]
+    return settle_sizes(config, plan, options, free)[rank]
 
-    def size_for(kv_tokens: int) -> NodeSize:
-        return _size(config, plan, rank, options, min(max_seq_len, kv_tokens), kv_tokens)
 
+def settle_sizes(
+    config: ModelConfig, plan: Plan, options: NodeOptions, available: Sequence[int | None], names: Sequence[str] = ()
+) -> list[NodeSize]:
+    """Choose context and KV pages, the same for all nodes, so that each fits what it has.
+
+    Args:
+        config: A valid model config.
+        plan: Who owns what.
+        options: What is wanted; all nodes are taken to have the same number of threads.
+        available: Free bytes of each rank; None: not known, and taken to be enough.
+        names: What users call each rank; by default ``root``, ``worker 1`` and so on.
+
+    Returns:
+        The size of each rank.
+
+    Raises:
+        NotEnoughMemory: One cannot fit; the text names it, with need and have in MiB and what to change.
+    """
+
+    def sizes_for(kv_tokens: int) -> list[NodeSize]:
+        return _sizes(config, plan, options, min(max_seq_len, kv_tokens), kv_tokens)
+
+    def lacks(kv_tokens: int) -> list[int]:
+        """Bytes that each rank needs beyond what it has."""
+        return [size.memory.total - have for size, have in zip(sizes_for(kv_tokens), free, strict=True)]
+
+    free = [_ENOUGH if have is None else have for have in available]
     max_seq_len = min(config.max_seq_len, options.max_seq_len or _DEFAULT_MAX_SEQ_LEN)
     wanted = options.kv_tokens or max_seq_len
-    size = size_for(wanted)
-    if size.memory.total <= available:
-        return size
-    fitting = bisect_right(range(1, wanted + 1), available, key=lambda kv_tokens: size_for(kv_tokens).memory.total)
+    sizes = sizes_for(wanted)
+    if max(lacks(wanted)) <= 0:
+        return sizes
+    fitting = bisect_right(range(1, wanted + 1), 0, key=lambda kv_tokens: max(lacks(kv_tokens)))
     if options.max_seq_len is None and options.kv_tokens is None and fitting >= _LEAST_MAX_SEQ_LEN:
-        return size_for(fitting)
-    size.memory.check(available, _advice(fitting, options))
-    return size
+        return sizes_for(fitting)
+    lack = lacks(fitting + 1)
+    rank = lack.index(max(lack))  # the one that allows no more
+    name = "" if len(free) == 1 else names[rank] if names else node_name(rank)
+    sizes[rank].memory.check(free[rank], _advice(fitting, options), name)
+    return sizes
 
 
 def max_logits(config: ModelConfig) -> int:
@@ -148,15 +180,16 @@ def _check_type(name: str, value: object, allowed: tuple[DType, ...]) -> None:
         raise UsageError(f"{name}: expected {expected}, found {value!r:.80}")
 
 
-def _size(
-    config: ModelConfig, plan: Plan, rank: int, options: NodeOptions, max_seq_len: int, kv_tokens: int
-) -> NodeSize:
+def _sizes(config: ModelConfig, plan: Plan, options: NodeOptions, max_seq_len: int, kv_tokens: int) -> list[NodeSize]:
     num_pages = -(-kv_tokens // _native.PAGE_SIZE)
     num_slots = min(_MAX_SLOTS, num_pages, options.max_batch_tokens)
     node = make_node_config(config, plan, options, num_pages, num_slots)
-    buffers = node.buffer_bytes(rank) + _logits_bytes(config, plan, rank, options, num_slots) + 2 * PIECE_BYTES
-    memory = MemoryPlan(weights=node.weight_bytes(rank), kv=node.kv_bytes(rank), buffers=buffers)
-    return NodeSize(max_seq_len, num_pages, num_slots, memory)
+
+    def memory_of(rank: int) -> MemoryPlan:
+        buffers = node.buffer_bytes(rank) + _logits_bytes(config, plan, rank, options, num_slots) + 2 * PIECE_BYTES
+        return MemoryPlan(weights=node.weight_bytes(rank), kv=node.kv_bytes(rank), buffers=buffers)
+
+    return [NodeSize(max_seq_len, num_pages, num_slots, memory_of(rank)) for rank in range(len(plan.shards))]
 
 
 def _logits_bytes(config: ModelConfig, plan: Plan, rank: int, options: NodeOptions, num_slots: int) -> int:

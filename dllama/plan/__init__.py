@@ -1,19 +1,24 @@
 """Who owns what and how much memory it takes: pure arithmetic, no file and no socket."""
 
 from dllama.plan.memory import MemoryPlan
-from dllama.plan.partition import Plan, Range, Shard, Stage, kv_heads_per_unit, make_plan, max_world_size
+from dllama.plan.partition import Plan, Range, Shard, Stage, kv_heads_per_unit, make_plan, max_world_size, node_name
 from dllama.plan.slices import Axis, TensorSlice, tensor_slice
+from dllama.plan.wire import Exchange, Traffic, step_traffic
 
 __all__ = [
     "Axis",
+    "Exchange",
     "MemoryPlan",
     "Plan",
     "Range",
     "Shard",
     "Stage",
     "TensorSlice",
+    "Traffic",
     "kv_heads_per_unit",
     "make_plan",
     "max_world_size",
+    "node_name",
+    "step_traffic",
     "tensor_slice",
 ]

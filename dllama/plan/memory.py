@@ -25,12 +25,15 @@ class MemoryPlan:
         """All of it."""
         return self.weights + self.kv + self.buffers
 
-    def check(self, available: int, advice: str) -> None:
-        """Raise NotEnoughMemory, saying need, have and ``advice``, unless the plan fits ``available`` bytes."""
+    def check(self, available: int, advice: str, node: str = "") -> None:
+        """Raise NotEnoughMemory, saying need, have and ``advice``, unless the plan fits ``available`` bytes.
+
+        ``node`` is the one that needs it, named where there are several.
+        """
         if self.total > available:
             raise NotEnoughMemory(
-                f"needs {mib(self.total)} MiB of memory (weights {mib(self.weights)}, KV {mib(self.kv)}, buffers "
-                f"{mib(self.buffers)}), but {available // MIB} MiB are free; {advice}"
+                f"{node}{' ' if node else ''}needs {mib(self.total)} MiB of memory (weights {mib(self.weights)}, "
+                f"KV {mib(self.kv)}, buffers {mib(self.buffers)}), but {available // MIB} MiB are free; {advice}"
             )
 
 
