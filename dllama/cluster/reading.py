@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from dllama.cluster.tiles import Tile, byte_slice
+from dllama.plan import Range
+
 if TYPE_CHECKING:
-    from dllama.cluster.tiles import Tile
     from dllama.formats.m_file import ModelFile
-    from dllama.plan import Range
 
 U8Array = npt.NDArray[np.uint8]
 Bytes = bytes | bytearray | memoryview
@@ -44,8 +45,8 @@ class TileReader:
             self._place = None
             self._rows = tensor.read_rows(tile.rows.begin, tile.rows.end, self._room(tile, tensor.row_bytes))
             self._place = (tile.tensor, tile.rows)
-        begin, end = (tile.dtype.row_bytes(column) for column in (tile.columns.begin, tile.columns.end))
-        return self._rows[:, begin:end].copy().reshape(-1).data
+        columns = byte_slice(tile.dtype, tile.columns, Range(0, tensor.cols))
+        return self._rows[:, columns].copy().reshape(-1).data
 
     def _room(self, tile: Tile, row_bytes: int) -> U8Array:
         shape = (tile.rows.size, row_bytes)

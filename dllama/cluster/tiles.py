@@ -68,6 +68,11 @@ def overlap(one: Range, other: Range) -> Range:
     return Range(max(one.begin, other.begin), min(one.end, other.end))
 
 
+def byte_slice(dtype: DType, columns: Range, whole: Range) -> slice:
+    """Say where ``columns`` lie in a stored row of the columns ``whole``."""
+    return slice(dtype.row_bytes(columns.begin - whole.begin), dtype.row_bytes(columns.end - whole.begin))
+
+
 def _is_needed(tile: Tile, part: TensorSlice) -> bool:
     return overlap(tile.rows, part.rows).size > 0 and overlap(tile.columns, part.columns).size > 0
 
