@@ -1,0 +1,1 @@
+"""Several machines as one: how weights reach the workers, and how root and workers talk."""
