@@ -110,7 +110,7 @@ def test_blocks_of_long_rows_have_fewer_of_them():
 def test_an_owner_of_nothing_needs_only_norms():
     config = tiny_config()
     empty = Range(0, 0)
-    shard = make_plan(config).shards[0].__class__(kv_heads=empty, ffn=empty, vocab=empty)
+    shard = make_plan(config).shards[0].__class__(heads=empty, kv_heads=empty, ffn=empty, vocab=empty)
     tiles = tiles_of(config)
     assert {tiles[index].tensor.rpartition("norm")[1] for index in tiles_for(config, shard, tiles)} == {"norm"}
 

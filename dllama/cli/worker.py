@@ -7,16 +7,12 @@ import os
 import signal
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from dllama.cli.common import add_ignored_flags, say
 from dllama.cli.parser import file_name, number, whole
 from dllama.errors import UsageError
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from dllama.cluster.cache import TileCache
 
 EXAMPLE = """Without a key it listens to this machine alone. For others:
   head -c 32 /dev/urandom | base64 > cluster.key     and the same file on every machine
@@ -53,12 +49,14 @@ def run(args: argparse.Namespace) -> None:
     from dllama.cluster.auth import load_key
     from dllama.cluster.session import WorkerOptions
     from dllama.cluster.worker import Worker
+    from dllama.hub.folders import cache_dir
     from dllama.version import isa
 
     key = load_key(args.key_file)
     host = host_of(args, has_key=key is not None)
     level = isa()
-    options = WorkerOptions(args.nthreads or machine.physical_cores(), key, _cache(args))
+    cache = Path(args.cache_dir) if args.cache_dir else cache_dir() / "tiles"
+    options = WorkerOptions(args.nthreads or machine.physical_cores(), cache, int(args.cache_size * GIB), key)
     listener = addresses.listen(host, args.port)
     with listener:
         worker = Worker(listener, options, say)
@@ -98,18 +96,6 @@ def host_of(args: argparse.Namespace, *, has_key: bool) -> str | None:
             "the same on all machines, or allow it with --insecure"
         )
     return str(args.host)
-
-
-def _cache(args: argparse.Namespace) -> TileCache | None:
-    if not args.cache_size:
-        return None
-    from pathlib import Path
-
-    from dllama.cluster.cache import TileCache
-    from dllama.hub.folders import cache_dir
-
-    folder: Path = Path(args.cache_dir) if args.cache_dir else cache_dir() / "tiles"
-    return TileCache(folder, int(args.cache_size * GIB))
 
 
 class _Terminated(Exception):

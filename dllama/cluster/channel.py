@@ -14,6 +14,7 @@ from dllama.cluster import protocol
 from dllama.cluster.protocol import Message
 from dllama.errors import DllamaError
 
+Bytes = bytes | bytearray | memoryview
 _LENGTH = struct.Struct("<I")
 STRANGER_LIMIT = 1024  # bytes of a message from whoever has not proved anything yet
 MESSAGE_LIMIT = 4 << 20  # of a message from a peer; the largest is a model's config
@@ -48,7 +49,7 @@ class Channel:
         host = str(host).removeprefix("::ffff:")
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
-    def send_bytes(self, data: bytes | memoryview, seconds: float) -> None:
+    def send_bytes(self, data: Bytes, seconds: float) -> None:
         """Send all of ``data``; raises ChannelClosed if that cannot be, or not in time."""
         try:
             with self._sending:

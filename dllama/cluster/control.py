@@ -1,7 +1,7 @@
 """The control connection between the root and one worker: messages in order, and signs of life both ways.
 
-A thread of its own reads, another sends a pulse every second, so that neither computing nor waiting in C++, which let go
-of Python's lock, keeps them from it. Whoever hears nothing for ``LOST_S`` takes the other for lost.
+A thread of its own reads, another sends a pulse every second; computing and waiting in C++, which let go of Python's
+lock, do not keep them from it. Whoever hears nothing for ``LOST_S`` takes the other for lost.
 """
 
 from __future__ import annotations
@@ -42,9 +42,7 @@ class Control:
         reason: Why it is lost; empty as long as it is there.
     """
 
-    def __init__(
-        self, channel: Channel, pulse: Callable[[], dict[str, int]], on_lost: Callable[[str], None]
-    ) -> None:
+    def __init__(self, channel: Channel, pulse: Callable[[], dict[str, int]], on_lost: Callable[[str], None]) -> None:
         self.channel, self._pulse, self._on_lost = channel, pulse, on_lost
         self.last_pulse: dict[str, int] = {}
         self.failure: Failed | None = None
@@ -63,7 +61,7 @@ class Control:
             self._lose(str(error))
             raise Lost(self.reason) from None
 
-    def receive(self, wanted: type[_Wanted], *others: type[_Wanted]) -> _Wanted:
+    def receive(self, *wanted: type[_Wanted]) -> _Wanted:
         """Wait for a message of these types, as long as there are signs of life.
 
         Raises:
@@ -73,13 +71,13 @@ class Control:
         if message is None:
             self._inbox.put(None)  # for whoever asks next
             raise Lost(self.reason)
-        if isinstance(message, (wanted, *others)):
+        if isinstance(message, wanted):
             return message
         if isinstance(message, Refused | Failed):
             raise Said(message)
         if isinstance(message, Bye):
             raise Lost("it has ended the session")
-        raise Lost(f"it said {type(message).__name__}, expected {wanted.__name__}")
+        raise Lost(f"it said {type(message).__name__}, expected {wanted[0].__name__}")
 
     def ask_pulse(self, seconds: float) -> dict[str, int]:
         """Ask for a pulse and give its counters; the last ones if none comes in time."""

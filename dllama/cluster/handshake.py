@@ -94,7 +94,7 @@ def answer(channel: Channel, deadline: float) -> tuple[Hello, Transcript]:
         channel.receive_into(magic[1:], deadline)
     except ChannelClosed as error:
         raise Stranger(f"it is no dllama root: {error}") from None
-    if magic != protocol.MAGIC:
+    if bytes(magic) != protocol.MAGIC:
         raise Stranger(_who(bytes(magic)))
     try:
         channel.receive_into(memoryview(start)[len(magic) :], deadline)

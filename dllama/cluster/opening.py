@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
 from dllama import _native, machine
-from dllama.cluster import protocol
 from dllama.cluster.assembly import Assembly
+from dllama.cluster.channel import Channel, ChannelClosed
 from dllama.cluster.manifest import Manifest, manifest_of
-from dllama.cluster.protocol import Loaded, Missing, Setup
+from dllama.cluster.protocol import PATIENCE_S, Loaded, Missing, Setup, from_bits
 from dllama.cluster.root import Cluster, Peer
-from dllama.cluster.tiles import tiles_of
-from dllama.cluster.transfer import send_tile, stream_tiles
+from dllama.cluster.transfer import stream_tiles
 from dllama.engine.loading import load_weights
 from dllama.engine.sizing import NodeOptions, NodeSize, make_node_config, settle_sizes
-from dllama.errors import DllamaError, NotEnoughMemory
+from dllama.errors import ClusterError, NotEnoughMemory
 from dllama.plan import Plan, make_plan
 
 if TYPE_CHECKING:
@@ -37,7 +36,8 @@ def settle_cluster(config: ModelConfig, options: NodeOptions, cluster: Cluster) 
         UsageError: The model cannot be shared so. NotEnoughMemory: It does not fit.
     """
     plan = make_plan(config, cluster.world_size, cluster.shares)
-    free = [machine.available_memory(), *(peer.facts.available_memory if peer.facts else None for peer in cluster.peers)]
+    others = (peer.facts.available_memory if peer.facts else None for peer in cluster.peers)
+    free = [machine.available_memory(), *others]
     return plan, settle_sizes(config, plan, options, free, cluster.names)
 
 
@@ -60,15 +60,15 @@ def open_cluster(
     plan, sizes = settle_cluster(file.config, options, cluster)
     manifest = manifest_of(file, partial(progress, "hashing"))
     size = sizes[0]
-    has_manifest = cluster.agree(partial(_setup_of, file, options, cluster, plan, size, manifest))
+    agreed = cluster.agree(partial(_setup_of, file, options, cluster, plan, size, manifest))
     group = cluster.link()
     try:
         node = _native.Node(make_node_config(file.config, plan, options, size.num_pages, size.num_slots), group)
     except MemoryError as error:
         raise NotEnoughMemory(f"{error}; use a smaller model, or a shorter context (max_seq_len)") from error
-    for peer, has_it in zip(cluster.peers, has_manifest, strict=True):
-        if not has_it:
-            cluster.link_of(peer).send_bytes(manifest.raw, protocol.PATIENCE_S)
+    for peer, answer in agreed.items():
+        if not answer.has_manifest:
+            _send_tile(cluster.link_of(peer), 0, manifest.raw)
     _bring_weights(file, node, plan, cluster, progress)
     node.scatter_from = choose_exchange(node, cluster.world_size)
     return node, size
@@ -93,13 +93,43 @@ def _setup_of(
     )
 
 
-def _bring_weights(
-    file: ModelFile, node: _native.Node, plan: Plan, cluster: Cluster, progress: Progress
-) -> None:
+def _bring_weights(file: ModelFile, node: _native.Node, plan: Plan, cluster: Cluster, progress: Progress) -> None:
     """Load the root's slices and send the workers what they lack, until all are loaded."""
-    wanted = _wanted(cluster, file, cluster.gather(Missing))
     own = Assembly(file.config, plan.shards[0], node)
-    ...
+    wanted = _wanted(cluster.gather(Missing), len(own.tiles))
+    if wanted:  # one reading of the file serves all
+        _send(file, cluster, {0: own.needed, **wanted}, own, progress)
+    else:
+        load_weights(node, file, plan.shards[0], partial(progress, cluster.names[0]))
+    while wanted := _wanted(cluster.gather(Loaded, Missing), len(own.tiles)):  # what was damaged in a cache
+        _send(file, cluster, wanted, own, progress)
+
+
+def _wanted(messages: dict[Peer, Missing | Loaded], num_tiles: int) -> dict[int, list[int]]:
+    """Give the tiles that each rank lacks, of those that lack some."""
+    wanted: dict[int, list[int]] = {}
+    for peer, message in messages.items():
+        if isinstance(message, Missing):
+            try:
+                wanted[peer.rank] = from_bits(message.tiles, num_tiles)
+            except ValueError as error:
+                raise ClusterError(f"{peer.title}: it asks for tiles that are none: {error}") from None
+    return {rank: indices for rank, indices in wanted.items() if indices}
+
+
+def _send(file: ModelFile, cluster: Cluster, wanted: dict[int, list[int]], own: Assembly, progress: Progress) -> None:
+    names = cluster.names
+    sinks = {peer.rank: partial(_send_tile, cluster.link_of(peer)) for peer in cluster.peers}
+    try:
+        stream_tiles(
+            file, own.tiles, wanted, {0: own.take, **sinks}, lambda rank, *amounts: progress(names[rank], *amounts)
+        )
+    except ChannelClosed as error:
+        raise cluster.explain(error) from None
+
+
+def _send_tile(link: Channel, _index: int, data: bytes | bytearray | memoryview) -> None:
+    link.send_bytes(data, PATIENCE_S)
 
 
 def choose_exchange(node: _native.Node, world_size: int) -> int:

@@ -10,9 +10,9 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -22,7 +22,7 @@ from dllama.cluster.addresses import Address, check_distinct, connect, parse_add
 from dllama.cluster.auth import link_key
 from dllama.cluster.channel import Channel
 from dllama.cluster.control import Control, Lost, Said
-from dllama.cluster.protocol import Agreed, Bye, Connect, Facts, Failed, Hello, Linked, Message, Setup
+from dllama.cluster.protocol import Agreed, Bye, Connect, Facts, Failed, Hello, Linked, Loaded, Message, Setup
 from dllama.errors import ClusterError, DllamaError, NotEnoughMemory, UsageError, WorkerLost
 from dllama.version import build
 
@@ -43,7 +43,7 @@ class Peer:
     control: Control | None = None
     facts: Facts | None = None
     link: Channel | None = None
-    notes: list[str] = field(default_factory=list)
+    is_loaded: bool = False
 
     @property
     def title(self) -> str:
@@ -66,9 +66,7 @@ class Cluster:
         UsageError: The addresses cannot be used as given. ClusterError: A name that nobody knows.
     """
 
-    def __init__(
-        self, workers: Sequence[str], key: bytes | None = None, shares: Sequence[float] | None = None
-    ) -> None:
+    def __init__(self, workers: Sequence[str], key: bytes | None = None, shares: Sequence[float] | None = None) -> None:
         if isinstance(workers, str) or not all(isinstance(text, str) for text in workers) or not workers:
             raise UsageError(f"workers: expected a list of addresses, host:port, found {workers!r:.80}")
         if len(workers) >= protocol.MAX_NODES:
@@ -97,20 +95,20 @@ class Cluster:
         Raises:
             ClusterError: One cannot be reached, does not know the key, or serves another root.
         """
-        self._all(self._connect)
+        self._all(self._connect, self.peers)
 
-    def agree(self, setup: Callable[[Peer], Setup]) -> list[bool]:
-        """Have all workers check their part of a plan; give whether each has the manifest.
+    def agree(self, setup: Callable[[Peer], Setup]) -> dict[Peer, Agreed]:
+        """Have all workers check their part of a plan, and give their answers.
 
         Raises:
             NotEnoughMemory: One lacks memory. ClusterError: One cannot do its part. WorkerLost: One is gone.
         """
 
-        def ask(peer: Peer) -> bool:
-            self.control(peer).send(setup(peer))
-            return self._receive(peer, Agreed).has_manifest
+        def ask(peer: Peer) -> Agreed:
+            self._tell(peer, setup(peer))
+            return self._receive(peer, Agreed)
 
-        return self._all(ask)
+        return self._all(ask, self.peers)
 
     def link(self) -> _native.Group:
         """Link all nodes with each other, and give the root's group."""
@@ -119,10 +117,10 @@ class Cluster:
             key = link_key(self._key, self._session)
             peer.link = Channel(connect(peer.address, peer.title))
             handshake.connect(peer.link, Hello("link", b"", False, self._session), key, peer.title)
-            self.control(peer).send(Connect())
+            self._tell(peer, Connect())
             self._receive(peer, Linked)
 
-        self._all(open_link)
+        self._all(open_link, self.peers)
         fds = [peer.link.socket.fileno() for peer in self.peers if peer.link is not None]
         self._group = _native.Group(0, fds, [peer.title for peer in self.peers])
         return self._group
@@ -146,13 +144,20 @@ class Cluster:
             if peer.facts and peer.facts.commit != commit
         ]
 
-    def gather(self, wanted: type[_Wanted], *others: type[_Wanted]) -> list[_Wanted]:
-        """Receive a message of these types from every worker."""
-        return self._all(lambda peer: self._receive(peer, wanted, *others))
+    def gather(self, *wanted: type[_Wanted]) -> dict[Peer, _Wanted]:
+        """Receive a message of one of these types from every worker that has not said that it is loaded.
+
+        Raises:
+            WorkerLost: One is gone. ClusterError, NotEnoughMemory: One cannot go on.
+        """
+        messages = self._all(lambda peer: self._receive(peer, *wanted), [p for p in self.peers if not p.is_loaded])
+        for peer, message in messages.items():
+            peer.is_loaded = isinstance(message, Loaded)
+        return messages
 
     def counters(self) -> list[dict[str, int]]:
         """Give the counters of all workers, by rank."""
-        return self._all(lambda peer: self.control(peer).ask_pulse(_LAST_PULSE_S))
+        return [*self._all(lambda peer: self.control(peer).ask_pulse(_LAST_PULSE_S), self.peers).values()]
 
     def explain(self, error: Exception) -> DllamaError:
         """Turn the failure of an exchange into an error that names the worker it is about.
@@ -209,16 +214,26 @@ class Cluster:
             return
         if self._group is not None:
             self._group.abort(f"{peer.title} was lost: {reason}")
-        self._shut()
-
-    def _shut(self) -> None:
         for peer in self.peers:
             if peer.link:
                 peer.link.shut()
 
-    def _receive(self, peer: Peer, wanted: type[_Wanted], *others: type[_Wanted]) -> _Wanted:
+    def _shut(self) -> None:
+        """End all waits of all connections."""
+        for peer in self.peers:
+            for channel in (peer.link, peer.control and peer.control.channel):
+                if channel:
+                    channel.shut()
+
+    def _tell(self, peer: Peer, message: Message) -> None:
         try:
-            return self.control(peer).receive(wanted, *others)
+            self.control(peer).send(message)
+        except Lost as error:
+            raise WorkerLost(peer.name, str(error)) from None
+
+    def _receive(self, peer: Peer, *wanted: type[_Wanted]) -> _Wanted:
+        try:
+            return self.control(peer).receive(*wanted)
         except Said as said:
             message = said.message
             if isinstance(message, Failed) and message.rank != peer.rank:
@@ -227,20 +242,16 @@ class Cluster:
         except Lost as error:
             raise WorkerLost(peer.name, str(error)) from None
 
-    def _all(self, work: Callable[[Peer], _Result]) -> list[_Result]:
-        """Do something with all workers at once; the first error ends all of it."""
-        with ThreadPoolExecutor(len(self.peers), thread_name_prefix="dllama-root") as pool:
-            futures: list[Future[_Result]] = [pool.submit(work, peer) for peer in self.peers]
+    def _all(self, work: Callable[[Peer], _Result], peers: Sequence[Peer]) -> dict[Peer, _Result]:
+        """Do something with several workers at once; the first error ends all of it."""
+        with ThreadPoolExecutor(max(1, len(peers)), thread_name_prefix="dllama-root") as pool:
             try:
-                done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-                for future in done:
+                futures = {peer: pool.submit(work, peer) for peer in peers}
+                for future in as_completed(futures.values()):
                     future.result()
-                return [future.result() for future in futures]
+                return {peer: future.result() for peer, future in futures.items()}
             except BaseException:
-                self._shut()
-                for peer in self.peers:
-                    if peer.control:
-                        peer.control.channel.shut()
+                self._shut()  # so that the others end, too
                 raise
 
 

@@ -12,16 +12,17 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from dllama import _native, machine
 from dllama.cluster import handshake, protocol
 from dllama.cluster.addresses import Address, connect
 from dllama.cluster.auth import link_key
 from dllama.cluster.cache import TileCache
-from dllama.cluster.channel import Channel
+from dllama.cluster.channel import Channel, ChannelClosed
 from dllama.cluster.control import Control, Lost
 from dllama.cluster.protocol import Agreed, Connect, Facts, Failed, Hello, Linked, Loaded, Refused, Setup
-from dllama.cluster.reception import receive_weights
+from dllama.cluster.reception import cached_manifest, receive_manifest, receive_weights
 from dllama.engine.sizing import NodeOptions, NodeSize, make_node_config, settle_size
 from dllama.errors import ClusterError, DllamaError
 from dllama.plan import Plan, make_plan
@@ -38,12 +39,14 @@ class WorkerOptions:
     Attributes:
         num_threads: Compute threads.
         key: The cluster's key; None: anybody who can connect may use this worker.
-        cache: Where weights are kept for the next time; None: nowhere.
+        cache_dir: Where weights are kept for the next time.
+        cache_bytes: Most bytes kept there; 0: none are.
     """
 
     num_threads: int
+    cache_dir: Path
+    cache_bytes: int
     key: bytes | None = None
-    cache: TileCache | None = None
 
 
 class Session:
@@ -78,7 +81,7 @@ class Session:
         try:
             self._serve()
             self.abort("the root has ended the session")
-        except Lost as error:
+        except (Lost, ChannelClosed) as error:
             self.abort(f"the root is gone: {error}")
         except _native.GroupFailedError as error:
             self._fail(str(error), self._failed_rank())
@@ -143,8 +146,8 @@ class Session:
             self._control.send(Refused(self._lost, error.exit_code))
             return
         self._setup = setup
-        cache = self._options.cache
-        manifest = cache.read_manifest(setup.manifest) if cache else None
+        cache = TileCache(self._options.cache_dir, self._options.cache_bytes)
+        manifest = cached_manifest(setup, cache)
         self._say(f"⭕ nNodes: {len(setup.names)}")
         self._say(f"⭕ NodeIndex: {setup.rank}")
         self._say(f"📀 RequiredMemory: {size.memory.total // MIB} MB")
@@ -153,7 +156,8 @@ class Session:
         self._link_up(setup)
         self._node = self._make_node(setup, plan, options, size)
         self._control.send(Linked())
-        receive_weights(self._node, setup, plan, self._links[0], self._control, cache, manifest, self._say)
+        manifest = manifest or receive_manifest(setup, self._links[0], cache)
+        receive_weights(self._node, setup, plan, manifest, self._links[0], self._control, cache, self._say)
         self._control.send(Loaded())
         self._say("💿 Weights loaded")
         self._node.follow()

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from dllama import _native, machine
 from dllama.engine.loading import Progress, open_node
 from dllama.engine.sizing import NodeOptions, NodeSize, settle_size
-
 from dllama.plan import make_plan
 
 if TYPE_CHECKING:
