@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 _DRAW_S, _LINE_S = 0.2, 10.0  # between two drawings of the bars, and between two lines
 _BAR_CELLS = 20
+_TIMES, _BYTES = ("compute_us", "sync_us"), ("sent_bytes", "received_bytes")  # counters in the table of nodes
 _Show = Callable[[str], None]
 
 
@@ -28,6 +29,15 @@ def add_cluster_flags(parser: argparse._ActionsContainer) -> None:
     group.add_argument("--shares", type=_shares, metavar="N,…", help=help_)
     help_ = "the cluster's key, the same on all machines (or its text in DLLAMA_CLUSTER_KEY)"
     group.add_argument("--key-file", type=file_name, metavar="FILE", help=help_)
+
+
+def add_wire_flag(group: argparse._ActionsContainer) -> None:
+    """Add the flag that ``wire_type`` reads."""
+    group.add_argument(
+        "--buffer-float-type",
+        choices=["f32", "f16", "q80"],
+        help="number type of activations between machines (default: q80 for quantized models, else f32)",
+    )
 
 
 def _shares(text: str) -> list[float]:
@@ -106,20 +116,20 @@ class Bars:
         self._num_drawn = len(self._states)
 
 
-def node_table(nodes: list[dict[str, Any]]) -> list[str]:
+def node_table(nodes: list[dict[str, int | str]]) -> list[str]:
     """Write what each node did: time spent computing and waiting for others, bytes, and which was the slowest."""
     if len(nodes) < 2:
         return []
     width = max(len(str(node["name"])) for node in nodes)
     lines = ["Nodes", f"   {'':{width}}  {'compute':>10}  {'waiting':>10}  {'sent':>10}  {'received':>10}"]
     for node in nodes:
-        times = f"{node['compute_us'] // 1000:>7d} ms  {node['sync_us'] // 1000:>7d} ms"
-        data = f"{node['sent_bytes'] // 1024:>7d} kB  {node['received_bytes'] // 1024:>7d} kB"
-        lines.append(f"   {node['name']:{width}}  {times}  {data}")
+        ms, kb = ([int(node.get(name, 0)) for name in names] for names in (_TIMES, _BYTES))
+        times, data = (f"{number // 1000:>7d} ms" for number in ms), (f"{number // 1024:>7d} kB" for number in kb)
+        lines.append(f"   {node['name']:{width}}  {'  '.join([*times, *data])}")
     lines.append(f"   slowest: {slowest(nodes)}")
     return lines
 
 
-def slowest(nodes: list[dict[str, Any]]) -> str:
+def slowest(nodes: list[dict[str, int | str]]) -> str:
     """Name the node that computed for the longest time: the others wait for it."""
-    return str(max(nodes, key=lambda node: node["compute_us"])["name"])
+    return str(max(nodes, key=lambda node: int(node.get("compute_us", 0)))["name"])

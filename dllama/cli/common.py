@@ -72,11 +72,7 @@ def add_size_flags(group: argparse._ActionsContainer) -> None:
         metavar="N",
         help="longest context, at most the model's (default: the model's, 8192 or what memory allows)",
     )
-    group.add_argument(
-        "--buffer-float-type",
-        choices=["f32", "f16", "q80"],
-        help="number type of activations between machines (default: q80 for quantized models, else f32)",
-    )
+    cluster_flags.add_wire_flag(group)
 
 
 def add_ignored_flags(group: argparse._ActionsContainer) -> None:
