@@ -77,7 +77,7 @@ def test_slices_that_begin_and_end_inside_tiles(file, ranges):
 
 
 def test_a_node_without_attention(file):
-    shard = replace(make_plan(file.config, 2).shards[1], kv_heads=Range(0, 0))
+    shard = replace(make_plan(file.config, 2).shards[1], heads=Range(0, 0), kv_heads=Range(0, 0))
     node, expected = FakeNode(file.config, shard), FakeNode(file.config, shard)
     for name in ("q_norm", "k_norm"):  # norms of heads that the node does not have
         del node.weights[f"layers.0.{name}"]
