@@ -70,7 +70,10 @@ def open_cluster(
         if not answer.has_manifest:
             _send_tile(cluster.link_of(peer), 0, manifest.raw)
     _bring_weights(file, node, plan, cluster, progress)
-    node.scatter_from = choose_exchange(node, cluster.world_size)
+    try:
+        node.scatter_from = choose_exchange(node, cluster.world_size)
+    except _native.GroupFailedError as error:
+        raise cluster.explain(error) from error
     return node, size
 
 
