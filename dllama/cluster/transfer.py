@@ -180,6 +180,7 @@ class _Sender:
         self._total, self._progress = total, progress
         self._tiles: queue.SimpleQueue[tuple[int, memoryview] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=f"dllama-send-{rank}", daemon=True)
+        self._ended = threading.Event()  # an interrupted join() may take the thread for ended
         self.start = self._thread.start
 
     def put(self, index: int, data: memoryview) -> None:
@@ -190,6 +191,7 @@ class _Sender:
         """Wait until all is sent, or the transfer ended."""
         self._tiles.put(None)
         if self._thread.ident is not None:  # it may never have been started
+            self._ended.wait()
             self._thread.join()
 
     def _run(self) -> None:
@@ -198,6 +200,8 @@ class _Sender:
         except BaseException as error:  # noqa: BLE001 - raised again in the thread that reads
             error.add_note(f"while weights were sent to rank {self._rank}")
             self._budget.fail(error)
+        finally:
+            self._ended.set()
 
     def _send(self) -> None:
         done = 0
