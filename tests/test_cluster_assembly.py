@@ -19,15 +19,20 @@ from dllama.engine.sizing import NodeOptions, make_node_config, settle_size
 from dllama.formats.m_file import open_m_file
 from dllama.plan import Range, make_plan
 
-SIZES = {"num_heads": 12, "num_kv_heads": 4, "head_dim": 32, "intermediate_size": 32 * 70, "vocab_size": 9001}
+SIZES = {
+    "hidden_size": 160,
+    "num_heads": 12,
+    "num_kv_heads": 4,
+    "head_dim": 32,
+    "intermediate_size": 32 * 70,
+    "vocab_size": 9001,
+}
 
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
     path = tmp_path_factory.mktemp("assembly") / "model.m"
-    write_tiny_model(
-        path, tiny_config("qwen3", hidden_size=160, num_layers=1, layers=tiny_config("qwen3").layers[:1], **SIZES)
-    )
+    write_tiny_model(path, tiny_config("qwen3", num_layers=1, **SIZES))
     with open_m_file(path) as file:
         yield file
 

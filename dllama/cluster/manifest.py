@@ -62,7 +62,7 @@ def manifest_size(config: ModelConfig) -> int:
     return DIGEST_SIZE * (1 + len(tiles_of(config)))
 
 
-def parse_manifest(config: ModelConfig, raw: bytes, manifest_id: bytes) -> Manifest:
+def parse_manifest(config: ModelConfig, raw: Bytes, manifest_id: bytes) -> Manifest:
     """Take a manifest from a peer or a file.
 
     Raises:
@@ -70,8 +70,8 @@ def parse_manifest(config: ModelConfig, raw: bytes, manifest_id: bytes) -> Manif
     """
     if len(raw) != manifest_size(config):
         raise DllamaError(f"manifest: expected {manifest_size(config)} bytes, found {len(raw)}")
-    manifest = Manifest(raw)
-    if manifest.id != manifest_id or not raw.startswith(_config_digest(config)):
+    manifest = Manifest(bytes(raw))
+    if manifest.id != manifest_id or not manifest.raw.startswith(_config_digest(config)):
         raise DllamaError("manifest: expected the one that was announced, found another")
     return manifest
 
