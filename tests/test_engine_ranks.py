@@ -117,6 +117,16 @@ def test_uneven_shares(model, logits):
         assert error(engine.logits(TOKEN_IDS), logits) < TOLERANCES[DType.F32]
 
 
+@pytest.mark.parametrize(("world_size", "shares"), [(3, None), (4, None), (4, [1, 3, 2, 2]), (8, None)])
+def test_more_ranks_than_kv_heads(tmp_path, world_size, shares):
+    sizes = {"num_heads": 16, "num_kv_heads": 2, "intermediate_size": 256, "max_seq_len": 256}
+    write_tiny_model(tmp_path / "model.m", tiny_config(weight_type=DType.F32, **sizes))
+    with Engine.load(tmp_path / "model.m", num_threads=1) as engine:
+        expected = engine.logits(TOKEN_IDS)
+    with ranks(tmp_path / "model.m", world_size, shares, wire_type=DType.F32) as engine:
+        assert error(engine.logits(TOKEN_IDS), expected) < TOLERANCES[DType.F32]
+
+
 def test_scores(model):
     with Engine.load(model, num_threads=1) as engine:
         expected = engine.score(TOKEN_IDS)

@@ -160,7 +160,7 @@ def _table(head: Sequence[str], rows: Iterable[list[str]]) -> list[str]:
 def _wire_lines(facts: dict[str, Any]) -> list[str]:
     wire_type, decode, prompt = facts["wire_type"], facts["decode_exchange"], facts["prompt_exchange"]
     return [
-        f"{wire_type} between nodes; {decode} exchange for generated tokens, {prompt} for prompts",
+        f"exchanges in {wire_type}: {decode} for generated tokens, {prompt} for prompts",
         "(a cluster chooses by what it measures)",
     ]
 
