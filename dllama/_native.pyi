@@ -59,12 +59,19 @@ def sample(logits: F32Array, temperature: float, top_k: int, top_p: float, min_p
 class Group:
     """This rank's links to all others. World size 1 needs no links, and makes every exchange a no-op."""
 
-    def __init__(self, rank: int = 0, fds: Sequence[int] = ()) -> None:
-        """``fds``: connected stream sockets to every other rank, ascending by rank; duplicated, the caller's stay open."""
+    def __init__(self, rank: int = 0, fds: Sequence[int] = (), names: Sequence[str] = ()) -> None:
+        """Take over links.
+
+        fds: connected stream sockets to every other rank, ascending by rank; duplicated, the caller's stay open.
+        names: of the same ranks, as error texts begin with them ("worker 10.0.0.2:9999"); empty: "rank N".
+        """
     @property
     def rank(self) -> int: ...
     @property
     def world_size(self) -> int: ...
+    @property
+    def failed_rank(self) -> int | None:
+        """The rank whose link failed first; None if all is well, or ``abort`` came first. For any thread."""
     def abort(self, reason: str) -> None:
         """End any wait in this group now, from any thread: the running step raises GroupFailedError(reason)."""
 
@@ -133,6 +140,13 @@ class Node:
         pages: ``[P, 3]`` of (slot, page index, page id), written into the page tables before the step.
         wants: ``[W, 3]`` of (row of embeddings, WANT_LOGITS or WANT_SCORE, token id to score), one per row, ascending.
         """
+    scatter_from: int
+    """Rank 0: steps of at least so many tokens exchange their sums by reduce-scatter and all-gather, others directly.
+
+    0, the default: all directly. Results are the same, bit for bit.
+    """
+    def probe(self, num_tokens: int, scatter: bool) -> float:
+        """Rank 0: seconds that one exchange of a layer takes on all nodes for ``num_tokens`` (1 to max_tokens)."""
     def follow(self) -> None:
         """Serve rank 0's steps until it stops the group. Raises GroupFailedError if it is lost."""
     def stop(self) -> None:

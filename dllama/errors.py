@@ -8,6 +8,8 @@ DllamaError              1  anything that went wrong while running
 │   └── UnsupportedModel    a sound file of a model that dllama cannot run
 ├── TemplateError        3  a chat template that is broken or does what templates may not do (in dllama.text)
 ├── EngineStopped        1  a step failed for good (in dllama.engine)
+├── ClusterError         4  a worker that cannot be reached, authenticated or used
+│   └── WorkerLost       7  a worker that went away while in use
 ├── DownloadFailed       6  what is there is kept (in dllama.hub, as the next two)
 ├── NotEnoughDisk        5
 ├── SetupError           1  .venv could not be made or the core not compiled
@@ -65,3 +67,24 @@ class NotEnoughMemory(DllamaError):
     """The plan needs more memory than is free; raised before anything is allocated."""
 
     exit_code = 5
+
+
+class ClusterError(DllamaError):
+    """A worker, or a root, that cannot be reached, authenticated or used."""
+
+    exit_code = 4
+
+
+class WorkerLost(ClusterError):
+    """A worker that went away while it was needed.
+
+    Args:
+        name: The worker as the user named it, e.g. ``"10.0.0.2:9999"``.
+        why: What was seen of it last.
+    """
+
+    exit_code = 7
+
+    def __init__(self, name: str, why: str) -> None:
+        self.name, self.why = name, why
+        super().__init__(f"worker {name} was lost: {why}")

@@ -103,7 +103,7 @@ def test_plans_that_cannot_be(model: Path, capsys: pytest.CaptureFixture[str]) -
     error = fails(capsys, "--model", model, "--nodes", 5)
     assert "expected 1 to 4, as this model has 4 blocks of 32 FFN columns to share out, found 5" in error
     assert "expected 3 positive numbers" in fails(capsys, "--model", model, "--nodes", 3, "--shares", "1,2")
-    assert "expected 2 positive numbers" in fails(capsys, "--model", model, "--nodes", 2, "--shares", "1,0")
+    assert "found '0'" in fails(capsys, "--model", model, "--nodes", 2, "--shares", "1,0")
     assert "'x'" in fails(capsys, "--model", model, "--nodes", 2, "--shares", "1,x")
     assert "--nodes" in fails(capsys, "--model", model)
     assert "found '0'" in fails(capsys, "--model", model, "--nodes", 0)

@@ -16,7 +16,7 @@ ROOT = Path(folders.__file__).resolve().parents[2]
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_DATA_HOME"):
+    for name in ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("DLLAMA_MODELS", str(tmp_path / "models"))
@@ -39,6 +39,7 @@ def test_folders_follow_xdg(home: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert folders.config_file() == home / ".config/dllama/config.toml"
     assert folders.state_dir() == home / ".local/state/dllama"
     assert folders.data_dir() == home / ".local/share/dllama"
+    assert folders.cache_dir() == home / ".cache/dllama"
     monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "c"))
     monkeypatch.setenv("XDG_STATE_HOME", "not/absolute")
     monkeypatch.setenv("XDG_DATA_HOME", "")

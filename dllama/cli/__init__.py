@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "chat": "talk to a model",
     "inference": "generate text after a prompt, with the time of every step",
+    "worker": "lend this machine's memory and cores to a root on another machine",
     "perplexity": "measure how well a model predicts a text",
     "bench": "measure prompt processing and generation speed, as llama-bench does",
     "plan": "show who owns what of a model on several nodes, and what it costs",

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dllama.cli.cluster_flags import add_cluster_flags, add_wire_flag, wire_type
 from dllama.cli.common import find_model, say
 from dllama.cli.parser import file_name, list_of, whole
 from dllama.errors import UsageError
@@ -51,6 +52,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_const", const="json", dest="output", help="the same as -o json")
     parser.add_argument("--no-warmup", action="store_true", help="leave out the unmeasured run")
+    add_cluster_flags(parser)
+    add_wire_flag(parser)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +207,8 @@ def _records_of(
     fillers = max((Bench.fillers(test, longest, batch) for test in tests), key=len)
     room = longest + sum(filler + 2 * PAGE for filler in fillers)
     options: dict[str, Any] = {"num_threads": threads, "max_batch_tokens": batch, "max_seq_len": longest}
+    options |= {"workers": args.workers or None, "shares": args.shares, "key_file": args.key_file}
+    options["wire_type"] = wire_type(args)
     with Engine.load(model, kv_tokens=room, **options) as engine:
         if engine.max_seq_len < longest:
             raise UsageError(f"{model} has a context of {engine.max_seq_len}, the tests need {longest}")

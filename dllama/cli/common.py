@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dllama.cli import cluster_flags
 from dllama.cli.parser import Refused, file_name, whole
 from dllama.errors import UsageError
 
@@ -21,12 +22,12 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
+    from dllama.cluster import Cluster
     from dllama.engine import Engine, Output
     from dllama.text.tokenizer import Tokenizer
 
 MIB = 1 << 20
 PATIENCE_S = 10  # loading says how far it is when it takes longer than this
-_ONE_MACHINE = "this version runs on one machine; leave the flag away"
 _CPU_ONLY = "dllama runs on CPUs only; leave the flag away"
 
 
@@ -54,11 +55,9 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model and machine")
     add_file_flags(group)
     add_size_flags(group)
-    group.add_argument("--net-turbo", type=whole(0, 1), metavar="0|1", help="accepted and ignored: always on")
     group.add_argument("--json", action="store_true", help="print JSON and nothing else")
-    group.add_argument("--workers", action=Refused, why=_ONE_MACHINE)
-    group.add_argument("--gpu-index", action=Refused, why=_CPU_ONLY)
-    group.add_argument("--gpu-segments", action=Refused, why=_CPU_ONLY)
+    add_ignored_flags(group)
+    cluster_flags.add_cluster_flags(parser)
 
 
 def add_size_flags(group: argparse._ActionsContainer) -> None:
@@ -73,11 +72,14 @@ def add_size_flags(group: argparse._ActionsContainer) -> None:
         metavar="N",
         help="longest context, at most the model's (default: the model's, 8192 or what memory allows)",
     )
-    group.add_argument(
-        "--buffer-float-type",
-        choices=["f32", "f16", "q80"],
-        help="number type of activations between machines (default: q80 for quantized models, else f32)",
-    )
+    cluster_flags.add_wire_flag(group)
+
+
+def add_ignored_flags(group: argparse._ActionsContainer) -> None:
+    """Add flags of distributed-llama's that change nothing here, or cannot be served."""
+    group.add_argument("--net-turbo", type=whole(0, 1), metavar="0|1", help="accepted and ignored: always on")
+    group.add_argument("--gpu-index", action=Refused, why=_CPU_ONLY)
+    group.add_argument("--gpu-segments", action=Refused, why=_CPU_ONLY)
 
 
 def add_file_flags(group: argparse._ArgumentGroup) -> None:
@@ -155,39 +157,45 @@ def read_prompt(args: argparse.Namespace) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What is known before weights are loaded: a tokenizer that fits the model, and the longest context."""
+    """What is known before weights are loaded: a tokenizer that fits the model, the longest context, the workers."""
 
     tokenizer: Tokenizer
     context: int
     model_context: int  # the most that --max-seq-len can give
+    cluster: Cluster | None = None
 
 
 def prepare(args: argparse.Namespace, show: Callable[[str], None]) -> Prepared:
-    """Find and open both files, compare the need of memory with what is free, and show the facts.
+    """Find and open both files, reach the workers, compare the need of memory with what is free, and show the facts.
 
-    Nearly all that can go wrong goes wrong here, within a second.
+    Nearly all that can go wrong goes wrong here, within seconds.
     """
     from dllama import machine
+    from dllama.engine.opening import settle
     from dllama.engine.prompts import open_tokenizer
-    from dllama.engine.sizing import NodeOptions, settle_size
+    from dllama.engine.sizing import NodeOptions
     from dllama.formats.m_file import open_m_file
-    from dllama.plan import make_plan
     from dllama.version import isa
 
     find_files(args)
     level = isa()
-    options = NodeOptions(num_threads=args.nthreads or machine.physical_cores(), max_seq_len=args.max_seq_len or None)
+    options = NodeOptions(
+        num_threads=args.nthreads or machine.physical_cores(),
+        max_seq_len=args.max_seq_len or None,
+        wire_type=cluster_flags.wire_type(args),
+    )
     with open_m_file(args.model) as model:
         tokenizer = open_tokenizer(args.tokenizer, model.config)
         assert tokenizer is not None
-        size = settle_size(model.config, make_plan(model.config), 0, options, machine.available_memory())
+        cluster = cluster_flags.connect(args, show)
+        size = settle(model.config, options, cluster)
         facts = {"📄": tokenizer.summary(), "💡": model.summary(size.max_seq_len)}
     for mark, values in facts.items():
         for name, value in values.items():
             show(f"{mark} {name}: {value}")
     show(f"📀 RequiredMemory: {size.memory.total // MIB} MB")
     show(f"🧠 CPU: {level}")
-    return Prepared(tokenizer, size.max_seq_len, model.config.max_seq_len)
+    return Prepared(tokenizer, size.max_seq_len, model.config.max_seq_len, cluster)
 
 
 def load_engine(
@@ -197,14 +205,21 @@ def load_engine(
     from dllama.engine import Engine
 
     show("💿 Loading weights...")
-    engine = Engine.load(
-        args.model,
-        prepared.tokenizer,
-        num_threads=args.nthreads,
-        max_seq_len=prepared.context,
-        step_seconds=step_seconds,
-        progress=_Progress(show),
-    )
+    bars = cluster_flags.Bars(show, is_live=not args.json)
+    try:
+        engine = Engine.load(
+            args.model,
+            prepared.tokenizer,
+            num_threads=args.nthreads,
+            max_seq_len=prepared.context,
+            step_seconds=step_seconds,
+            wire_type=cluster_flags.wire_type(args),
+            workers=prepared.cluster,
+            node_progress=bars if prepared.cluster else None,
+            progress=_Progress(show),
+        )
+    finally:
+        bars.close()
     show("💿 Weights loaded")
     return engine
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from dllama.cli.cluster_flags import node_table, slowest
 from dllama.cli.common import (
     Prepared,
     StepCost,
@@ -55,6 +56,7 @@ class Run:
     evaluation: StepCost = field(default_factory=StepCost)
     prediction: StepCost = field(default_factory=StepCost)  # of the steps after the one that gave the first token
     outputs: list[Output] = field(default_factory=list)
+    nodes: list[dict[str, int | str]] = field(default_factory=list)  # counters of each
 
     def follow(self, engine: Engine, show: Callable[[str], None]) -> None:
         """Step until the request is done, showing a line for each prompt chunk and each token."""
@@ -118,6 +120,8 @@ def as_json(run: Run, args: argparse.Namespace, seed: int | None) -> dict[str, A
         "seed": seed,
         "evaluation": _speed(run.num_prompt_tokens, run.num_prompt_tokens, run.evaluation),
         "prediction": _speed(len(run.outputs), len(run.outputs) - 1, run.prediction),
+        "nodes": run.nodes,
+        "slowest": slowest(run.nodes),
         "logprobs": [_logprobs(output) for output in run.outputs] if args.logprobs else None,
     }
 
@@ -156,10 +160,13 @@ def run(args: argparse.Namespace) -> None:
         this = Run(prompt, len(tokens), engine.options.max_batch_tokens)
         engine.add(tokens, sampling)
         this.follow(engine, show)
+        this.nodes = engine.nodes()
+    if prepared.cluster:
+        show("⭕ Network is closed")
     if args.json:
         say(to_json(as_json(this, args, sampling.seed)))
         return
-    for line in summary_lines(this):
+    for line in [*summary_lines(this), *node_table(this.nodes)]:
         say(line)
     if args.text:
         say(f"\n{prompt}{this.text}")

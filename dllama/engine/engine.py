@@ -17,7 +17,8 @@ import numpy.typing as npt
 from dllama import _native, machine
 from dllama.config import DType, ModelConfig
 from dllama.engine.executor import Executor
-from dllama.engine.loading import Progress, open_node
+from dllama.engine.loading import Progress
+from dllama.engine.opening import NodeProgress, join, open_nodes
 from dllama.engine.pages import PagePool
 from dllama.engine.params import Output, SamplingParams
 from dllama.engine.prompts import check_ids, check_length, check_path, open_tokenizer, to_token_ids
@@ -29,6 +30,7 @@ from dllama.errors import UsageError
 from dllama.plan import MemoryPlan
 
 if TYPE_CHECKING:
+    from dllama.cluster import Cluster
     from dllama.formats.m_file import ModelFile
     from dllama.text.tokenizer import Tokenizer
 
@@ -51,11 +53,17 @@ class Engine:
     """
 
     def __init__(
-        self, node: _native.Node, file: ModelFile, tokenizer: Tokenizer | None, options: NodeOptions, size: NodeSize
+        self,
+        node: _native.Node,
+        file: ModelFile,
+        tokenizer: Tokenizer | None,
+        options: NodeOptions,
+        size: NodeSize,
+        cluster: Cluster | None = None,
     ) -> None:
-        """Take over a node whose weights are loaded, and the open file that its embeddings come from.
+        """Take over a node whose weights are loaded, the open file that its embeddings come from, and its cluster.
 
-        Use ``Engine.load``; this is for those who make nodes themselves, as the cluster does.
+        Use ``Engine.load``; this is for those who make nodes themselves.
         """
         self.config: ModelConfig = file.config
         self.tokenizer, self.options = tokenizer, options
@@ -63,8 +71,8 @@ class Engine:
         self.memory: MemoryPlan = size.memory
         pool = PagePool(size.num_pages, size.num_slots, _native.PAGE_SIZE)
         scheduler = Scheduler(pool, options.max_batch_tokens, max_logits(self.config), options.step_seconds)
-        self._executor = Executor(node, scheduler, file.embedding_rows)
-        self._file = file
+        self._executor = Executor(node, scheduler, file.embedding_rows, cluster.explain if cluster else None)
+        self._file, self._cluster = file, cluster
         self._requests: dict[int, Generation] = {}
         self._ready: list[Output] = []  # for step()
         self._inboxes: dict[int, list[Output]] = {}  # for generate(), by request
@@ -82,9 +90,14 @@ class Engine:
         kv_type: DType | None = None,
         kv_tokens: int | None = None,
         step_seconds: float | None = None,
+        workers: Sequence[str] | Cluster | None = None,
+        shares: Sequence[float] | None = None,
+        key_file: FilePath | None = None,
+        wire_type: DType | None = None,
         progress: Progress | None = None,
+        node_progress: NodeProgress | None = None,
     ) -> Self:
-        """Load a model into memory.
+        """Load a model into memory, here or shared out among this machine and others.
 
         Args:
             model: A ``.m`` file. It stays open: embedding rows are read when they are needed.
@@ -97,9 +110,17 @@ class Engine:
                 ``max_seq_len``. No sequence can be longer.
             step_seconds: About how long a step that reads a prompt may last, and so a ``cancel`` wait; shorter steps
                 read a prompt a little slower. None: as long as ``max_batch_tokens`` take.
-            progress: Called with (bytes done, bytes in all) while weights are loaded.
+            workers: Addresses ``"host:port"`` of machines that run ``dllama worker``; None: this machine alone.
+            shares: Weight of each node, this machine first; None: equal.
+            key_file: The cluster's key; None: the one in ``DLLAMA_CLUSTER_KEY``, or none.
+            wire_type: ``DType.Q80``, ``F16`` or ``F32`` for activations between nodes; None: Q80 for quantized models,
+                else F32.
+            progress: Called with (bytes done, bytes in all) while this machine's weights are loaded.
+            node_progress: Called with (name of a node, bytes done, bytes in all) while a cluster's are; from any
+                thread.
 
         Raises:
+            ClusterError: A worker cannot be reached, or used. WorkerLost: One went away meanwhile.
             UsageError: An option out of range, no such file, or a tokenizer of another model.
             BadFile: A file that is not what it should be; UnsupportedModel: a model that dllama cannot run.
             NotEnoughMemory: With need and have in MiB; nothing was allocated.
@@ -115,16 +136,17 @@ class Engine:
             max_batch_tokens=max_batch_tokens,
             kv_type=kv_type,
             kv_tokens=kv_tokens,
+            wire_type=wire_type,
             step_seconds=step_seconds,
         )
         file = open_m_file(model)
         try:
             text = open_tokenizer(tokenizer, file.config)
-            node, size = open_node(file, options, progress)
+            nodes = open_nodes(file, options, join(workers, shares, key_file), progress, node_progress)
         except BaseException:
             file.close()
             raise
-        return cls(node, file, text, options, size)
+        return cls(nodes.root, file, text, options, nodes.size, nodes.cluster)
 
     @property
     def num_threads(self) -> int:
@@ -248,9 +270,17 @@ class Engine:
         """Give the node's steps, tokens, compute_us, sync_us, sent_bytes and received_bytes since it was loaded."""
         return self._executor.node.counters()
 
+    def nodes(self) -> list[dict[str, int | str]]:
+        """Give the counters of every node, by rank, each with its ``name``; workers are asked for theirs."""
+        others = self._cluster.counters() if self._cluster else []
+        names = self._cluster.names if self._cluster else ["the root"]
+        return [{"name": name, **counters} for name, counters in zip(names, [self.counters(), *others], strict=True)]
+
     def close(self) -> None:
-        """End all requests, free the memory and close the file; a second call does nothing."""
+        """End all requests, free the memory, here and on workers, and close the file; a second call does nothing."""
         self._executor.stop("it was closed")
+        if self._cluster is not None:
+            self._cluster.close()
         self._file.close()
 
     def __enter__(self) -> Self:

@@ -21,6 +21,7 @@ from dllama.errors import BadFile, DllamaError
 
 F32Array = npt.NDArray[np.float32]
 Embed = Callable[[Sequence[int]], F32Array]  # token ids -> [len, hidden_size]
+Explain = Callable[[Exception], DllamaError]
 
 
 class EngineStopped(DllamaError):
@@ -34,11 +35,12 @@ class Executor:
         node: Rank 0 of a group, weights loaded.
         scheduler: Chooses what runs; its pool has the node's pages and slots.
         embed: Gives the embedding rows of tokens.
+        explain: Turns a failed exchange into an error that names the node it is about; None: there is one node.
     """
 
-    def __init__(self, node: _native.Node, scheduler: Scheduler, embed: Embed) -> None:
+    def __init__(self, node: _native.Node, scheduler: Scheduler, embed: Embed, explain: Explain | None = None) -> None:
         self._node: _native.Node | None = node
-        self._scheduler, self._embed = scheduler, embed
+        self._scheduler, self._embed, self._explain = scheduler, embed, explain
         self._tasks: dict[TokenSequence, Task] = {}
         self._reason = ""  # why it stopped
 
@@ -129,9 +131,19 @@ class Executor:
         except BadFile as error:  # cut while in use: no later step can do better
             self.stop(f"a step failed: {error}")
             raise
+        except _native.GroupFailedError as error:
+            if self._explain is None:
+                raise self._stopped(error) from error
+            why = self._explain(error)
+            self.stop(f"a step failed: {why}")
+            raise why from error
         except Exception as error:  # whatever it was, the nodes may no longer agree on what is in their pages
-            self.stop(f"a step failed: {error}")
-            raise EngineStopped(f"a step failed: {error}; load the model again") from error
+            raise self._stopped(error) from error
+
+    def _stopped(self, error: Exception) -> EngineStopped:
+        """Stop for good, and make the error that says so."""
+        self.stop(f"a step failed: {error}")
+        return EngineStopped(f"a step failed: {error}; load the model again")
 
 
 def _matched(wants: list[Want], result: _native.StepResult) -> Iterator[tuple[Want, F32Array | np.float32]]:

@@ -61,6 +61,11 @@ class CheckedFile:
             raise self.bad("", f"a {self.what} file", "an empty file")
         return status.st_size
 
+    def identity(self) -> str:
+        """Say which file was opened, and as of when: another file or a change of this one gives another text."""
+        status = os.fstat(self._fd)
+        return f"{status.st_dev} {status.st_ino} {status.st_size} {status.st_mtime_ns}"
+
     def bad(self, place: str, expected: str, found: str) -> BadFile:
         """Build the error that says what is wrong at ``place``."""
         return BadFile(self.path, place, expected, found)

@@ -112,6 +112,10 @@ class ModelFile:
             )
         return facts
 
+    def identity(self) -> str:
+        """Say which file this is, and as of when, as ``CheckedFile.identity``."""
+        return self._file.identity()
+
     def close(self) -> None:
         """Close the file; tensors can no longer be read."""
         self._file.close()

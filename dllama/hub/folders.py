@@ -74,6 +74,11 @@ def state_dir() -> Path:
     return _xdg("XDG_STATE_HOME", ".local/state")
 
 
+def cache_dir() -> Path:
+    """Where things are kept that can be made again, such as hashes of models; may not exist yet."""
+    return _xdg("XDG_CACHE_HOME", ".cache")
+
+
 def make_state_dir() -> Path:
     """Make ``state_dir()`` if it is not there, for this user's eyes only.
 

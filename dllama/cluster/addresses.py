@@ -1,0 +1,171 @@
+"""Where workers are: addresses as users write them, what they stand for, and sockets to and from them."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from dllama.errors import ClusterError, UsageError
+
+DEFAULT_PORT = 9990
+CONNECT_S = 5.0  # for an address to answer
+_HIGHEST_PORT = 65535
+# Two workers send each other no heartbeats: the kernel gives up a link whose data nobody acknowledges.
+_UNACKNOWLEDGED_MS = 8000
+_KEEPALIVE_S = 30  # routers forget connections that are idle for minutes
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A host, by name or number, and a port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        """Write it as ``host:port``, IPv6 numbers in brackets."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_address(text: str) -> Address:
+    """Read ``host``, ``host:port``, ``[ipv6]`` or ``[ipv6]:port``; raises UsageError if it is none of these."""
+    expected = f"worker address: expected host:port, e.g. 10.0.0.2:9999 or [fd00::2]:9999, found {text!r:.80}"
+    if text.startswith("["):
+        host, _, port = text[1:].partition("]")
+        is_number = _is_ipv6(host) and (not port or port.startswith(":"))
+        host, port = (host, port[1:] if port else str(DEFAULT_PORT)) if is_number else ("", "")
+    elif text.count(":") > 1:
+        raise UsageError(f"{expected}; numbers of IPv6 stand in brackets")
+    else:
+        host, colon, port = text.partition(":")
+        port = port if colon else str(DEFAULT_PORT)
+    if not host or len(host) > 255 or any(char.isspace() or not char.isprintable() for char in host):
+        raise UsageError(expected)
+    if not (port.isascii() and port.isdecimal() and len(port) < 6 and 1 <= int(port) <= _HIGHEST_PORT):
+        raise UsageError(f"{expected}; ports are 1 to {_HIGHEST_PORT}")
+    return Address(host, int(port))
+
+
+def _is_ipv6(host: str) -> bool:
+    try:
+        return isinstance(ipaddress.ip_address(host), ipaddress.IPv6Address)
+    except ValueError:
+        return False
+
+
+def check_distinct(addresses: Sequence[Address]) -> None:
+    """Make sure that no worker is named twice, and that other workers can reach each.
+
+    Raises:
+        UsageError: They are not, or cannot.
+        ClusterError: A name that nobody knows.
+    """
+    seen: dict[tuple[str, int], Address] = {}
+    for address in addresses:
+        for number in sorted(numbers(address)):
+            other = seen.setdefault((number, address.port), address)
+            if other is not address:
+                raise UsageError(f"workers: {other} and {address} are the same worker; name it once")
+    local = [address for address in addresses if is_loopback(address.host)]
+    if local and len(local) < len(addresses):
+        raise UsageError(
+            f"workers: {local[0]} means a machine to itself, and other workers cannot reach it so; "
+            "name that worker by its machine's address in the network"
+        )
+
+
+def numbers(address: Address) -> set[str]:
+    """Give the IP numbers of a host; raises ClusterError if there is none."""
+    try:
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise ClusterError(f"worker {address}: no machine of that name is known ({why}); check the name") from None
+    return {str(info[4][0]) for info in found}
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host's numbers reach this machine alone; False for a name that is not known."""
+    try:
+        found = numbers(Address(host, DEFAULT_PORT))
+    except ClusterError:
+        return False
+    return all(ipaddress.ip_address(number.partition("%")[0]).is_loopback for number in found)
+
+
+def connect(address: Address, what: str) -> socket.socket:
+    """Connect to a worker, trying all its numbers.
+
+    Args:
+        address: The worker.
+        what: Who connects where, for messages: ``"worker 10.0.0.2:9999"``.
+
+    Raises:
+        ClusterError: Nobody answers there.
+    """
+    numbers(address)
+    try:
+        connection = socket.create_connection((address.host, address.port), CONNECT_S)
+    except ConnectionRefusedError:
+        hint = " (this machine; the root itself needs no entry)" if _is_here(address.host) else ""
+        raise ClusterError(
+            f"{what}: no worker listens there{hint}; start one: dllama worker --port {address.port}"
+        ) from None
+    except TimeoutError:
+        advice = "is the machine on, the address right, and the port open in its firewall?"
+        raise ClusterError(f"{what}: no answer within {CONNECT_S:.0f} s; {advice}") from None
+    except (OSError, UnicodeError) as error:
+        raise ClusterError(f"{what}: cannot be reached: {getattr(error, 'strerror', None) or error}") from None
+    if connection.getsockname() == connection.getpeername():  # a free port of this machine can connect to itself
+        connection.close()
+        raise ClusterError(f"{what}: no worker listens there; start one: dllama worker --port {address.port}")
+    tune(connection)
+    return connection
+
+
+def _is_here(host: str) -> bool:
+    """Whether a host is this machine, by an address of the network: one can listen there."""
+    if is_loopback(host):
+        return False
+    with suppress(OSError, UnicodeError), socket.create_server((host, 0)):
+        return True
+    return False
+
+
+def tune(connection: socket.socket) -> None:
+    """Send at once what is sent, and notice within seconds that nobody acknowledges it."""
+    options = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+    for name, value in (("TCP_USER_TIMEOUT", _UNACKNOWLEDGED_MS), ("TCP_KEEPIDLE", _KEEPALIVE_S)):
+        if hasattr(socket, name):
+            options.append((socket.IPPROTO_TCP, getattr(socket, name), value))
+    with suppress(OSError):  # the peer may be gone already, which the next read says better
+        for level, option, value in options:
+            connection.setsockopt(level, option, value)
+
+
+def listen(host: str | None, port: int) -> socket.socket:
+    """Listen on a host's address, or on all addresses of this machine if it is None.
+
+    Raises:
+        UsageError: The port is taken, or the address is not this machine's.
+    """
+    is_dual = host is None and socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if is_dual or (host and _is_ipv6(host)) else socket.AF_INET
+    if host and not _is_ipv6(host):
+        family = _family_of(host)
+    where = Address(host or "0.0.0.0", port)
+    try:
+        return socket.create_server((host or "", port), family=family, backlog=128, dualstack_ipv6=is_dual)
+    except OSError as error:
+        advice = "choose another --port, or end the program that has it" if error.errno == 98 else "check --host"
+        raise UsageError(f"cannot listen on {where}: {(error.strerror or str(error)).lower()}; {advice}") from None
+
+
+def _family_of(host: str) -> socket.AddressFamily:
+    try:
+        return socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][0]
+    except (OSError, UnicodeError):
+        raise UsageError(f"--host {host}: no machine of that name is known; give an address of this machine") from None

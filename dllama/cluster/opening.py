@@ -1,0 +1,157 @@
+"""From connected workers to a cluster that is ready for its first step: sizes, links, weights, and how to exchange."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from dllama import _native, machine
+from dllama.cluster.assembly import Assembly
+from dllama.cluster.channel import Channel, ChannelClosed
+from dllama.cluster.manifest import Manifest, manifest_of
+from dllama.cluster.protocol import PATIENCE_S, Loaded, Missing, Setup, from_bits
+from dllama.cluster.root import Cluster, Peer
+from dllama.cluster.transfer import stream_tiles
+from dllama.engine.loading import load_weights
+from dllama.engine.sizing import NodeOptions, NodeSize, make_node_config, settle_sizes
+from dllama.errors import ClusterError, NotEnoughMemory
+from dllama.plan import Plan, make_plan
+
+if TYPE_CHECKING:
+    from dllama.config import ModelConfig
+    from dllama.formats.m_file import ModelFile
+
+Progress = Callable[[str, int, int], None]  # (what or who, bytes done, bytes in all)
+
+_PROBED_TOKENS = (1, 4, 16, 64)
+_PROBES = 3
+_CLEARLY = 0.9  # of the direct exchange's time: differences below this are noise
+
+
+def settle_cluster(config: ModelConfig, options: NodeOptions, cluster: Cluster) -> tuple[Plan, list[NodeSize]]:
+    """Share the model out among connected nodes, and choose a context that fits what is free on each.
+
+    Raises:
+        UsageError: The model cannot be shared so. NotEnoughMemory: It does not fit.
+    """
+    plan = make_plan(config, cluster.world_size, cluster.shares)
+    others = (peer.facts.available_memory if peer.facts else None for peer in cluster.peers)
+    free = [machine.available_memory(), *others]
+    return plan, settle_sizes(config, plan, options, free, cluster.names)
+
+
+def open_cluster(
+    file: ModelFile, options: NodeOptions, cluster: Cluster, progress: Progress
+) -> tuple[_native.Node, NodeSize]:
+    """Make the root's node and bring every node its weights.
+
+    Args:
+        file: The model.
+        options: What is wanted of all nodes; threads are this one's.
+        cluster: Connected workers. On failure the caller closes it.
+        progress: Told how far each node is; the text names the node, or says ``"hashing"``.
+
+    Raises:
+        NotEnoughMemory, UsageError: As ``settle_cluster``, here or on a worker.
+        BadFile: The file changed or cannot be read.
+        ClusterError, WorkerLost: A worker cannot be used, or is gone.
+    """
+    plan, sizes = settle_cluster(file.config, options, cluster)
+    manifest = manifest_of(file, partial(progress, "hashing"))
+    size = sizes[0]
+    agreed = cluster.agree(partial(_setup_of, file, options, cluster, plan, size, manifest))
+    group = cluster.link()
+    try:
+        node = _native.Node(make_node_config(file.config, plan, options, size.num_pages, size.num_slots), group)
+    except MemoryError as error:
+        raise NotEnoughMemory(f"{error}; use a smaller model, or a shorter context (max_seq_len)") from error
+    for peer, answer in agreed.items():
+        if not answer.has_manifest:
+            _send_tile(cluster.link_of(peer), 0, manifest.raw)
+    _bring_weights(file, node, plan, cluster, progress)
+    try:
+        node.scatter_from = choose_exchange(node, cluster.world_size)
+    except _native.GroupFailedError as error:
+        raise cluster.explain(error) from error
+    return node, size
+
+
+def _setup_of(
+    file: ModelFile, options: NodeOptions, cluster: Cluster, plan: Plan, size: NodeSize, manifest: Manifest, peer: Peer
+) -> Setup:
+    return Setup(
+        rank=peer.rank,
+        names=cluster.names,
+        hosts=[(each.address.host, each.address.port) for each in cluster.peers],
+        config=file.config,
+        shares=None if cluster.shares is None else list(cluster.shares),
+        plan=plan.digest(),
+        wire_type=options.wire_type_for(file.config),
+        kv_type=options.kv_type_for(file.config),
+        max_seq_len=size.max_seq_len,
+        kv_tokens=options.kv_tokens or size.max_seq_len,
+        max_batch_tokens=options.max_batch_tokens,
+        manifest=manifest.id,
+    )
+
+
+def _bring_weights(file: ModelFile, node: _native.Node, plan: Plan, cluster: Cluster, progress: Progress) -> None:
+    """Load the root's slices and send the workers what they lack, until all are loaded."""
+    own = Assembly(file.config, plan.shards[0], node)
+    wanted = _wanted(cluster.gather(Missing), len(own.tiles))
+    if wanted:  # one reading of the file serves all
+        _send(file, cluster, {0: own.needed, **wanted}, own, progress)
+    else:
+        load_weights(node, file, plan.shards[0], partial(progress, cluster.names[0]))
+    while wanted := _wanted(cluster.gather(Loaded, Missing), len(own.tiles)):  # what was damaged in a cache
+        _send(file, cluster, wanted, own, progress)
+
+
+def _wanted(messages: dict[Peer, Missing | Loaded], num_tiles: int) -> dict[int, list[int]]:
+    """Give the tiles that each rank lacks, of those that lack some."""
+    wanted: dict[int, list[int]] = {}
+    for peer, message in messages.items():
+        if isinstance(message, Missing):
+            try:
+                wanted[peer.rank] = from_bits(message.tiles, num_tiles)
+            except ValueError as error:
+                raise ClusterError(f"{peer.title}: it asks for tiles that are none: {error}") from None
+    return {rank: indices for rank, indices in wanted.items() if indices}
+
+
+def _send(file: ModelFile, cluster: Cluster, wanted: dict[int, list[int]], own: Assembly, progress: Progress) -> None:
+    names = cluster.names
+    sinks = {peer.rank: partial(_send_tile, cluster.link_of(peer)) for peer in cluster.peers}
+    try:
+        stream_tiles(
+            file, own.tiles, wanted, {0: own.take, **sinks}, lambda rank, *amounts: progress(names[rank], *amounts)
+        )
+    except ChannelClosed as error:
+        raise cluster.explain(error) from None
+
+
+def _send_tile(link: Channel, _index: int, data: bytes | bytearray | memoryview) -> None:
+    link.send_bytes(data, PATIENCE_S)
+
+
+def choose_exchange(node: _native.Node, world_size: int) -> int:
+    """Measure from how many tokens in a step on reduce-scatter and all-gather are faster than the direct exchange.
+
+    Both give the same bits. Between two nodes both move the same bytes, and the direct one waits once instead of twice.
+
+    Returns:
+        Tokens; larger than any step if it never is.
+    """
+    never = 1 << 30
+    if world_size == 2:
+        return never
+    best = never
+    for num_tokens in reversed(_PROBED_TOKENS):
+        direct, scatter = (
+            min(node.probe(num_tokens, is_scatter) for _ in range(_PROBES)) for is_scatter in (False, True)
+        )
+        if scatter > _CLEARLY * direct:
+            break
+        best = num_tokens
+    return best

@@ -1,0 +1,249 @@
+"""One root's session on a worker, from its first message to the freeing of all memory.
+
+Everything that the root says is checked against what this worker computes itself: the plan, the sizes, the memory that
+is free. What the worker allocates is what the agreed plan needs, and it connects to nobody but the workers that its
+root has named.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from dllama import _native, machine
+from dllama.cluster import handshake, protocol
+from dllama.cluster.addresses import Address, connect
+from dllama.cluster.auth import link_key
+from dllama.cluster.cache import TileCache
+from dllama.cluster.channel import Channel, ChannelClosed
+from dllama.cluster.control import Control, Lost
+from dllama.cluster.protocol import Agreed, Connect, Facts, Failed, Hello, Linked, Loaded, Refused, Setup
+from dllama.cluster.reception import cached_manifest, receive_manifest, receive_weights
+from dllama.engine.sizing import NodeOptions, NodeSize, make_node_config, settle_size
+from dllama.errors import ClusterError, DllamaError
+from dllama.plan import Plan, make_plan
+
+MIB = 1 << 20
+LINK_S = 20.0  # for all other nodes to link to this one
+_Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """What a worker's user decides.
+
+    Attributes:
+        num_threads: Compute threads.
+        key: The cluster's key; None: anybody who can connect may use this worker.
+        cache_dir: Where weights are kept for the next time.
+        cache_bytes: Most bytes kept there; 0: none are.
+    """
+
+    num_threads: int
+    cache_dir: Path
+    cache_bytes: int
+    key: bytes | None = None
+
+
+class Session:
+    """Serves one root.
+
+    Args:
+        channel: The control connection, authenticated; the session closes it.
+        session_id: The cluster's name for itself, which its links carry too.
+        options: The worker's.
+        say: Takes lines for the worker's user.
+    """
+
+    def __init__(self, channel: Channel, session_id: bytes, options: WorkerOptions, say: _Say) -> None:
+        self.session_id, self.root = session_id, channel.peer
+        self._channel, self._options, self._say = channel, options, say
+        self._links: dict[int, Channel] = {}
+        self._linked = threading.Condition()
+        self._setup: Setup | None = None
+        self._group: _native.Group | None = None
+        self._node: _native.Node | None = None
+        self._lost = ""  # why the session is over
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether it is over, and only its memory is not freed yet."""
+        return bool(self._lost)
+
+    def run(self) -> None:
+        """Serve the root until it ends the session, is lost, or something fails; frees everything."""
+        self._say(f"⭕ The root node has connected: {self.root}")
+        self._control = Control(self._channel, self._counters, self.abort)
+        try:
+            self._serve()
+            self.abort("the root has ended the session")
+        except (Lost, ChannelClosed) as error:
+            self.abort(f"the root is gone: {error}")
+        except _native.GroupFailedError as error:
+            self._fail(str(error), self._failed_rank())
+        except DllamaError as error:
+            self._fail(str(error), self._rank, error.exit_code)
+        except MemoryError as error:
+            self._fail(str(error) or "the system refused memory", self._rank, 5)
+        except Exception as error:  # noqa: BLE001  # a fault of ours must not end the worker
+            self._fail(f"internal error: {type(error).__name__}: {error}", self._rank)
+        self._free()
+        self._say(f"🛑 The session is over: {self._lost}")
+
+    def abort(self, reason: str) -> None:
+        """End the session from any thread: all its waits end, and its memory is freed."""
+        self._lost = self._lost or reason
+        if self._group is not None:
+            self._group.abort(reason)
+        with self._linked:
+            for link in self._links.values():
+                link.shut()
+            self._linked.notify_all()
+        self._channel.shut()
+
+    def expects(self, session_id: bytes, rank: int) -> bool:
+        """Whether a link from node ``rank`` is due."""
+        return (
+            session_id == self.session_id
+            and self._setup is not None
+            and 0 <= rank < self._setup.rank
+            and rank not in self._links
+            and not self._lost
+        )
+
+    def add_link(self, rank: int, link: Channel) -> None:
+        """Take an authenticated link from a node of lower rank."""
+        with self._linked:
+            if not self.expects(self.session_id, rank):
+                link.close()
+                return
+            self._links[rank] = link
+            self._linked.notify_all()
+
+    @property
+    def _rank(self) -> int:
+        return self._setup.rank if self._setup else -1
+
+    def _counters(self) -> dict[str, int]:
+        node = self._node
+        return node.counters() if node is not None else {}
+
+    def _failed_rank(self) -> int:
+        rank = self._group.failed_rank if self._group is not None else None
+        return self._rank if rank is None else rank
+
+    def _serve(self) -> None:
+        self._control.send(_facts(self._options))
+        setup = self._control.receive(Setup)
+        try:
+            plan, options, size = check_setup(setup, self._options.num_threads)
+        except DllamaError as error:
+            self._lost = str(error)
+            self._control.send(Refused(self._lost, error.exit_code))
+            return
+        self._setup = setup
+        cache = TileCache(self._options.cache_dir, self._options.cache_bytes)
+        manifest = cached_manifest(setup, cache)
+        self._say(f"⭕ nNodes: {len(setup.names)}")
+        self._say(f"⭕ NodeIndex: {setup.rank}")
+        self._say(f"📀 RequiredMemory: {size.memory.total // MIB} MB")
+        self._control.send(Agreed(manifest is not None))
+        self._control.receive(Connect)
+        self._link_up(setup)
+        self._node = self._make_node(setup, plan, options, size)
+        self._control.send(Linked())
+        manifest = manifest or receive_manifest(setup, self._links[0], cache)
+        receive_weights(self._node, setup, plan, manifest, self._links[0], self._control, cache, self._say)
+        self._control.send(Loaded())
+        self._say("💿 Weights loaded")
+        self._node.follow()
+
+    def _link_up(self, setup: Setup) -> None:
+        """Link to the nodes of higher rank, and wait for those of lower rank to link to this one."""
+        key = link_key(self._options.key, self.session_id)
+        for rank in range(setup.rank + 1, len(setup.names)):
+            link = open_link(setup, rank, setup.rank, self.session_id, key)
+            with self._linked:
+                self._links[rank] = link
+        deadline = time.monotonic() + LINK_S
+        with self._linked:
+            while not self._lost and len(self._links) < len(setup.names) - 1:
+                if not self._linked.wait(deadline - time.monotonic()):
+                    absent = min(set(range(setup.rank)) - {*self._links})
+                    raise ClusterError(f"{setup.names[absent]} has not linked to it within {LINK_S:.0f} s")
+        if self._lost:
+            raise Lost(self._lost)
+
+    def _make_node(self, setup: Setup, plan: Plan, options: NodeOptions, size: NodeSize) -> _native.Node:
+        others = sorted(self._links)
+        fds = [self._links[rank].socket.fileno() for rank in others]
+        self._group = _native.Group(setup.rank, fds, [setup.names[rank] for rank in others])
+        if self._lost:
+            raise Lost(self._lost)
+        config = make_node_config(setup.config, plan, options, size.num_pages, size.num_slots)
+        return _native.Node(config, self._group)
+
+    def _fail(self, reason: str, rank: int, exit_code: int = 4) -> None:
+        """Tell the root, unless it is gone, and end the session."""
+        if self._lost:
+            return
+        self._lost = reason
+        with suppress(Lost):
+            self._control.send(Failed(reason[:1000], rank, exit_code))
+            self._control.finish()
+
+    def _free(self) -> None:
+        self._control.close()
+        self._node = self._group = None
+        with self._linked:
+            for link in self._links.values():
+                link.close()
+            self._links.clear()
+
+
+def open_link(setup: Setup, rank: int, own_rank: int, session_id: bytes, key: bytes) -> Channel:
+    """Link to the worker of ``rank``; raises ClusterError if it cannot be reached, or is another."""
+    name = setup.names[rank]
+    channel = Channel(connect(Address(*setup.hosts[rank - 1]), name))
+    try:
+        handshake.connect(channel, Hello("link", b"", False, session_id, own_rank), key, name)
+    except BaseException:
+        channel.close()
+        raise
+    return channel
+
+
+def _facts(options: WorkerOptions) -> Facts:
+    from dllama.version import build, isa
+
+    return Facts(build()["commit"], isa(), options.num_threads, machine.available_memory())
+
+
+def check_setup(setup: Setup, num_threads: int) -> tuple[Plan, NodeOptions, NodeSize]:
+    """Compute the plan and this node's sizes, and compare them with the root's and with the memory that is free.
+
+    Raises:
+        ClusterError: The root's numbers cannot be.
+        NotEnoughMemory: This machine has no room for its part.
+    """
+    world_size = len(setup.names)
+    if not (0 < setup.rank < world_size <= protocol.MAX_NODES and len(setup.hosts) == world_size - 1):
+        raise ClusterError(f"the root sent rank {setup.rank} of {world_size} nodes at {len(setup.hosts)} addresses")
+    if problem := setup.config.problem():
+        raise ClusterError(f"the root sent a model that cannot be: {problem}")
+    plan = make_plan(setup.config, world_size, setup.shares)
+    if plan.digest() != setup.plan:
+        raise ClusterError("root and worker compute different plans; install the same version of dllama on both")
+    options = NodeOptions(
+        num_threads=num_threads,
+        max_seq_len=setup.max_seq_len,
+        max_batch_tokens=setup.max_batch_tokens,
+        kv_type=setup.kv_type,
+        kv_tokens=setup.kv_tokens,
+        wire_type=setup.wire_type,
+    )
+    return plan, options, settle_size(setup.config, plan, setup.rank, options, machine.available_memory())
