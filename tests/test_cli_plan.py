@@ -58,8 +58,8 @@ def test_tables(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[5].split() == ["worker", "2", "2", "1", "32", "64"]
     assert lines[7].split() == ["MiB", "weights", "KV", "buffers", "total"]
     assert len(lines[8].split()) == 5
-    # Generated: 4 exchanges of 32 + 68 bytes to each of two, and a step frame of 32 + 16 + 24 + 68, or 64 bytes back.
-    assert lines[13].split()[:3] == ["root", f"{2 * (4 * 100 + 140) / 1024:.1f}", f"{2 * (4 * 100 + 64) / 1024:.1f}"]
+    # Generated: 4 exchanges of 32 + 68 bytes to each of two, and a step frame of 32 + 20 + 24 + 68, or 64 bytes back.
+    assert lines[13].split()[:3] == ["root", f"{2 * (4 * 100 + 144) / 1024:.1f}", f"{2 * (4 * 100 + 64) / 1024:.1f}"]
     assert lines[-1] == "held by several nodes, who share their query heads: KV heads 1"
     assert all(len(line) <= 80 and line == line.rstrip() for line in lines)
 
@@ -75,8 +75,8 @@ def test_json(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (facts["wire_type"], facts["context"], facts["problem"]) == ("f32", 4096, None)
     root, worker = facts["nodes"]
     assert (root["name"], sizes_of(root), sizes_of(worker)) == ("root", [4, 1, 64, 160], [4, 1, 64, 160])
-    assert root["decode"]["sent_bytes"] == 4 * (32 + 256) + 32 + 16 + 24 + 256
-    assert root["prompt"]["sent_bytes"] == (7 * 128 + 512 * (4 * 128 + 3 * 40) + 32 + 16 + 9 * 12 + 512 * 256) / 512
+    assert root["decode"]["sent_bytes"] == 4 * (32 + 256) + 32 + 20 + 24 + 256
+    assert root["prompt"]["sent_bytes"] == (7 * 128 + 512 * (4 * 128 + 3 * 40) + 32 + 20 + 9 * 12 + 512 * 256) / 512
     assert worker["decode"] == {name: root["decode"][other] for name, other in SWAPPED.items()}
     assert worker["prompt"] == {name: root["prompt"][other] for name, other in SWAPPED.items()}
     sizes = settle_sizes(CONFIG, make_plan(CONFIG, 2), NodeOptions(wire_type=DType.F32), [None, None])

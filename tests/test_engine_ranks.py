@@ -33,7 +33,7 @@ def make_groups(world_size: int) -> list[_native.Group]:
 
 
 @contextmanager
-def ranks(path, world_size: int, shares=None, **options) -> Iterator[Engine]:
+def ranks(path, world_size: int, shares=None, scatter_from: int = 0, **options) -> Iterator[Engine]:
     """An engine on rank 0, with followers in threads; it must end all of them."""
     node_options = NodeOptions(**options)
     file = open_m_file(path)
@@ -43,6 +43,7 @@ def ranks(path, world_size: int, shares=None, **options) -> Iterator[Engine]:
     nodes = [_native.Node(config, group) for group in make_groups(world_size)]
     for node, shard in zip(nodes, plan.shards, strict=True):
         load_weights(node, file, shard)
+    nodes[0].scatter_from = scatter_from
     threads = [threading.Thread(target=node.follow) for node in nodes[1:]]
     for thread in threads:
         thread.start()
@@ -127,14 +128,18 @@ def test_more_ranks_than_kv_heads(tmp_path, world_size, shares):
         assert error(engine.logits(TOKEN_IDS), expected) < TOLERANCES[DType.F32]
 
 
-def test_the_plan_counts_what_the_root_sends(model):
-    with ranks(model, 3, wire_type=DType.Q80) as engine:
-        engine.add(TOKEN_IDS[:20], SamplingParams(temperature=0.0, max_tokens=3))
-        engine.step()
-        before = engine.counters()["sent_bytes"]
-        engine.step()
-        counted = step_traffic(engine.config, 3, DType.Q80, Exchange.DIRECT, 1, 1)[0].sent
-        assert engine.counters()["sent_bytes"] - before == counted
+@pytest.mark.parametrize(("exchange", "scatter_from"), [(Exchange.DIRECT, 0), (Exchange.REDUCE_SCATTER, 1)])
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_the_plan_counts_what_the_root_sends(model, world_size, exchange, scatter_from):
+    with ranks(model, world_size, scatter_from=scatter_from, wire_type=DType.Q80) as engine:
+        engine.add(TOKEN_IDS[:128], SamplingParams(temperature=0.0, max_tokens=4))
+        sent = [0]
+        for _ in range(3):  # the prompt, a token that opens a page, and one that does not
+            engine.step()
+            sent.append(engine.counters()["sent_bytes"])
+        for step, num_tokens in ((0, 128), (2, 1)):
+            counted = step_traffic(engine.config, world_size, DType.Q80, exchange, num_tokens, 1)[0].sent
+            assert sent[step + 1] - sent[step] == counted
 
 
 def test_scores(model):

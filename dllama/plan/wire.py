@@ -1,6 +1,6 @@
 """How many bytes the nodes send each other in a step: pure arithmetic over the frames that the core exchanges.
 
-Knows the sizes of frames (``csrc/net/frame.h``, ``csrc/model/batch.h``), not what is in them. Heartbeats and the
+Knows the sizes of frames (``csrc/net/frame.h``, ``csrc/model/batch.cpp``), not what is in them. Heartbeats and the
 headers of TCP and IP come on top.
 """
 
@@ -13,7 +13,7 @@ from dllama.config import BLOCK_SIZE, DType, ModelConfig
 
 PAGE_SIZE = 64  # positions in one KV page, as in the core
 _HEADER = 32  # bytes before every message
-_COUNTS, _ITEM = 16, 12  # of a step frame: how many of each kind, and each span, page change and want
+_COUNTS, _ITEM = 20, 12  # of a step frame: how many of each kind and which exchange; each span, page change and want
 _CANDIDATES = 64  # about what a worker answers for one token that is sampled, its header included
 _SQUARES = 4  # the sum of squares of a node's range of one token, F32
 _ACTIVATION_BLOCK = BLOCK_SIZE + 4  # what quantized products read: 8-bit values and a scale in F32
