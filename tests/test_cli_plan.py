@@ -143,6 +143,7 @@ def test_an_impossible_need_of_memory_is_shown_and_fails(
 
 
 def test_nodes_without_attention_are_named() -> None:
-    facts = describe(3)
-    facts["nodes"][2]["heads"] = {"begin": 8, "end": 8}
+    config = tiny_config(num_heads=2, num_kv_heads=1, head_dim=32)
+    facts = plan.describe(config, make_plan(config, 3), OPTIONS, [None] * 3)
+    assert facts["nodes"][2]["kv_bytes"] == 0
     assert plan.lines(facts)[-1] == "no attention, as all heads are given out: worker 2"
