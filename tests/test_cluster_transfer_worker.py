@@ -1,5 +1,7 @@
 """A worker loads tiles: what it has is not sent, what is wrong is refused, and what rots is sent again."""
 
+import os
+
 import pytest
 from cluster_nodes import FakeNode, assert_same_weights, loaded_node, open_transfer_model  # type: ignore[import-not-found]
 
@@ -176,6 +178,20 @@ def test_rot_without_a_cache_that_can_be_written_asks_for_all_that_is_lacking(wo
     bad.path_of(needed[9]).unlink()
     bad.cache.problem = "no space"
     assert bad.load() == [[needed[9]], [needed[4], needed[9]]]
+
+
+def test_a_full_cache_keeps_what_this_session_needs(worker):
+    (needed,) = worker().load()
+    other = worker()
+    gone, kept = needed[:3], needed[3:]
+    for index in needed:
+        os.utime(other.path_of(index), (1, 1))
+    for index in gone:
+        other.path_of(index).unlink()
+    other.cache = TileCache(other.folder, sum(tiles_of(other.file.config)[index].num_bytes for index in kept))
+    assert other.load() == [gone]
+    assert "full" in other.cache.problem
+    assert worker().load() == [gone]
 
 
 def test_tiles_that_vanish_and_come_back_do_not_count_as_loaded(worker, monkeypatch):

@@ -12,9 +12,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from dllama.cluster.manifest import Progress, digest_of
+from dllama.cluster.manifest import digest_of
 from dllama.cluster.reading import Bytes, TileReader, look_ahead
 from dllama.cluster.tiles import Tile
+from dllama.engine.loading import Progress, start_thread
 from dllama.errors import DllamaError
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def stream_tiles(
 
     Raises:
         BadFile: The file changed or cannot be read.
+        NotEnoughMemory: The system refused a thread.
         Exception: What a sink raised, with a note that names its rank.
     """
     budget = _Budget(_BUFFERED_BYTES)
@@ -60,7 +62,7 @@ def stream_tiles(
     }
     try:
         for sender in senders.values():
-            sender.start()
+            start_thread(sender.start)
         _feed(file, tiles, wanted, senders, budget)
         _finish(senders)
         budget.check()
@@ -114,6 +116,7 @@ def load_tiles(
 
     Raises:
         DllamaError: The root sent something else than the tile it had announced.
+        NotEnoughMemory: The system refused a thread.
     """
     tiles, needed, absent = assembly.tiles, assembly.needed, frozenset(missing)
 
@@ -130,7 +133,8 @@ def load_tiles(
     def started(pool: ThreadPoolExecutor) -> Iterator[tuple[int, Future[Bytes | None]]]:
         for index in needed:
             size = tiles[index].num_bytes
-            yield size, pool.submit(fetch, index, receive(index, size) if index in absent else None)
+            data = receive(index, size) if index in absent else None
+            yield size, start_thread(pool.submit, fetch, index, data)
 
     cache.hold(digests[index] for index in needed)
     done, total, is_whole = 0, sum(tiles[index].num_bytes for index in needed), True
