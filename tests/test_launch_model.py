@@ -359,6 +359,8 @@ def test_checks_and_sets_up_before_downloading_and_then_runs(stages: Stages, tmp
 def test_runs_on_several_nodes(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_launch, "run_nodes", lambda command, nodes: 100 * nodes + (command[1] == "chat"))
     assert stages.run(ENTRY.name, "-y", "--nodes", "2") == 201
+    monkeypatch.setattr(model_plan, "free_memory", lambda: 900_000_000)  # half of the model has room, all has not
+    assert stages.run(ENTRY.name, "--nodes", "2") == NotEnoughMemory.exit_code
     assert stages.run(ENTRY.name, "--nodes", "1") == 0
     assert stages.stages[-1] == "run"
 

@@ -133,7 +133,8 @@ def test_signals_reach_the_root(number: signal.Signals, to_all: bool, status: in
     with chat() as (process, worker):
         send = os.killpg if to_all else os.kill
         send(process.pid, number)
-        assert process.wait(10) == status
+        out, err = process.communicate(timeout=20)
+        assert process.returncode == status, out + err
         assert not command_of(worker)
 
 
@@ -143,6 +144,23 @@ def test_lost_worker_is_named_with_its_last_words() -> None:
         _, err = process.communicate("hello\n", timeout=20)
     assert process.returncode in (4, 7)
     assert re.search(r"🚨 worker 127\.0\.0\.1:\d+ ended with exit code 137; it said last: 💿 Weights loaded\n$", err)
+
+
+@pytest.mark.parametrize("how", ["end of input", "SIGTERM"])
+def test_worker_ends_in_order(how: str) -> None:
+    command = [sys.executable, "-m", "dllama", "worker", "--port", "0", "--until-eof"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, text=True, env=ENV) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        while "Listening" not in process.stdout.readline():
+            pass
+        if how == "SIGTERM":
+            process.terminate()
+            assert process.wait(10) == 0
+        process.stdin.close()
+        assert process.stdout.read() == "🛑 Stopped\n"
+    assert process.returncode == 0
 
 
 def test_stopped_worker_is_ended_too() -> None:

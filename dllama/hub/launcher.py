@@ -37,7 +37,7 @@ That was the bundled model, on {where}. Next things to try:
 
   {dllama} chat --model demo
       talk to it
-  {launch} --list
+  python3 {launch} --list
       the models that can be downloaded by name, and talked to
   {dllama} chat --model YOUR.m --tokenizer YOUR.t
       a model file of distributed-llama's that you have
@@ -46,7 +46,7 @@ That was the bundled model, on {where}. Next things to try:
   {dllama} bench -m demo -p 64 -n 32
       how fast this machine is
   {dllama} worker --key-file cluster.key
-      on another machine: it takes its part of a model that runs here with --workers; docs/cluster.md says how
+      on another machine: takes its part of a model that runs here with --workers HOST:9990; see {guide}
   {dllama} doctor
       what could make it faster
   {dllama} --help
@@ -178,10 +178,10 @@ def run_demo(options: argparse.Namespace) -> int:
     nodes = options.nodes or DEMO_NODES
     status = run_nodes(command, nodes)
     if status == 0:
-        launch = checkout.from_here(checkout.ROOT / "launch.py")
-        where = "this machine's CPU" if nodes == 1 else f"a cluster of {nodes} nodes, all of them this machine"
-        names = {"dllama": checkout.from_here(dllama), "launch": f"python3 {launch}", "where": where}
-        print(NEXT_STEPS.format(**names), flush=True)
+        where = "this machine's CPU" if nodes == 1 else f"a cluster of {nodes} nodes, all of them on this machine"
+        files = {"dllama": dllama, "launch": checkout.ROOT / "launch.py", "guide": checkout.ROOT / "docs/cluster.md"}
+        paths = {name: checkout.from_here(file) for name, file in files.items()}
+        print(NEXT_STEPS.format(where=where, **paths), flush=True)
     return status
 
 

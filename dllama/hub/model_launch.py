@@ -76,9 +76,7 @@ def launch_model(entry: Entry, options: argparse.Namespace) -> int:
     command, nodes = _chat_command(found), options.nodes or 1
     if not options.skip_script:
         _write_script(entry, command, nodes)
-    if options.skip_run:
-        return 0
-    return run_nodes(command, nodes) if nodes > 1 else _become(command)
+    return 0 if options.skip_run else _run(entry, command, nodes)
 
 
 def _check_present(model: folders.Installed) -> None:
@@ -179,7 +177,12 @@ def _write_script(entry: Entry, command: list[str], nodes: int) -> None:
         print(f"📝 {checkout.from_here(path)} starts it again", flush=True)
 
 
-def _become(command: list[str]) -> int:
-    """Become the conversation: keys and exit code are its own."""
-    sys.stdout.flush()
-    os.execv(command[0], command)
+def _run(entry: Entry, command: list[str], nodes: int) -> int:
+    """Begin the conversation; on one node by becoming it, so that keys and exit code are its own."""
+    if nodes == 1:
+        sys.stdout.flush()
+        os.execv(command[0], command)
+    # Each node compares its own part alone with the memory that is free; here all parts are in one memory.
+    for problem in make_plan(entry, Server.from_environment(), is_offline=True).problems(is_run=True):
+        raise problem
+    return run_nodes(command, nodes)
