@@ -59,12 +59,19 @@ def sample(logits: F32Array, temperature: float, top_k: int, top_p: float, min_p
 class Group:
     """This rank's links to all others. World size 1 needs no links, and makes every exchange a no-op."""
 
-    def __init__(self, rank: int = 0, fds: Sequence[int] = ()) -> None:
-        """``fds``: connected stream sockets to every other rank, ascending by rank; duplicated, the caller's stay open."""
+    def __init__(self, rank: int = 0, fds: Sequence[int] = (), names: Sequence[str] = ()) -> None:
+        """Take over links.
+
+        fds: connected stream sockets to every other rank, ascending by rank; duplicated, the caller's stay open.
+        names: of the same ranks, as error texts begin with them ("worker 10.0.0.2:9999"); empty: "rank N".
+        """
     @property
     def rank(self) -> int: ...
     @property
     def world_size(self) -> int: ...
+    @property
+    def failed_rank(self) -> int | None:
+        """The rank whose link failed first; None if all is well, or ``abort`` came first. For any thread."""
     def abort(self, reason: str) -> None:
         """End any wait in this group now, from any thread: the running step raises GroupFailedError(reason)."""
 

@@ -133,10 +133,13 @@ void register_node(py::module_& m) {
   m.attr("WANT_SCORE") = static_cast<int>(WantKind::Score);
   register_config(m);
   py::class_<Group, std::shared_ptr<Group>>(m, "Group")
-      .def(py::init([](size_t rank, const std::vector<int>& fds) { return std::make_shared<Group>(rank, fds); }),
-           py::arg("rank") = 0, py::arg("fds") = std::vector<int>{})
+      .def(py::init([](size_t rank, const std::vector<int>& fds, const std::vector<std::string>& names) {
+             return std::make_shared<Group>(rank, fds, names);
+           }),
+           py::arg("rank") = 0, py::arg("fds") = std::vector<int>{}, py::arg("names") = std::vector<std::string>{})
       .def_property_readonly("rank", &Group::rank)
       .def_property_readonly("world_size", &Group::world_size)
+      .def_property_readonly("failed_rank", &Group::failed_rank)
       .def("abort", &Group::abort, py::arg("reason"));
   py::class_<StepResult>(m, "StepResult")
       .def_readonly("logits", &StepResult::logits)

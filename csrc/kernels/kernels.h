@@ -68,7 +68,7 @@ struct Kernels {
   // --- vectors of n floats, any n, any alignment ---
   // Sums are taken in an order that depends on n alone. Elements have the same bits however a range is cut into calls.
   void (*add)(float* x, const float* y, size_t n);  // x += y
-  float (*sum_squares)(const float* x, size_t n);
+  float (*sum_squares)(const float* x, size_t n);   // the same bits on every level, so that norms agree between nodes
   void (*scale_mul)(const float* x, const float* weight, float scale, float* out, size_t n);  // x * scale * weight
   void (*silu_mul)(const float* gate, const float* up, float* out, size_t n);                 // silu(gate) * up
   float (*max)(const float* x, size_t n);                                                     // n >= 1

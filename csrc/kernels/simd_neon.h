@@ -117,7 +117,9 @@ KERNEL_INLINE float first_lane(F32x8 v) {
   return vgetq_lane_f32(v.low, 0);
 }
 KERNEL_INLINE float sum_lanes(F32x8 v) {
-  return vaddvq_f32(vaddq_f32(v.low, v.high));
+  const float32x4_t sum = vaddq_f32(v.low, v.high);  // joined as AVX2 does it, for equal bits
+  const float32x2_t pair = vadd_f32(vget_low_f32(sum), vget_high_f32(sum));
+  return vget_lane_f32(pair, 0) + vget_lane_f32(pair, 1);
 }
 KERNEL_INLINE float max_lanes(F32x8 v) {
   return vmaxnmvq_f32(vmaxnmq_f32(v.low, v.high));

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <numeric>
 
+#include "net/wire.h"
+
 namespace dllama {
 
 namespace {
@@ -21,7 +23,22 @@ size_t unit_values(const NodeConfig& config, const Shard& shard) {
   return heads_per_unit(values, kBlockSize) * values;
 }
 
+// Sums of all tokens of the largest step, in the wire type.
+size_t sums_bytes(const NodeConfig& config) {
+  return config.max_tokens * wire_bytes(config.wire_type, config.hidden_size);
+}
+
 }  // namespace
+
+Range hidden_range(const NodeConfig& config, size_t rank) {
+  const Range blocks = split(config.hidden_size / kBlockSize, config.shards.size(), rank);
+  return {blocks.begin * kBlockSize, blocks.end * kBlockSize};
+}
+
+size_t range_record_bytes(const NodeConfig& config, size_t rank) {
+  const bool quantized = wants_quantized(config.weight_type);
+  return sizeof(float) + ActivationRows::wire_bytes(quantized, hidden_range(config, rank).size());
+}
 
 size_t heads_per_unit(size_t head_values, size_t unit) {
   return unit / std::gcd(head_values, unit);
@@ -35,6 +52,7 @@ ThreadBuffers::ThreadBuffers(const Kernels& kernels, const NodeConfig& config, c
     : residual(kRedundantTokens * config.hidden_size),
       normed(wants_quantized(config.weight_type), kRedundantTokens, config.hidden_size),
       scratch(config.hidden_size),
+      sum(config.hidden_size),
       heads(config.max_tokens * chunk_values(kernels, config)),
       gate(config.max_tokens * kChunkRows),
       up(config.max_tokens * kChunkRows),
@@ -53,6 +71,13 @@ Activations::Activations(const Kernels& kernels, const NodeConfig& config, const
       normed(wants_quantized(config.weight_type), config.max_tokens, config.hidden_size),
       attended(wants_quantized(config.weight_type), config.max_tokens, shard.num_heads * config.head_dim),
       gated(wants_quantized(config.weight_type), config.max_tokens, shard.intermediate_size) {
+  if (config.shards.size() > 1) {
+    sums_out = Buffer(sums_bytes(config));
+    for (const Shard& peer : config.shards) {
+      sums_in.emplace_back(&peer == &shard ? 0 : sums_bytes(config));
+      ranges.emplace_back(config.max_tokens * range_record_bytes(config, ranges.size()));
+    }
+  }
   for (size_t thread = 0; thread < config.num_threads; ++thread) threads.emplace_back(kernels, config, shard);
 }
 
@@ -65,6 +90,10 @@ size_t Activations::bytes(const Kernels& kernels, const NodeConfig& config, cons
   size_t total = tokens * (per_token + config.num_threads * per_thread) * sizeof(float);
   for (const size_t cols : {config.hidden_size, q_size, shard.intermediate_size}) {
     total += ActivationRows::bytes(quantized, tokens, cols);
+  }
+  const size_t ranks = config.shards.size();
+  for (size_t rank = 0; ranks > 1 && rank < ranks; ++rank) {
+    total += sums_bytes(config) + tokens * range_record_bytes(config, rank);
   }
   // Rows to score; on the root, where others' slices come together, as wide as the vocabulary.
   return total + kScoreRows * (padded(kernels, config.vocab_size) + kernels.row_group) * sizeof(float);

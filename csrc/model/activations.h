@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/os_memory.h"
+#include "base/thread_pool.h"
 #include "model/config.h"
 #include "ops/attention.h"
 #include "ops/matmul.h"
@@ -27,6 +28,11 @@ size_t heads_per_unit(size_t head_values, size_t unit);
 // Tokens whose attention is computed together: a tile.
 size_t tile_tokens(const Shard& shard);
 
+// The range of the hidden size that a rank sums up and normalizes: whole blocks, as even as they go; it may be empty.
+Range hidden_range(const NodeConfig& config, size_t rank);
+// Bytes of a rank's range of one token as it travels, normalized: the sum of its squares, then its columns.
+size_t range_record_bytes(const NodeConfig& config, size_t rank);
+
 // What one thread has for itself.
 struct ThreadBuffers {
   ThreadBuffers(const Kernels& kernels, const NodeConfig& config, const Shard& shard);
@@ -34,6 +40,7 @@ struct ThreadBuffers {
   std::vector<float> residual;  // [kRedundantTokens, hidden_size]
   ActivationRows normed;        // [kRedundantTokens, hidden_size]
   std::vector<float> scratch;   // [hidden_size]
+  std::vector<float> sum;       // [hidden_size] over the ranks
   std::vector<float> heads;     // [max_tokens, heads of a chunk x head_dim] keys or values before they are stored
   std::vector<float> gate;      // [max_tokens, kChunkRows]
   std::vector<float> up;        // [max_tokens, kChunkRows]
@@ -49,12 +56,16 @@ struct Activations {
   std::vector<size_t> slot;      // [max_tokens]
   Buffer cos, sin;               // [max_tokens, head_dim / 2]
   Buffer residual;               // [max_tokens, hidden_size]
-  Buffer update;                 // [max_tokens, hidden_size] what o_proj or down_proj adds to the residual
+  Buffer update;                 // [max_tokens, hidden_size] what this rank's o_proj or down_proj adds to the residual
   Buffer q;                      // [max_tokens, q_stride] rotated queries
   size_t q_stride;               // this rank's query outputs, padded to whole row groups
   ActivationRows normed;         // [max_tokens, hidden_size] input of q, k, v or gate, up
   ActivationRows attended;       // [max_tokens, this rank's query outputs] input of o_proj
   ActivationRows gated;          // [max_tokens, this rank's FFN columns] input of down_proj
+  // With other ranks (sync.h): sums of hidden values for and from them in the wire type, and normalized ranges.
+  Buffer sums_out;              // [max_tokens, hidden_size]
+  std::vector<Buffer> sums_in;  // [rank] the same; none of its own
+  std::vector<Buffer> ranges;   // [rank] [max_tokens] records, its own too
   std::vector<ThreadBuffers> threads;
 };
 

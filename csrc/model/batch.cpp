@@ -6,7 +6,7 @@
 #include <set>
 
 #include "base/errors.h"
-#include "net/group.h"
+#include "net/wire.h"
 
 namespace dllama {
 

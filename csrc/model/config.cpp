@@ -12,9 +12,10 @@ constexpr size_t kMaxHeads = size_t{1} << 12;  // heads, values of a head, layer
 constexpr size_t kMaxPages = size_t{1} << 24;  // of 64 positions: all positions stay below 2^31
 
 void check_shard(const NodeConfig& config, const Shard& shard) {
-  require(shard.num_heads > 0 && shard.num_kv_heads > 0, "every rank needs at least one head");
+  require((shard.num_heads > 0) == (shard.num_kv_heads > 0), "a rank owns query and KV heads, or neither");
   require(shard.num_heads <= kMaxHeads && shard.intermediate_size <= kMaxSize, "a rank's sizes are out of range");
-  require(shard.num_heads % shard.num_kv_heads == 0, "a rank's query heads must be a multiple of its KV heads");
+  require(!shard.has_attention() || shard.num_heads % shard.num_kv_heads == 0,
+          "a rank's query heads must be a multiple of its KV heads");
   require(shard.num_heads * config.head_dim % kBlockSize == 0, "a rank's query outputs must be a multiple of 32");
   require(shard.intermediate_size > 0 && shard.intermediate_size % kBlockSize == 0,
           "a rank's FFN columns must be a multiple of 32");

@@ -14,7 +14,8 @@ struct LayerSpec {
   bool has_qk_norm = false;  // RMSNorm of each query and key head before the rotation
 };
 
-// What one rank owns. Query heads come in whole groups of the KV heads owned.
+// What one rank owns. Query heads come as many for each KV head; several ranks may own the same KV head with query
+// heads of their own. A rank without heads takes no part in attention.
 struct Shard {
   size_t num_heads = 0;
   size_t num_kv_heads = 0;
@@ -22,7 +23,8 @@ struct Shard {
   size_t vocab_begin = 0;
   size_t vocab_end = 0;
   size_t vocab_size() const { return vocab_end - vocab_begin; }
-  size_t group_size() const { return num_heads / num_kv_heads; }  // query heads that share a KV head
+  bool has_attention() const { return num_heads != 0; }
+  size_t group_size() const { return has_attention() ? num_heads / num_kv_heads : 1; }  // query heads per KV head
 };
 
 struct NodeConfig {

@@ -4,7 +4,6 @@
 #include <cmath>
 #include <cstring>
 
-#include "ops/norm.h"
 #include "ops/sample.h"
 
 namespace dllama {
@@ -14,6 +13,7 @@ namespace {
 // The wants of a batch in the order their rows are laid out behind the final norm: logits first, then scores.
 struct Wanted {
   std::vector<Want> rows;
+  std::vector<size_t> tokens;  // of the same rows
   size_t num_logits = 0;
 };
 
@@ -26,6 +26,7 @@ Wanted sort_wants(const Batch& batch) {
   for (const Want& want : batch.wants) {
     if (want.kind == WantKind::Score) wanted.rows.push_back(want);
   }
+  for (const Want& want : wanted.rows) wanted.tokens.push_back(static_cast<size_t>(want.row));
   return wanted;
 }
 
@@ -60,7 +61,7 @@ void rotary_table(Step& step, size_t token) {
 
 void load_embeddings(Step& step, size_t thread, const Batch& batch) {
   const size_t hidden = step.config.hidden_size;
-  const bool redundant = step.num_tokens <= kRedundantTokens;
+  const bool redundant = step.is_redundant();
   const Range own = split(step.num_tokens, step.pool.size(), thread);
   for (size_t t = own.begin; t < own.end; ++t) rotary_table(step, t);
   for (size_t t = redundant ? 0 : own.begin; t < (redundant ? step.num_tokens : own.end); ++t) {
@@ -69,49 +70,30 @@ void load_embeddings(Step& step, size_t thread, const Batch& batch) {
   step.pool.barrier();
 }
 
-// The final norm of the wanted rows only, into buffers.normed in the order of `wanted`.
-void final_norm(Step& step, size_t thread, const Wanted& wanted) {
-  const size_t hidden = step.config.hidden_size;
-  const Range range = split(wanted.rows.size(), step.pool.size(), thread);
-  for (size_t i = range.begin; i < range.end; ++i) {
-    const auto token = static_cast<size_t>(wanted.rows[i].row);
-    add_norm_store(step.kernels, residual_row(step, thread, token), step.buffers.update.as<float>() + token * hidden,
-                   step.weights.norm, step.config.rms_norm_eps, hidden, step.buffers.threads[thread].scratch.data(),
-                   step.buffers.normed, i);
-  }
-  step.pool.barrier();
-}
-
 // Brings the slices of all ranks together on the root: its own stand in `out` already, the others send theirs.
-void gather_logits(Step& step, size_t num_rows, float* slice, size_t slice_stride, float* out, size_t stride) {
-  const auto& shards = step.config.shards;
-  std::vector<size_t> columns, first_columns;
-  for (const Shard& shard : shards) {
-    columns.push_back(shard.vocab_size());
-    first_columns.push_back(shard.vocab_begin);
-  }
-  if (!step.group.is_root()) {  // close the gaps that padding rows left
-    for (size_t row = 1; row < num_rows; ++row) {
-      std::memmove(slice + row * step.shard.vocab_size(), slice + row * slice_stride,
-                   step.shard.vocab_size() * sizeof(float));
+void gather_logits(Step& step, size_t num_rows, float* out, size_t stride) {
+  step.group.begin_exchange();
+  for (size_t row = 0; row < num_rows; ++row) {
+    float* logits = out + row * stride;
+    if (!step.group.is_root()) {
+      step.group.send(0, FrameType::Logits, std::as_bytes(std::span(logits, step.shard.vocab_size())));
+      continue;
+    }
+    for (size_t rank = 1; rank < step.group.world_size(); ++rank) {
+      const Shard& shard = step.config.shards[rank];
+      const std::span slice(logits + shard.vocab_begin, shard.vocab_size());
+      step.group.receive(rank, FrameType::Logits, std::as_writable_bytes(slice));
     }
   }
-  step.group.gather_rows(slice, num_rows, columns, first_columns, out, stride);
+  step.group.wait();
 }
 
 // Logits of `num_rows` rows of buffers.normed from `first_row` on; whole on the root, `out` [num_rows, stride].
 void project_logits(Step& step, size_t thread, size_t first_row, size_t num_rows, float* out, size_t stride) {
   project_chunks(step, thread, step.weights.lm_head, step.buffers.normed, first_row, num_rows, out, stride);
   step.pool.barrier();
-  if (step.group.world_size() == 1) return;
-  if (thread == 0 && !step.failed) {
-    try {
-      gather_logits(step, num_rows, out, stride, out, stride);
-    } catch (...) {
-      step.error = std::current_exception();
-      step.failed = true;
-    }
-  }
+  if (step.is_alone()) return;
+  on_links(step, thread, [&] { gather_logits(step, num_rows, out, stride); });
   step.pool.barrier();
 }
 
@@ -164,12 +146,14 @@ void forward(Step& step, const Batch& batch, Outputs& outputs) {
   size_outputs(step, wanted, outputs);
   step.pool.run([&](size_t thread) {
     load_embeddings(step, thread, batch);
+    const ActivationRows* x = &add_and_norm(step, thread, false, step.weights.layers[0].input_layernorm);
     for (size_t layer = 0; layer < step.config.layers.size(); ++layer) {
-      run_layer(step, thread, layer);
+      x = &run_layer(step, thread, layer, *x);
       if (step.failed) return;
     }
     if (wanted.rows.empty()) return;
-    final_norm(step, thread, wanted);
+    final_norm(step, thread, wanted.tokens);
+    if (step.failed) return;
     if (wanted.num_logits > 0) {
       project_logits(step, thread, 0, wanted.num_logits, outputs.logits->as<float>(), outputs.stride);
     }

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/os_memory.h"
+#include "model/batch.h"
 #include "model/layer.h"
 
 namespace dllama {

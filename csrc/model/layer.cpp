@@ -1,14 +1,14 @@
 // One transformer layer, in the order of the paper:
 //
-//   residual += update; x = norm(residual)
+//   x = norm(residual)
 //   q, k, v = x projected by this rank's heads; norm and rotate q and k; append k, v to the cache   -- barrier
 //   attention of each KV head's queries over its pages                                             -- barrier
-//   update = sum over ranks of o_proj                                                              -- barrier
-//   residual += update; x = norm(residual)
+//   residual += sum over ranks of o_proj                                                           -- barrier
+//   x = norm(residual)
 //   gated = silu(gate_proj x) * up_proj x                                                          -- barrier
-//   update = sum over ranks of down_proj                                                           -- barrier
+//   residual += sum over ranks of down_proj                                                        -- barrier
 //
-// With more than kRedundantTokens tokens each norm ends in a barrier too, with more than one rank each sum.
+// With more than kRedundantTokens tokens each norm ends in a barrier too; sync.h adds those of other ranks.
 //
 // All threads run these functions together. Work inside a phase is taken in chunks, so a slow core takes fewer; no
 // result's bits depend on who computed it.
@@ -18,26 +18,19 @@
 #include <cmath>
 #include <cstring>
 
+#include "model/sync.h"
 #include "ops/norm.h"
 
 namespace dllama {
 
-float* residual_row(Step& step, size_t thread, size_t token) {
-  const size_t hidden = step.config.hidden_size;
-  if (step.num_tokens <= kRedundantTokens) return step.buffers.threads[thread].residual.data() + token * hidden;
-  return step.buffers.residual.as<float>() + token * hidden;
-}
-
-const ActivationRows& add_norm(Step& step, size_t thread, const float* weight, bool has_update) {
-  const size_t hidden = step.config.hidden_size;
-  ThreadBuffers& own = step.buffers.threads[thread];
-  const bool redundant = step.num_tokens <= kRedundantTokens;
-  ActivationRows& rows = redundant ? own.normed : step.buffers.normed;
-  const Range tokens = redundant ? Range{0, step.num_tokens} : split(step.num_tokens, step.pool.size(), thread);
+const ActivationRows& add_and_norm(Step& step, size_t thread, bool has_sums, const float* weight) {
+  const bool redundant = step.is_redundant();
+  ActivationRows& rows = redundant ? step.buffers.threads[thread].normed : step.buffers.normed;
+  const Range all{0, step.num_tokens};
+  const Range tokens = redundant ? all : part_of(step, all, thread);
   for (size_t t = tokens.begin; t < tokens.end; ++t) {
-    const float* update = has_update ? step.buffers.update.as<float>() + t * hidden : nullptr;
-    add_norm_store(step.kernels, residual_row(step, thread, t), update, weight, step.config.rms_norm_eps, hidden,
-                   own.scratch.data(), rows, t);
+    if (has_sums) add_sums(step, thread, t, residual_row(step, thread, t));
+    if (weight != nullptr) norm(step, thread, t, weight, rows, t);
   }
   if (!redundant) step.pool.barrier();
   return rows;
@@ -176,19 +169,40 @@ void gate_and_up(Step& step, size_t thread, size_t layer, const ActivationRows& 
   step.pool.barrier();
 }
 
-// Adds up `update` over the ranks, by thread 0 while the others wait.
-void sum_over_ranks(Step& step, size_t thread) {
-  if (step.group.world_size() == 1) return;
-  if (thread == 0 && !step.failed) {
-    try {
-      step.group.all_reduce(step.kernels, step.config.wire_type, step.buffers.update.as<float>(),
-                            step.num_tokens * step.config.hidden_size);
-    } catch (...) {
-      step.error = std::current_exception();
-      step.failed = true;
-    }
+// The sums of a piece of the step, behind a barrier. A rank without heads has none to add behind its attention.
+void project_piece(Step& step, size_t thread, const Matrix& w, const ActivationRows& rows, Range tokens) {
+  const size_t hidden = step.config.hidden_size;
+  float* update = step.buffers.update.as<float>() + tokens.begin * hidden;
+  if (w.rows == 0) {
+    if (thread == 0) std::fill_n(update, tokens.size() * hidden, 0.0f);
+  } else {
+    project_chunks(step, thread, w, rows, tokens.begin, tokens.size(), update, hidden);
   }
   step.pool.barrier();
+}
+
+// Takes up the sums of a piece, and sends this rank's range of their norm on, if there is one.
+void pass_on(Step& step, size_t thread, size_t piece, const float* weight) {
+  reduce_sums(step, thread, piece);
+  if (weight != nullptr) send_range(step, thread, piece_tokens(step, piece), {}, weight);
+}
+
+// residual += w x rows, summed over the ranks, then its norm with `weight`; without one if that is null.
+const ActivationRows& project_and_norm(Step& step, size_t thread, const Matrix& w, const ActivationRows& rows,
+                                       const float* weight) {
+  const size_t pieces = num_pieces(step);
+  for (size_t piece = 0; piece < pieces; ++piece) {
+    project_piece(step, thread, w, rows, piece_tokens(step, piece));
+    send_sums(step, thread, piece);
+    if (step.scatter && piece > 0) pass_on(step, thread, piece - 1, weight);
+  }
+  if (step.scatter) {
+    pass_on(step, thread, pieces - 1, weight);
+    receive_ranges(step, thread, weight == nullptr ? 0 : step.num_tokens);
+    return step.buffers.normed;
+  }
+  wait_for_sums(step, thread);
+  return add_and_norm(step, thread, true, weight);
 }
 
 }  // namespace
@@ -200,25 +214,34 @@ void project_chunks(Step& step, size_t thread, const Matrix& w, const Activation
     const size_t first = c * chunk_groups;
     matmul(step.kernels, w, first, std::min(chunk_groups, w.groups - first), rows, first_row, num_rows,
            out + first * step.kernels.row_group, stride);
+    on_links(step, thread, [&] { step.group.poke(); });  // the piece before this one is still on its way
   }
 }
 
-void project_and_sum(Step& step, size_t thread, const Matrix& w, const ActivationRows& rows) {
-  project_chunks(step, thread, w, rows, 0, step.num_tokens, step.buffers.update.as<float>(), step.config.hidden_size);
-  step.pool.barrier();
-  sum_over_ranks(step, thread);
+const ActivationRows& run_layer(Step& step, size_t thread, size_t layer, const ActivationRows& x) {
+  const LayerWeights& w = step.weights.layers[layer];
+  if (step.shard.has_attention()) {
+    project_qkv(step, thread, layer, x);
+    attention(step, thread, layer);
+  }
+  const ActivationRows& y = project_and_norm(step, thread, w.o_proj, step.buffers.attended, w.post_attention_layernorm);
+  gate_and_up(step, thread, layer, y);
+  const bool is_last = layer + 1 == step.weights.layers.size();
+  const float* next_norm = is_last ? nullptr : step.weights.layers[layer + 1].input_layernorm;
+  return project_and_norm(step, thread, w.down_proj, step.buffers.gated, next_norm);
 }
 
-void run_layer(Step& step, size_t thread, size_t layer) {
-  const LayerWeights& w = step.weights.layers[layer];
-  const ActivationRows& attention_input = add_norm(step, thread, w.input_layernorm, layer > 0);
-  project_qkv(step, thread, layer, attention_input);
-  attention(step, thread, layer);
-  project_and_sum(step, thread, w.o_proj, step.buffers.attended);
-
-  const ActivationRows& ffn_input = add_norm(step, thread, w.post_attention_layernorm, true);
-  gate_and_up(step, thread, layer, ffn_input);
-  project_and_sum(step, thread, w.down_proj, step.buffers.gated);
+void final_norm(Step& step, size_t thread, std::span<const size_t> tokens) {
+  const Range rows{0, tokens.size()};
+  if (step.scatter) {
+    send_range(step, thread, rows, tokens, step.weights.norm);
+    return receive_ranges(step, thread, tokens.size());
+  }
+  const Range own = part_of(step, rows, thread);
+  for (size_t row = own.begin; row < own.end; ++row) {
+    norm(step, thread, tokens[row], step.weights.norm, step.buffers.normed, row);
+  }
+  step.pool.barrier();
 }
 
 }  // namespace dllama

@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "base/errors.h"
+#include "base/os_cpu.h"
 #include "kernels/dispatch.h"
 
 namespace dllama {
@@ -25,6 +26,7 @@ Node::Node(NodeConfig config, std::shared_ptr<Group> group)
       weights_(kernels_, config_, shard_),
       cache_(kernels_, config_, shard_),
       buffers_(kernels_, config_, shard_) {
+  group_->set_busy_polling(config_.num_threads <= allowed_cpus());
   weights_.allocate();
 }
 
@@ -51,12 +53,11 @@ const Outputs& Node::step(Batch batch) {
   const uint64_t start_ns = now_ns();
   require(group_->is_root(), "only rank 0 starts steps");
   accept(batch);  // before anyone else hears of it
-  group_->begin_step();
   if (group_->world_size() > 1) {
     // Rank 0 takes the embeddings as the wire carries them, so every rank starts from the same bits.
     const auto frame = batch.to_frame(kernels_, config_.wire_type);
     batch = Batch::from_frame(kernels_, config_, frame);
-    group_->broadcast(FrameType::Step, frame);
+    group_->command(FrameType::Step, frame);
   }
   run(batch);
   step_ns_ += now_ns() - start_ns;
@@ -68,8 +69,7 @@ void Node::follow() {
   std::vector<std::byte> frame;
   const size_t max_frame = Batch::max_frame_bytes(config_);
   while (true) {
-    group_->begin_step();
-    if (group_->receive_broadcast(frame, max_frame) == FrameType::Stop) return;
+    if (group_->receive_command(frame, max_frame) == FrameType::Stop) return;
     const uint64_t start_ns = now_ns();
     run(receive(frame));
     step_ns_ += now_ns() - start_ns;
@@ -82,15 +82,13 @@ Batch Node::receive(std::span<const std::byte> frame) {
     accept(batch);
     return batch;
   } catch (const InvalidArgument& error) {
-    group_->abort(std::string("the root sent a step that cannot be: ") + error.what());
-    throw GroupFailed(std::string("the root sent a step that cannot be: ") + error.what());
+    group_->reject(0, group_->name_of(0) + " sent a step that cannot be: " + error.what());
   }
 }
 
 void Node::stop() {
   require(group_->is_root(), "only rank 0 stops the group");
-  group_->begin_step();
-  group_->broadcast(FrameType::Stop, {});
+  group_->command(FrameType::Stop, {});
 }
 
 StepCounters Node::counters() const {

@@ -21,14 +21,16 @@ void Weights::add_layer(const std::string& prefix, LayerWeights& layer, const La
   const size_t q_size = shard_.num_heads * config_.head_dim;
   const size_t kv_size = shard_.num_kv_heads * config_.head_dim;
   add_vector(prefix + "input_layernorm", layer.input_layernorm, hidden);
-  add_matrix(prefix + "q_proj", layer.q_proj, q_size, hidden);
-  add_matrix(prefix + "k_proj", layer.k_proj, kv_size, hidden);
-  add_matrix(prefix + "v_proj", layer.v_proj, kv_size, hidden);
-  if (spec.has_qk_norm) {
-    add_vector(prefix + "q_norm", layer.q_norm, config_.head_dim);
-    add_vector(prefix + "k_norm", layer.k_norm, config_.head_dim);
+  if (shard_.has_attention()) {
+    add_matrix(prefix + "q_proj", layer.q_proj, q_size, hidden);
+    add_matrix(prefix + "k_proj", layer.k_proj, kv_size, hidden);
+    add_matrix(prefix + "v_proj", layer.v_proj, kv_size, hidden);
+    if (spec.has_qk_norm) {
+      add_vector(prefix + "q_norm", layer.q_norm, config_.head_dim);
+      add_vector(prefix + "k_norm", layer.k_norm, config_.head_dim);
+    }
+    add_matrix(prefix + "o_proj", layer.o_proj, hidden, q_size);
   }
-  add_matrix(prefix + "o_proj", layer.o_proj, hidden, q_size);
   add_vector(prefix + "post_attention_layernorm", layer.post_attention_layernorm, hidden);
   add_matrix(prefix + "gate_proj", layer.gate_proj, shard_.intermediate_size, hidden);
   add_matrix(prefix + "up_proj", layer.up_proj, shard_.intermediate_size, hidden);

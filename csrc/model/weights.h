@@ -14,7 +14,8 @@
 namespace dllama {
 
 struct LayerWeights {
-  float* input_layernorm = nullptr;           // [hidden_size]
+  float* input_layernorm = nullptr;  // [hidden_size]
+  // The next six only on ranks with heads.
   Matrix q_proj, k_proj, v_proj;              // column-parallel: this rank's heads x hidden_size
   float* q_norm = nullptr;                    // [head_dim], only with has_qk_norm
   float* k_norm = nullptr;                    // [head_dim]

@@ -8,55 +8,174 @@
 
 namespace dllama {
 
-// One frame out to, and one in from, the peer of a link; either may be absent (no pieces, no buffer).
-struct Group::Transfer {
-  size_t link = 0;
-  FrameHeader out_header;
-  std::span<const std::byte> out;
-  bool sends = false;
-  FrameHeader in_header;    // what is expected
-  std::byte* in = nullptr;  // in_header.length bytes
-  bool receives = false;
+namespace {
 
-  size_t sent = 0;
-  size_t received = 0;
-  FrameHeader got;
+// A peer on the same switch answers in about 100 us, and waking a sleeping core costs 50. Longer waits are a peer's
+// work, during which this core rests.
+constexpr uint64_t kSpinNs = 200'000;
 
-  bool done() const { return !to_send() && !to_receive(); }
-  bool to_send() const { return sends && sent < sizeof(FrameHeader) + out.size(); }
-  bool to_receive() const { return receives && received < sizeof(FrameHeader) + in_header.length; }
-};
+std::byte* bytes_of(FrameHeader& header) {
+  return reinterpret_cast<std::byte*>(&header);
+}
 
-Group::Group(size_t rank, std::span<const int> fds) : rank_(rank) {
+}  // namespace
+
+Group::Group(size_t rank, std::span<const int> fds, std::span<const std::string> names) : rank_(rank) {
   require(rank <= fds.size(),
           "rank " + std::to_string(rank) + " is outside a group of " + std::to_string(fds.size() + 1) + " nodes");
-  for (const int fd : fds) links_.emplace_back(fd);
-  received_.resize(links_.size());
+  require(names.empty() || names.size() == fds.size(), "a group needs one name per link, or none");
+  for (size_t link = 0; link < fds.size(); ++link) {
+    const size_t peer = link < rank ? link : link + 1;
+    links_.push_back({peer, Socket(fds[link], names.empty() ? "rank " + std::to_string(peer) : names[link])});
+  }
 }
+
+// --- failing ---
 
 void Group::abort(const std::string& reason) {
   {
-    const std::lock_guard lock(reason_mutex_);
+    const std::lock_guard lock(failure_mutex_);
     if (reason_.empty()) reason_ = reason;
   }
   aborted_.store(true, std::memory_order_release);
   wake_up_.raise();
 }
 
+void Group::reject(size_t rank, const std::string& reason) {
+  note_failure(rank);
+  abort(reason);
+  throw GroupFailed(reason);
+}
+
+std::optional<size_t> Group::failed_rank() const {
+  const std::lock_guard lock(failure_mutex_);
+  return failed_rank_;
+}
+
+void Group::note_failure(size_t rank) {
+  const std::lock_guard lock(failure_mutex_);
+  if (reason_.empty() && !failed_rank_) failed_rank_ = rank;
+}
+
 void Group::check_abort() {
   if (!aborted_.load(std::memory_order_acquire)) return;
-  const std::lock_guard lock(reason_mutex_);
+  const std::lock_guard lock(failure_mutex_);
   throw GroupFailed(reason_);
 }
 
-TrafficCounters Group::counters() const {
-  return {sent_bytes_.load(), received_bytes_.load(), wait_ns_.load()};
+// Runs `work`, whose failure ends the group.
+template <typename Work>
+void Group::guarded(Work work) {
+  check_abort();
+  try {
+    work();
+  } catch (const GroupFailed& error) {
+    abort(error.what());
+    throw;
+  }
 }
 
-void Group::begin_step() {
-  ++step_;
-  exchange_ = 0;
+void Group::check_header(const Link& link, const FrameHeader& got, const FrameHeader& expected) const {
+  if (std::memcmp(&got, &expected, sizeof(got)) == 0) return;
+  throw GroupFailed(link.socket.peer() + " sent frame type " + std::to_string(static_cast<int>(got.type)) +
+                    " of step " + std::to_string(got.step) + "/" + std::to_string(got.layer) + " with " +
+                    std::to_string(got.length) + " bytes, expected type " +
+                    std::to_string(static_cast<int>(expected.type)) + " of step " + std::to_string(expected.step) +
+                    "/" + std::to_string(expected.layer) + " with " + std::to_string(expected.length));
 }
+
+// --- moving bytes ---
+
+size_t Group::send_some(Link& link) {
+  size_t sent = 0;
+  while (!link.out.empty()) {
+    Message& message = link.out.messages[link.out.first];
+    const Socket::Piece pieces[] = {{bytes_of(message.header), sizeof(FrameHeader)},
+                                    {message.payload, message.header.length}};
+    const size_t n = link.socket.send_some(pieces, link.out.moved);
+    sent += n;
+    link.out.moved += n;
+    if (link.out.moved < sizeof(FrameHeader) + message.header.length) break;
+    ++link.out.first;
+    link.out.moved = 0;
+  }
+  sent_bytes_ += sent;
+  return sent;
+}
+
+size_t Group::receive_some(Link& link) {
+  size_t received = 0;
+  while (!link.in.empty()) {
+    const Message& message = link.in.messages[link.in.first];
+    const Socket::Piece pieces[] = {{bytes_of(link.got), sizeof(FrameHeader)},
+                                    {message.payload, message.header.length}};
+    const size_t n = link.socket.receive_some(pieces, link.in.moved);
+    received += n;
+    link.in.moved += n;
+    if (n == 0 || link.in.moved < sizeof(FrameHeader)) break;
+    check_header(link, link.got, message.header);
+    if (link.in.moved < sizeof(FrameHeader) + message.header.length) break;
+    ++link.in.first;
+    link.in.moved = 0;
+  }
+  received_bytes_ += received;
+  return received;
+}
+
+// Sends and receives what goes now; whether anything moved.
+bool Group::move_link(Link& link) {
+  try {
+    const size_t sent = send_some(link);
+    return receive_some(link) + sent != 0;
+  } catch (const GroupFailed&) {
+    note_failure(link.rank);
+    throw;
+  }
+}
+
+bool Group::move_links() {
+  bool moved = false;
+  for (Link& link : links_) moved |= move_link(link);
+  return moved;
+}
+
+// Calls `move`, which says whether anything moved, until `done`; sleeps on waiting() when nothing did for a while.
+void Group::wait_until(const auto& done, const auto& move, const auto& waiting) {
+  uint64_t idle_since = 0;
+  while (!done()) {
+    check_abort();
+    if (move()) {
+      idle_since = 0;
+      continue;
+    }
+    const uint64_t now = now_ns();
+    if (idle_since == 0) idle_since = now;
+    if (now - idle_since < spin_ns_) continue;
+    waiting_.assign(1, {wake_up_.fd(), false, true});
+    waiting();
+    wait_any(waiting_);
+  }
+}
+
+void Group::wait_links(const auto& is_done) {
+  const uint64_t start_ns = now_ns();
+  guarded([&] {
+    wait_until([&] { return std::all_of(links_.begin(), links_.end(), is_done); }, [&] { return move_links(); },
+               [&] {
+                 for (const Link& link : links_) {
+                   const bool is_done = link.out.empty() && link.in.empty();  // one that hung up would wake us for ever
+                   if (!is_done) waiting_.push_back({link.socket.fd(), !link.out.empty(), !link.in.empty()});
+                 }
+               });
+  });
+  wait_ns_ += now_ns() - start_ns;
+}
+
+void Group::set_busy_polling(bool enabled) {
+  spin_ns_ = enabled ? kSpinNs : 0;
+}
+
+// --- messages ---
 
 FrameHeader Group::next_header(FrameType type, size_t length) const {
   FrameHeader header;
@@ -67,182 +186,91 @@ FrameHeader Group::next_header(FrameType type, size_t length) const {
   return header;
 }
 
-void Group::check_header(const FrameHeader& got, const FrameHeader& expected) {
-  if (std::memcmp(&got, &expected, sizeof(got)) == 0) return;
-  throw GroupFailed("a node sent frame type " + std::to_string(static_cast<int>(got.type)) + " of step " +
-                    std::to_string(got.step) + "/" + std::to_string(got.layer) + " with " + std::to_string(got.length) +
-                    " bytes, expected type " + std::to_string(static_cast<int>(expected.type)) + " of step " +
-                    std::to_string(expected.step) + "/" + std::to_string(expected.layer) + " with " +
-                    std::to_string(expected.length));
+uint32_t Group::begin_exchange() {
+  return ++exchange_;
 }
 
-// Sends and receives what goes now; whether anything moved.
-bool Group::move_some(Transfer& t) {
-  const Socket& socket = links_[t.link];
-  size_t moved = 0;
-  if (t.to_send()) {
-    const Socket::Piece pieces[] = {{reinterpret_cast<const std::byte*>(&t.out_header), sizeof(FrameHeader)},
-                                    {t.out.data(), t.out.size()}};
-    moved = socket.send_some(pieces, t.sent);
-    t.sent += moved;
-  }
-  if (t.to_receive()) {
-    const bool in_header = t.received < sizeof(FrameHeader);
-    const size_t done = in_header ? t.received : t.received - sizeof(FrameHeader);
-    std::byte* target = in_header ? reinterpret_cast<std::byte*>(&t.got) : t.in;
-    const size_t size = in_header ? sizeof(FrameHeader) : t.in_header.length;
-    const size_t received = socket.receive_some(target + done, size - done);
-    t.received += received;
-    moved += received;
-    if (in_header && t.received == sizeof(FrameHeader)) check_header(t.got, t.in_header);
-  }
-  return moved != 0;
+void Group::send(size_t rank, FrameType type, std::span<const std::byte> payload) {
+  // Only read from, but what is sent and what is received share a type.
+  links_[link_of(rank)].out.messages.push_back(
+      {next_header(type, payload.size()), const_cast<std::byte*>(payload.data())});
 }
 
-void Group::move_all(std::span<Transfer> transfers) {
-  constexpr int kBusyRounds = 200;  // brief busy polling before sleeping: a peer on the same switch answers in ~100 us
-  int idle_rounds = 0;
-  std::vector<Waiting> waiting;
-  const auto is_done = [](const Transfer& t) { return t.done(); };
-  while (!std::all_of(transfers.begin(), transfers.end(), is_done)) {
-    check_abort();
-    bool moved = false;
-    for (Transfer& t : transfers) moved |= move_some(t);
-    idle_rounds = moved ? 0 : idle_rounds + 1;
-    if (idle_rounds < kBusyRounds) continue;
-    waiting.assign(1, {wake_up_.fd(), false, true});
-    for (const Transfer& t : transfers) {
-      if (!t.done()) waiting.push_back({links_[t.link].fd(), t.to_send(), t.to_receive()});
-    }
-    wait_any(waiting);
-  }
+void Group::receive(size_t rank, FrameType type, std::span<std::byte> payload) {
+  links_[link_of(rank)].in.messages.push_back({next_header(type, payload.size()), payload.data()});
 }
 
-void Group::exchange(std::span<Transfer> transfers) {
+void Group::poke() {
+  const auto is_idle = [](const Link& link) { return link.out.empty() && link.in.empty(); };
+  if (std::all_of(links_.begin(), links_.end(), is_idle)) return;
   const uint64_t start_ns = now_ns();
-  check_abort();
-  try {
-    move_all(transfers);
-  } catch (const GroupFailed& error) {
-    abort(error.what());
-    throw;
-  }
-  for (const Transfer& t : transfers) {
-    sent_bytes_ += t.sent;
-    received_bytes_ += t.received;
-  }
+  guarded([&] { move_links(); });
   wait_ns_ += now_ns() - start_ns;
-  ++exchange_;
 }
 
-void Group::broadcast(FrameType type, std::span<const std::byte> payload) {
-  std::vector<Transfer> transfers(links_.size());
-  for (size_t link = 0; link < links_.size(); ++link) {
-    transfers[link].link = link;
-    transfers[link].out_header = next_header(type, payload.size());
-    transfers[link].out = payload;
-    transfers[link].sends = true;
+void Group::wait_received(uint32_t exchange) {
+  wait_links(
+      [=](const Link& link) { return link.in.empty() || link.in.messages[link.in.first].header.layer > exchange; });
+}
+
+void Group::wait() {
+  wait_links([](const Link& link) { return link.in.empty() && link.out.empty(); });
+  for (Link& link : links_) {
+    link.in.clear();
+    link.out.clear();
   }
-  if (!transfers.empty()) exchange(transfers);
 }
 
-FrameType Group::receive_broadcast(std::vector<std::byte>& payload, size_t max_length) {
-  // The header's type and length are not known before it is here, so it comes as a payload of its own first.
-  const Socket& root = links_[link_of(0)];
+// --- commands ---
+
+void Group::command(FrameType type, std::span<const std::byte> payload) {
+  ++step_;
+  exchange_ = 0;
+  for (const Link& link : links_) send(link.rank, type, payload);
+  if (!links_.empty()) wait();
+}
+
+// Receives from the root into data[0..size); `done` says how far it is. Whether anything came.
+bool Group::receive_from_root(const Socket& root, std::span<std::byte> data, size_t& done) {
+  const Socket::Piece pieces[] = {{data.data(), data.size()}};
+  const size_t received = root.receive_some(pieces, done);
+  received_bytes_ += received;
+  done += received;
+  return received != 0;
+}
+
+void Group::fill_from_root(std::span<std::byte> data) {
+  const Socket& root = links_[link_of(0)].socket;
+  size_t done = 0;
+  wait_until([&] { return done == data.size(); }, [&] { return receive_from_root(root, data, done); },
+             [&] { waiting_.push_back({root.fd(), false, true}); });
+}
+
+FrameType Group::receive_command(std::vector<std::byte>& payload, size_t max_length) {
+  ++step_;
+  exchange_ = 0;
   FrameHeader header;
-  const auto fill = [&](std::byte* data, size_t size) {
-    for (size_t done = 0; done < size;) {
-      check_abort();
-      const size_t n = root.receive_some(data + done, size - done);
-      done += n;
-      const Waiting waiting[] = {{wake_up_.fd(), false, true}, {root.fd(), false, true}};
-      if (n == 0) wait_any(waiting);
+  const Link& root = links_[link_of(0)];
+  guarded([&] {
+    try {
+      fill_from_root({bytes_of(header), sizeof(header)});
+      check_header(root, header, next_header(is_command(header.type) ? header.type : FrameType::Step, header.length));
+      if (header.length > max_length) {
+        throw GroupFailed(root.socket.peer() + " sent a command of " + std::to_string(header.length) +
+                          " bytes, expected at most " + std::to_string(max_length));
+      }
+      payload.resize(header.length);
+      fill_from_root(payload);
+    } catch (const GroupFailed&) {
+      note_failure(0);  // unless this is an abort
+      throw;
     }
-    received_bytes_ += size;
-  };
-  try {
-    fill(reinterpret_cast<std::byte*>(&header), sizeof(header));
-    check_header(header,
-                 next_header(header.type == FrameType::Stop ? FrameType::Stop : FrameType::Step, header.length));
-    if (header.length > max_length) {
-      throw GroupFailed("the root sent a step of " + std::to_string(header.length) + " bytes, expected at most " +
-                        std::to_string(max_length));
-    }
-    payload.resize(header.length);
-    fill(payload.data(), payload.size());
-  } catch (const GroupFailed& error) {
-    abort(error.what());
-    throw;
-  }
-  ++exchange_;
+  });
   return header.type;
 }
 
-void Group::all_reduce(const Kernels& kernels, DType wire, float* x, size_t n) {
-  if (links_.empty()) return;
-  const size_t bytes = wire_bytes(wire, n);
-  sent_.resize(bytes);
-  unpacked_.resize(n);
-  to_wire(kernels, wire, x, n, sent_.data());
-  std::vector<Transfer> transfers(links_.size());
-  for (size_t link = 0; link < links_.size(); ++link) {
-    received_[link].resize(bytes);
-    const FrameHeader header = next_header(FrameType::Sum, bytes);
-    transfers[link] = {link, header, sent_, true, header, received_[link].data(), true, 0, 0, {}};
-  }
-  exchange(transfers);
-  std::fill_n(x, n, 0.0f);
-  for (size_t rank = 0; rank < world_size(); ++rank) {
-    from_wire(kernels, wire, rank == rank_ ? sent_.data() : received_[link_of(rank)].data(), n, unpacked_.data());
-    kernels.add(x, unpacked_.data(), n);
-  }
-}
-
-void Group::gather_rows(const float* rows, size_t num_rows, std::span<const size_t> columns,
-                        std::span<const size_t> first_columns, float* out, size_t stride) {
-  if (links_.empty()) return;
-  const auto bytes = [&](size_t rank) { return num_rows * columns[rank] * sizeof(float); };
-  if (!is_root()) {
-    Transfer transfer;
-    transfer.link = link_of(0);
-    transfer.out_header = next_header(FrameType::Logits, bytes(rank_));
-    transfer.out = {reinterpret_cast<const std::byte*>(rows), bytes(rank_)};
-    transfer.sends = true;
-    return exchange({&transfer, 1});
-  }
-  std::vector<Transfer> transfers(links_.size());
-  for (size_t rank = 1; rank < world_size(); ++rank) {
-    Transfer& transfer = transfers[link_of(rank)];
-    received_[link_of(rank)].resize(bytes(rank));
-    transfer.link = link_of(rank);
-    transfer.in_header = next_header(FrameType::Logits, bytes(rank));
-    transfer.in = received_[link_of(rank)].data();
-    transfer.receives = true;
-  }
-  exchange(transfers);
-  for (size_t rank = 1; rank < world_size(); ++rank) {
-    for (size_t row = 0; row < num_rows; ++row) {
-      const size_t row_size = columns[rank] * sizeof(float);
-      std::memcpy(out + row * stride + first_columns[rank], received_[link_of(rank)].data() + row * row_size, row_size);
-    }
-  }
-}
-
-size_t wire_bytes(DType wire, size_t n) {
-  if (wire == DType::Q80) return n / kBlockSize * sizeof(BlockQ80);
-  return n * (wire == DType::F16 ? sizeof(uint16_t) : sizeof(float));
-}
-
-void to_wire(const Kernels& kernels, DType wire, const float* x, size_t n, std::byte* out) {
-  if (wire == DType::Q80) return kernels.quantize_q80(x, reinterpret_cast<BlockQ80*>(out), n / kBlockSize);
-  if (wire == DType::F16) return kernels.f32_to_f16(x, reinterpret_cast<uint16_t*>(out), n);
-  std::memcpy(out, x, n * sizeof(float));
-}
-
-void from_wire(const Kernels& kernels, DType wire, const std::byte* data, size_t n, float* out) {
-  if (wire == DType::Q80) return kernels.dequantize_q80(reinterpret_cast<const BlockQ80*>(data), out, n / kBlockSize);
-  if (wire == DType::F16) return kernels.f16_to_f32(reinterpret_cast<const uint16_t*>(data), out, n);
-  std::memcpy(out, data, n * sizeof(float));
+TrafficCounters Group::counters() const {
+  return {sent_bytes_.load(), received_bytes_.load(), wait_ns_.load()};
 }
 
 }  // namespace dllama

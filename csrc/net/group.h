@@ -1,89 +1,126 @@
-// The nodes that run a model together, and what they exchange. A group of one makes every exchange a no-op, so no
-// caller asks whether it is distributed. Knows ranks, frames and number types; not what the numbers mean.
+// The nodes that run a model together, and the messages between them. A group of one has nobody to exchange anything
+// with, so no caller asks whether it is distributed. Knows ranks and frames; not what the bytes in them mean.
 #pragma once
 
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
-#include "kernels/kernels.h"
 #include "net/frame.h"
 #include "net/socket.h"
 
 namespace dllama {
 
-// Bytes and time spent in exchanges since the start.
+// Bytes, headers included, and time spent in exchanges since the start; a follower's wait for the root's next command
+// is no exchange.
 struct TrafficCounters {
   uint64_t sent_bytes = 0;
   uint64_t received_bytes = 0;
   uint64_t wait_ns = 0;
 };
 
+// But for abort(), failed_rank() and counters(), for one thread at a time.
+//
+// An exchange is begun, then messages to and from other ranks are queued, in the same order on both ends of a link.
+// They move in poke() and wait(), so that work can be done while they travel; their memory must stay until wait().
 class Group {
  public:
-  // `fds`: connected sockets to every other rank, ascending by rank. They are duplicated.
-  Group(size_t rank, std::span<const int> fds);
+  // `fds`: connected sockets to every other rank, ascending by rank; they are duplicated. `names`: of the same ranks,
+  // for error texts; empty: "rank N".
+  Group(size_t rank, std::span<const int> fds, std::span<const std::string> names = {});
 
   size_t rank() const { return rank_; }
   size_t world_size() const { return links_.size() + 1; }
   bool is_root() const { return rank_ == 0; }
+  const std::string& name_of(size_t rank) const { return links_[link_of(rank)].socket.peer(); }
 
   // Ends any wait of this group now and fails every later one, from any thread. Closes no link: that is the owner's.
   // A failed exchange aborts its group by itself, because a frame may have been sent in part.
   void abort(const std::string& reason);
+  // Throws GroupFailed for what `rank` sent, after it was found to be impossible, and aborts the group.
+  [[noreturn]] void reject(size_t rank, const std::string& reason);
+  // The rank whose link failed first; none if nothing failed, or the group was aborted before.
+  std::optional<size_t> failed_rank() const;
 
-  // Root: sends a frame to every other rank.
-  void broadcast(FrameType type, std::span<const std::byte> payload);
-  // Others: receives the root's next frame into `payload`; at most `max_length` bytes, else GroupFailed.
-  FrameType receive_broadcast(std::vector<std::byte>& payload, size_t max_length);
+  // Whether a wait begins by asking again and again: quicker than sleeping, but only right if a CPU is free for it.
+  void set_busy_polling(bool enabled);
 
-  // x[n] := the sum over ranks of their x, each as `wire` carries it, added in rank order: the same bits on every rank.
-  // n is a multiple of kBlockSize. One message to and from each peer.
-  void all_reduce(const Kernels& kernels, DType wire, float* x, size_t n);
+  // Root: starts a new step on every other rank by a command; exchanges are numbered within it.
+  void command(FrameType type, std::span<const std::byte> payload);
+  // Others: receives the root's next command into `payload`; at most `max_length` bytes, else GroupFailed.
+  FrameType receive_command(std::vector<std::byte>& payload, size_t max_length);
 
-  // Root: receives from each other rank r its rows [num_rows, columns(r)] into out[row * stride + first_column(r)].
-  // Others: sends `rows` to the root. `columns` and `first_columns` are per rank.
-  void gather_rows(const float* rows, size_t num_rows, std::span<const size_t> columns,
-                   std::span<const size_t> first_columns, float* out, size_t stride);
-
-  // Starts a new step: exchanges are numbered within it.
-  void begin_step();
+  // Begins the next exchange of the step; returns its number, which messages queued from now on carry.
+  uint32_t begin_exchange();
+  void send(size_t rank, FrameType type, std::span<const std::byte> payload);
+  void receive(size_t rank, FrameType type, std::span<std::byte> payload);
+  // Moves what goes without waiting.
+  void poke();
+  // Waits until what was to be received in exchanges up to this one is here.
+  void wait_received(uint32_t exchange);
+  // Waits until nothing is queued.
+  void wait();
 
   TrafficCounters counters() const;
 
  private:
-  struct Transfer;
+  struct Message {
+    FrameHeader header;  // of what is sent, or what must come
+    std::byte* payload;
+  };
+  // Messages in order; `moved` bytes of the first that is not done are through.
+  struct Queue {
+    std::vector<Message> messages;
+    size_t first = 0;
+    size_t moved = 0;
+    bool empty() const { return first == messages.size(); }
+    void clear() {  // keeps the memory
+      messages.clear();
+      first = 0;
+    }
+  };
+  struct Link {
+    size_t rank;
+    Socket socket;
+    Queue out = {};
+    Queue in = {};
+    FrameHeader got = {};
+  };
   size_t link_of(size_t rank) const { return rank < rank_ ? rank : rank - 1; }
   FrameHeader next_header(FrameType type, size_t length) const;
-  void exchange(std::span<Transfer> transfers);
-  void move_all(std::span<Transfer> transfers);
-  bool move_some(Transfer& transfer);
+  template <typename Work>
+  void guarded(Work work);
+  void wait_until(const auto& done, const auto& move, const auto& waiting);
+  void wait_links(const auto& is_done);
+  bool move_links();
+  bool move_link(Link& link);
+  size_t send_some(Link& link);
+  size_t receive_some(Link& link);
+  void fill_from_root(std::span<std::byte> data);
+  bool receive_from_root(const Socket& root, std::span<std::byte> data, size_t& done);
+  void note_failure(size_t rank);
   void check_abort();
-  static void check_header(const FrameHeader& got, const FrameHeader& expected);
+  void check_header(const Link& link, const FrameHeader& got, const FrameHeader& expected) const;
 
   size_t rank_;
-  std::vector<Socket> links_;
+  std::vector<Link> links_;
   WakeUp wake_up_;
+  uint64_t spin_ns_ = 0;
   std::atomic<bool> aborted_{false};
-  std::mutex reason_mutex_;
+  mutable std::mutex failure_mutex_;  // of the next two
   std::string reason_;
+  std::optional<size_t> failed_rank_;
   uint64_t step_ = 0;
   uint32_t exchange_ = 0;
-  std::vector<std::vector<std::byte>> received_;  // [link] payloads of all_reduce, kept between calls
-  std::vector<std::byte> sent_;
-  std::vector<float> unpacked_;
+  std::vector<Waiting> waiting_;
   std::atomic<uint64_t> sent_bytes_{0};
   std::atomic<uint64_t> received_bytes_{0};
   std::atomic<uint64_t> wait_ns_{0};
 };
-
-// Bytes of n floats (a multiple of kBlockSize) as `wire` carries them; to the wire and back.
-size_t wire_bytes(DType wire, size_t n);
-void to_wire(const Kernels& kernels, DType wire, const float* x, size_t n, std::byte* out);
-void from_wire(const Kernels& kernels, DType wire, const std::byte* data, size_t n, float* out);
 
 }  // namespace dllama

@@ -16,8 +16,9 @@ namespace dllama {
 
 namespace {
 
-[[noreturn]] void fail(const char* what) {
-  throw GroupFailed(std::string(what) + ": " + std::strerror(errno));
+[[noreturn]] void fail(const std::string& what) {
+  const int error = errno;
+  throw GroupFailed(what + ": " + std::strerror(error));
 }
 
 bool is_transient(int error) {
@@ -29,46 +30,54 @@ void set_nonblocking(int fd) {
   if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0) fail("cannot make a link non-blocking");
 }
 
+// A message's pieces from byte `skip` on, as the system takes them.
+struct Vectors {
+  static constexpr size_t kMaxPieces = 4;
+  iovec items[kMaxPieces];
+  msghdr message{};
+
+  Vectors(std::span<const Socket::Piece> pieces, size_t skip) {
+    message.msg_iov = items;
+    for (const Socket::Piece& piece : pieces) {
+      if (skip >= piece.size) {
+        skip -= piece.size;
+        continue;
+      }
+      if (message.msg_iovlen == kMaxPieces) break;
+      items[message.msg_iovlen++] = {piece.data + skip, piece.size - skip};
+      skip = 0;
+    }
+  }
+};
+
 }  // namespace
 
 UniqueFd::~UniqueFd() {
   if (fd_ >= 0) close(fd_);
 }
 
-Socket::Socket(int fd) : fd_(fcntl(fd, F_DUPFD_CLOEXEC, 0)) {
+Socket::Socket(int fd, std::string peer) : fd_(fcntl(fd, F_DUPFD_CLOEXEC, 0)), peer_(std::move(peer)) {
   require(fd_.get() >= 0, "a link needs an open socket, found descriptor " + std::to_string(fd));
   set_nonblocking(fd_.get());
 }
 
 size_t Socket::send_some(std::span<const Piece> pieces, size_t skip) const {
-  constexpr size_t kMaxPieces = 16;
-  iovec vectors[kMaxPieces];
-  size_t count = 0;
-  for (const Piece& piece : pieces) {
-    if (skip >= piece.size) {
-      skip -= piece.size;
-      continue;
-    }
-    if (count == kMaxPieces) break;
-    vectors[count++] = {const_cast<std::byte*>(piece.data) + skip, piece.size - skip};
-    skip = 0;
-  }
-  if (count == 0) return 0;
-  msghdr message{};
-  message.msg_iov = vectors;
-  message.msg_iovlen = count;
-  const ssize_t sent = sendmsg(fd_.get(), &message, MSG_NOSIGNAL);
+  Vectors vectors(pieces, skip);
+  if (vectors.message.msg_iovlen == 0) return 0;
+  const ssize_t sent = sendmsg(fd_.get(), &vectors.message, MSG_NOSIGNAL);
   if (sent >= 0) return static_cast<size_t>(sent);
   if (is_transient(errno)) return 0;
-  fail("sending to a node failed");
+  fail("sending to " + peer_ + " failed");
 }
 
-size_t Socket::receive_some(std::byte* data, size_t size) const {
-  const ssize_t received = recv(fd_.get(), data, size, 0);
+size_t Socket::receive_some(std::span<const Piece> pieces, size_t skip) const {
+  Vectors vectors(pieces, skip);
+  if (vectors.message.msg_iovlen == 0) return 0;
+  const ssize_t received = recvmsg(fd_.get(), &vectors.message, 0);
   if (received > 0) return static_cast<size_t>(received);
-  if (received == 0) throw GroupFailed("a node closed its connection");
+  if (received == 0) throw GroupFailed(peer_ + " closed its connection");
   if (is_transient(errno)) return 0;
-  fail("receiving from a node failed");
+  fail("receiving from " + peer_ + " failed");
 }
 
 WakeUp::WakeUp() {

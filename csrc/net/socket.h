@@ -28,26 +28,29 @@ class UniqueFd {
   int fd_ = -1;
 };
 
-// A connected stream socket in non-blocking mode. Errors throw GroupFailed with the system's words.
+// A connected stream socket in non-blocking mode. Errors throw GroupFailed with the peer's name and the system's words.
 class Socket {
  public:
   // Duplicates `fd`: the caller keeps its own, which becomes non-blocking too (the mode is the connection's).
   // Throws InvalidArgument if it is no descriptor.
-  explicit Socket(int fd);
+  Socket(int fd, std::string peer);
   int fd() const { return fd_.get(); }
+  const std::string& peer() const { return peer_; }
 
-  // One piece of a message.
+  // One piece of a message: memory to send from, or to receive into.
   struct Piece {
-    const std::byte* data;
+    std::byte* data;
     size_t size;
   };
   // Sends what the system takes now of the pieces laid end to end, from byte `skip` on; returns how much (0: none now).
   size_t send_some(std::span<const Piece> pieces, size_t skip) const;
-  // Receives what is there, up to `size` bytes; returns how much (0: none now). A closed peer throws GroupFailed.
-  size_t receive_some(std::byte* data, size_t size) const;
+  // Receives what is there into the pieces laid end to end, from byte `skip` on; returns how much (0: none now).
+  // A closed peer throws GroupFailed.
+  size_t receive_some(std::span<const Piece> pieces, size_t skip) const;
 
  private:
   UniqueFd fd_;
+  std::string peer_;
 };
 
 // A flag that another thread can raise and a poll can see.

@@ -4,6 +4,38 @@
 
 namespace dllama {
 
+namespace {
+
+constexpr size_t kWireBlock = kBlockSize + sizeof(float);
+
+// The offsets that belong to a block's quants: sums of pairs, eight bytes at a time. Each byte is made unsigned by
+// adding 128, which leaves 2048 too much in each sum of 16.
+void set_offset(ActivationQ80& block) {
+  constexpr uint64_t kBias = 0x8080808080808080, kEven = 0x00ff00ff00ff00ff;
+  uint64_t pairs = 0;  // four sums of 16 bits
+  for (size_t i = 0; i < kBlockSize; i += sizeof(uint64_t)) {
+    uint64_t bytes;
+    std::memcpy(&bytes, block.quants + i, sizeof(bytes));
+    bytes ^= kBias;
+    pairs += (bytes & kEven) + (bytes >> 8 & kEven);
+  }
+  const auto sum = [&](int pair) {
+    return static_cast<int>(pairs >> 16 * pair & 0xffff) + static_cast<int>(pairs >> 16 * (pair + 2) & 0xffff) - 2048;
+  };
+  block.offset[0] = static_cast<int16_t>(-8 * sum(0));
+  block.offset[1] = static_cast<int16_t>(-8 * sum(1));
+}
+
+}  // namespace
+
+ActivationQ80* ActivationRows::blocks(size_t token, size_t col) const {
+  return reinterpret_cast<ActivationQ80*>(buffer_.data()) + token * stride_ + col / kBlockSize;
+}
+
+float* ActivationRows::floats(size_t token, size_t col) const {
+  return reinterpret_cast<float*>(buffer_.data()) + token * stride_ + col;
+}
+
 size_t ActivationRows::bytes(bool quantized, size_t max_tokens, size_t cols) {
   return max_tokens * (quantized ? cols / kBlockSize * sizeof(ActivationQ80) : cols * sizeof(float));
 }
@@ -15,11 +47,46 @@ ActivationRows::ActivationRows(bool quantized, size_t max_tokens, size_t cols)
       buffer_(bytes(quantized, max_tokens, cols)) {}
 
 void ActivationRows::store(const Kernels& kernels, size_t token, size_t col, const float* x, size_t n) {
+  if (quantized_) return kernels.quantize_activation(x, blocks(token, col), n / kBlockSize);
+  if (n != 0) std::memcpy(floats(token, col), x, n * sizeof(float));
+}
+
+void ActivationRows::scale(size_t token, float factor) {
   if (quantized_) {
-    auto* blocks = buffer_.as<ActivationQ80>() + token * stride_ + col / kBlockSize;
-    kernels.quantize_activation(x, blocks, n / kBlockSize);
+    ActivationQ80* row = blocks(token, 0);
+    for (size_t b = 0; b < stride_; ++b) row[b].scale *= factor;
   } else {
-    std::memcpy(buffer_.as<float>() + token * stride_ + col, x, n * sizeof(float));
+    float* row = floats(token, 0);
+    for (size_t i = 0; i < stride_; ++i) row[i] *= factor;
+  }
+}
+
+size_t ActivationRows::wire_bytes(bool quantized, size_t n) {
+  return quantized ? n / kBlockSize * kWireBlock : n * sizeof(float);
+}
+
+void ActivationRows::to_wire(size_t token, size_t col, size_t n, std::byte* out) const {
+  if (!quantized_) {
+    if (n != 0) std::memcpy(out, floats(token, col), n * sizeof(float));
+    return;
+  }
+  const ActivationQ80* block = blocks(token, col);
+  for (size_t b = 0; b < n / kBlockSize; ++b, ++block, out += kWireBlock) {
+    std::memcpy(out, block->quants, kBlockSize);
+    std::memcpy(out + kBlockSize, &block->scale, sizeof(float));
+  }
+}
+
+void ActivationRows::from_wire(size_t token, size_t col, size_t n, const std::byte* data) {
+  if (!quantized_) {
+    if (n != 0) std::memcpy(floats(token, col), data, n * sizeof(float));
+    return;
+  }
+  ActivationQ80* block = blocks(token, col);
+  for (size_t b = 0; b < n / kBlockSize; ++b, ++block, data += kWireBlock) {
+    std::memcpy(block->quants, data, kBlockSize);
+    std::memcpy(&block->scale, data + kBlockSize, sizeof(float));
+    set_offset(*block);
   }
 }
 

@@ -25,11 +25,23 @@ class ActivationRows {
   // Stores x[0..n) as columns [col, col + n) of a token; quantized rows take whole blocks (col and n multiples of 32).
   void store(const Kernels& kernels, size_t token, size_t col, const float* x, size_t n);
 
+  // Multiplies a token by `factor`: its blocks' scales, or its floats.
+  void scale(size_t token, float factor);
+
+  // Columns [col, col + n) of a token as they travel between nodes: per block its quants and its F32 scale, or floats.
+  static size_t wire_bytes(bool quantized, size_t n);
+  void to_wire(size_t token, size_t col, size_t n, std::byte* out) const;
+  void from_wire(size_t token, size_t col, size_t n, const std::byte* data);
+
   // Records of one token: ActivationQ80 [cols / kBlockSize] or float [cols].
   const void* row(size_t token) const { return buffer_.data() + token * stride_ * record_bytes_; }
   size_t stride() const { return stride_; }  // records per token
+  bool is_quantized() const { return quantized_; }
 
  private:
+  ActivationQ80* blocks(size_t token, size_t col) const;
+  float* floats(size_t token, size_t col) const;
+
   bool quantized_ = false;
   size_t record_bytes_ = 0;
   size_t stride_ = 0;

@@ -472,6 +472,7 @@ void test_sum_squares_and_max(const Kernels& k) {
     const float sum = k.sum_squares(x.data(), n);
     // A rounding for the square, up to 32 in a partial sum, one per partial sum, 3 across lanes.
     CHECK_NEAR(sum, expected, (36.0 + static_cast<double>(n) / 32) * kUnit * expected);
+    CHECK_EQ(sum, kernels_for("generic").sum_squares(x.data(), n));
     for (size_t shift = 1; shift < 8; shift++) {
       Guarded<float> moved = guarded(x, shift);
       CHECK_EQ(k.sum_squares(moved.data(), n), sum);

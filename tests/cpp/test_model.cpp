@@ -19,13 +19,16 @@ using namespace dllama;
 
 namespace {
 
-constexpr size_t kHidden = 64, kHeadDim = 16, kHeads = 8, kKvHeads = 4, kFfn = 160, kVocab = 77, kLayers = 2;
+constexpr size_t kHidden = 128, kHeadDim = 16, kHeads = 8, kKvHeads = 2, kFfn = 160, kVocab = 77;
 
-// Any cut of 4 KV heads (units of one: 2 query heads x 16 = 32 outputs), 5 blocks of FFN columns and 77 rows.
+// Any cut of 8 query heads (units of two: 2 x 16 = 32 outputs), 5 blocks of FFN columns and 77 rows. The two KV heads
+// are replicated where their query heads are split; the last of five ranks has no heads at all.
 std::vector<Shard> make_shards(size_t ranks) {
   if (ranks == 1) return {{kHeads, kKvHeads, kFfn, 0, kVocab}};
-  if (ranks == 2) return {{4, 2, 96, 0, 32}, {4, 2, 64, 32, kVocab}};
-  return {{4, 2, 32, 0, 32}, {2, 1, 96, 32, 64}, {2, 1, 32, 64, kVocab}};
+  if (ranks == 2) return {{4, 1, 96, 0, 32}, {4, 1, 64, 32, kVocab}};
+  if (ranks == 3) return {{4, 1, 32, 0, 32}, {2, 1, 96, 32, 64}, {2, 1, 32, 64, kVocab}};
+  if (ranks == 4) return {{2, 1, 32, 0, 20}, {2, 1, 32, 20, 40}, {2, 1, 64, 40, 60}, {2, 1, 32, 60, kVocab}};
+  return {{2, 1, 32, 0, 16}, {2, 1, 32, 16, 32}, {2, 1, 32, 32, 48}, {2, 1, 32, 48, 64}, {0, 0, 32, 64, kVocab}};
 }
 
 NodeConfig make_config(size_t ranks, DType weights, DType wire, size_t threads = 2) {
@@ -100,14 +103,13 @@ std::vector<std::byte> canonical(DType type, const std::vector<float>& values, s
 
 // Where a rank's slice of a tensor begins: (first row, first column).
 std::pair<size_t, size_t> slice_start(const std::string& name, const NodeConfig& config, size_t rank) {
-  size_t heads = 0, kv_heads = 0, ffn = 0;
+  size_t heads = 0, ffn = 0;
   for (size_t r = 0; r < rank; ++r) {
     heads += config.shards[r].num_heads;
-    kv_heads += config.shards[r].num_kv_heads;
     ffn += config.shards[r].intermediate_size;
   }
   if (ends_with(name, "q_proj")) return {heads * kHeadDim, 0};
-  if (ends_with(name, "k_proj") || ends_with(name, "v_proj")) return {kv_heads * kHeadDim, 0};
+  if (ends_with(name, "k_proj") || ends_with(name, "v_proj")) return {heads / (kHeads / kKvHeads) * kHeadDim, 0};
   if (ends_with(name, "gate_proj") || ends_with(name, "up_proj")) return {ffn, 0};
   if (ends_with(name, "o_proj")) return {0, heads * kHeadDim};
   if (ends_with(name, "down_proj")) return {0, ffn};
@@ -229,7 +231,7 @@ TEST(several_ranks_compute_what_one_computes) {
   const auto tokens = some_tokens(150);
   Cluster one(make_config(1, DType::F32, DType::F32));
   const auto expected = logits_of(one.root(), tokens, 150);
-  for (const size_t ranks : {2, 3}) {
+  for (const size_t ranks : {2, 3, 4, 5}) {
     const check::Scope scope("ranks", ranks);
     Cluster cluster(make_config(ranks, DType::F32, DType::F32));
     CHECK_NEAR(largest_difference(logits_of(cluster.root(), tokens, 150), expected), 0.0, 1e-4);
@@ -414,6 +416,8 @@ TEST(configs_that_do_not_fit_together_are_refused) {
   refused([](NodeConfig& c) { c.wire_type = DType::Q40; }, "wire_type");
   refused([](NodeConfig& c) { c.shards.clear(); }, "shard");
   refused([](NodeConfig& c) { c.shards[0].num_heads = 7; }, "multiple");
+  refused([](NodeConfig& c) { c.shards[0].num_heads = 0; }, "or neither");
+  refused([](NodeConfig& c) { c.shards[0].num_kv_heads = 0; }, "or neither");
   refused([](NodeConfig& c) { c.shards[0].intermediate_size = 33; }, "FFN");
   refused([](NodeConfig& c) { c.shards[0].vocab_end = 70; }, "vocab");
 }

@@ -14,6 +14,7 @@
 #include "check.h"
 #include "kernels/dispatch.h"
 #include "net/group.h"
+#include "net/wire.h"
 
 using namespace dllama;
 
@@ -64,72 +65,75 @@ std::vector<float> random_values(size_t n, unsigned seed) {
 
 TEST(a_group_of_one_exchanges_nothing) {
   Group group(0, {});
-  auto x = random_values(64, 1);
-  const auto before = x;
-  group.all_reduce(kernels(), DType::Q80, x.data(), x.size());
-  CHECK(check::same_bits(x, before));
-  group.broadcast(FrameType::Stop, {});
+  group.begin_exchange();
+  group.poke();
+  group.wait();
+  group.command(FrameType::Stop, {});
   CHECK_EQ(group.counters().sent_bytes, uint64_t{0});
 }
 
-// Every rank must hold the same bits: the sum, in rank order, of what the wire type makes of each partial sum.
-TEST(sums_are_the_same_bits_on_every_rank) {
-  constexpr size_t kValues = 32 * 8 * 700;  // larger than a socket's buffer: both directions must flow at once
-  for (const size_t size : {2, 3, 4}) {
-    for (const DType wire : {DType::F32, DType::F16, DType::Q80}) {
-      const check::Scope scope("ranks", size, "wire", static_cast<int>(wire));
-      auto groups = make_groups(size);
-      std::vector<float> expected(kValues, 0.0f), unpacked(kValues);
-      std::vector<std::vector<float>> x;
-      for (size_t rank = 0; rank < size; ++rank) {
-        x.push_back(random_values(kValues, static_cast<unsigned>(rank + 1)));
-        std::vector<std::byte> bytes(wire_bytes(wire, kValues));
-        to_wire(kernels(), wire, x[rank].data(), kValues, bytes.data());
-        from_wire(kernels(), wire, bytes.data(), kValues, unpacked.data());
-        kernels().add(expected.data(), unpacked.data(), kValues);
+// Messages larger than a socket's buffer: both directions must flow at once, and several exchanges can be under way.
+TEST(messages_of_several_exchanges_arrive_in_order) {
+  for (const size_t size : {2, 3, 5}) {
+    constexpr size_t kBytes = 1 << 20;
+    auto groups = make_groups(size);
+    on_every_rank(size, [&](size_t rank) {
+      Group& group = *groups[rank];
+      std::vector<std::byte> out[2], in[2];
+      uint32_t numbers[2];
+      for (size_t round = 0; round < 2; ++round) {
+        out[round].assign(kBytes, static_cast<std::byte>(16 * round + rank));
+        in[round].resize(kBytes * size);
+        numbers[round] = group.begin_exchange();
+        for (size_t peer = 0; peer < size; ++peer) {
+          if (peer == rank) continue;
+          group.send(peer, FrameType::Sums, out[round]);
+          group.receive(peer, FrameType::Sums, std::span(in[round]).subspan(peer * kBytes, kBytes));
+        }
+        group.poke();
       }
-      on_every_rank(size, [&](size_t rank) {
-        groups[rank]->begin_step();
-        groups[rank]->all_reduce(kernels(), wire, x[rank].data(), kValues);
-      });
-      for (const auto& sum : x) CHECK(check::same_bits(sum, expected));
-      const auto counters = groups[0]->counters();
-      CHECK_EQ(counters.sent_bytes, (size - 1) * (sizeof(FrameHeader) + wire_bytes(wire, kValues)));
+      for (size_t round = 0; round < 2; ++round) {
+        group.wait_received(numbers[round]);
+        for (size_t peer = 0; peer < size; ++peer) {
+          const auto expected = static_cast<std::byte>(16 * round + peer);
+          if (peer != rank)
+            CHECK(in[round][peer * kBytes] == expected && in[round][(peer + 1) * kBytes - 1] == expected);
+        }
+      }
+      group.wait();
+      const auto counters = group.counters();
+      CHECK_EQ(counters.sent_bytes, 2 * (size - 1) * (sizeof(FrameHeader) + kBytes));
       CHECK_EQ(counters.received_bytes, counters.sent_bytes);
-    }
+    });
   }
 }
 
-TEST(rows_are_gathered_on_the_root) {
-  auto groups = make_groups(3);
-  const std::vector<size_t> columns{4, 3, 2}, first{0, 4, 7};
-  std::vector<float> out(2 * 16, -1.0f);
-  on_every_rank(3, [&](size_t rank) {
-    std::vector<float> rows(2 * columns[rank]);
-    for (size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<float>(100 * rank + i);
-    groups[rank]->begin_step();
-    groups[rank]->gather_rows(rows.data(), 2, columns, first, out.data(), 16);
-  });
-  CHECK_EQ(out[4], 100.0f);
-  CHECK_EQ(out[16 + 6], 105.0f);
-  CHECK_EQ(out[8], 201.0f);
-  CHECK_EQ(out[16 + 8], 203.0f);
-  CHECK_EQ(out[9], -1.0f);  // nothing beyond the last slice
-}
-
-TEST(a_broadcast_arrives_whole) {
+TEST(a_command_arrives_whole) {
   auto groups = make_groups(2);
   std::vector<std::byte> payload(1 << 20), received;
   for (size_t i = 0; i < payload.size(); ++i) payload[i] = static_cast<std::byte>(i * 7);
   on_every_rank(2, [&](size_t rank) {
-    groups[rank]->begin_step();
     if (rank == 0) {
-      groups[0]->broadcast(FrameType::Step, payload);
+      groups[0]->command(FrameType::Step, payload);
     } else {
-      CHECK(groups[1]->receive_broadcast(received, payload.size()) == FrameType::Step);
+      CHECK(groups[1]->receive_command(received, payload.size()) == FrameType::Step);
     }
   });
   CHECK(received == payload);
+  CHECK_EQ(groups[1]->counters().wait_ns, uint64_t{0});  // waiting for work is no exchange
+}
+
+TEST(values_survive_the_wire) {
+  const auto x = random_values(32 * 9, 3);
+  for (const DType wire : {DType::F32, DType::F16, DType::Q80}) {
+    std::vector<std::byte> bytes(wire_bytes(wire, x.size()));
+    std::vector<float> back(x.size());
+    to_wire(kernels(), wire, x.data(), x.size(), bytes.data());
+    from_wire(kernels(), wire, bytes.data(), x.size(), back.data());
+    // Half a step of 1/127 of the largest value; F16 keeps 11 bits.
+    const double tolerance = wire == DType::F32 ? 0.0 : wire == DType::F16 ? 4.0 / 2048 : 4.0 / 254;
+    for (size_t i = 0; i < x.size(); ++i) CHECK_NEAR(back[i], x[i], tolerance);
+  }
 }
 
 // --- peers that break the rules -------------------------------------------------------------------------------------
@@ -139,14 +143,14 @@ namespace {
 // Rank 1 of two, whose root is these bytes and then silence (the socket stays open until the end).
 void expect_failure(const std::vector<std::byte>& bytes, bool close_after, const char* message) {
   const Pair pair;
-  Group group(1, std::vector<int>{pair.ends[0]});
+  Group group(1, std::vector<int>{pair.ends[0]}, std::vector<std::string>{"the root"});
   close(pair.ends[0]);
   CHECK_EQ(write(pair.ends[1], bytes.data(), bytes.size()), static_cast<ssize_t>(bytes.size()));
   if (close_after) close(pair.ends[1]);
   std::vector<std::byte> payload;
-  group.begin_step();
-  CHECK_THROWS(group.receive_broadcast(payload, 1000), GroupFailed, message);
-  CHECK_THROWS(group.receive_broadcast(payload, 1000), GroupFailed, message);  // and it stays so
+  CHECK_THROWS(group.receive_command(payload, 1000), GroupFailed, message);
+  CHECK_THROWS(group.receive_command(payload, 1000), GroupFailed, message);  // and it stays so
+  CHECK(group.failed_rank() == size_t{0});
   if (!close_after) close(pair.ends[1]);
 }
 
@@ -167,42 +171,84 @@ TEST(strange_frames_end_the_group_with_the_reason) {
   header.step = 7;
   expect_failure(bytes_of(header), false, "of step 7");
   header.magic = 0x20544547;  // "GET "
-  expect_failure(bytes_of(header), false, "a node sent frame");
-  expect_failure(std::vector<std::byte>(5), true, "closed its connection");
-  expect_failure({}, true, "closed its connection");
+  expect_failure(bytes_of(header), false, "the root sent frame");
+  expect_failure(std::vector<std::byte>(5), true, "the root closed its connection");
+  expect_failure({}, true, "the root closed its connection");
 }
 
-TEST(a_peer_that_dies_in_an_exchange_is_noticed) {
-  const Pair pair;
-  Group group(0, std::vector<int>{pair.ends[0]});
-  close(pair.ends[0]);
+namespace {
+
+// Queues an exchange of these many bytes with every peer, and waits for it.
+void exchange(Group& group, std::vector<std::byte>& out, std::vector<std::byte>& in) {
+  group.begin_exchange();
+  const size_t part = in.size() / group.world_size();
+  for (size_t peer = 0; peer < group.world_size(); ++peer) {
+    if (peer == group.rank()) continue;
+    group.send(peer, FrameType::Sums, out);
+    group.receive(peer, FrameType::Sums, std::span(in).subspan(peer * part, part));
+  }
+  group.wait();
+}
+
+}  // namespace
+
+TEST(a_peer_that_dies_in_an_exchange_is_noticed_and_named) {
+  const Pair first, second;
+  const std::vector<std::string> names{"worker a", "worker b"};
+  Group group(0, std::vector<int>{first.ends[0], second.ends[0]}, names);
+  close(first.ends[0]);
+  close(second.ends[0]);
   std::thread killer([&] {
     std::byte some[100];
-    CHECK(read(pair.ends[1], some, sizeof(some)) > 0);
-    close(pair.ends[1]);
+    CHECK(read(second.ends[1], some, sizeof(some)) > 0);
+    close(second.ends[1]);
   });
-  auto x = random_values(32 * 100000, 3);
-  group.begin_step();
-  CHECK_THROWS(group.all_reduce(kernels(), DType::F32, x.data(), x.size()), GroupFailed, "");
+  std::vector<std::byte> out(1 << 22), in(3 << 22);
+  CHECK_THROWS(exchange(group, out, in), GroupFailed, "worker b");
+  CHECK(group.failed_rank() == size_t{2});
   killer.join();
+  close(first.ends[1]);
 }
 
-TEST(abort_ends_a_wait_at_once) {
-  auto groups = make_groups(2);
-  std::thread aborter([&] {
-    std::this_thread::sleep_for(std::chrono::milliseconds(50));
-    groups[0]->abort("worker 10.0.0.2 is silent");
-  });
-  auto x = random_values(32, 5);
-  groups[0]->begin_step();
-  CHECK_THROWS(groups[0]->all_reduce(kernels(), DType::F32, x.data(), x.size()), GroupFailed, "10.0.0.2 is silent");
-  CHECK_THROWS(groups[0]->all_reduce(kernels(), DType::F32, x.data(), x.size()), GroupFailed, "10.0.0.2 is silent");
-  aborter.join();
+TEST(a_message_of_another_length_or_kind_ends_the_group) {
+  for (const size_t wrong : {size_t{0}, size_t{1}, size_t{2}}) {
+    const Pair pair;
+    Group group(0, std::vector<int>{pair.ends[0]});
+    close(pair.ends[0]);
+    FrameHeader header;
+    header.type = wrong == 0 ? FrameType::Logits : FrameType::Sums;
+    header.layer = wrong == 1 ? 2 : 1;
+    header.length = wrong == 2 ? 65 : 64;
+    auto bytes = bytes_of(header);
+    bytes.resize(bytes.size() + 65);
+    CHECK_EQ(write(pair.ends[1], bytes.data(), bytes.size()), static_cast<ssize_t>(bytes.size()));
+    std::vector<std::byte> out(64), in(128);
+    CHECK_THROWS(exchange(group, out, in), GroupFailed, "rank 1 sent frame type");
+    close(pair.ends[1]);
+  }
+}
+
+TEST(abort_ends_every_wait_at_once) {
+  for (const bool is_follower : {false, true}) {
+    auto groups = make_groups(2);
+    Group& group = *groups[is_follower ? 1 : 0];
+    std::thread aborter([&] {
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));
+      group.abort("worker 10.0.0.2 is silent");
+    });
+    std::vector<std::byte> out(64), in(128);
+    const auto wait = [&] { is_follower ? static_cast<void>(group.receive_command(in, 9)) : exchange(group, out, in); };
+    CHECK_THROWS(wait(), GroupFailed, "10.0.0.2 is silent");
+    CHECK_THROWS(wait(), GroupFailed, "10.0.0.2 is silent");
+    CHECK(!group.failed_rank());
+    aborter.join();
+  }
 }
 
 TEST(links_are_checked) {
   CHECK_THROWS(Group(0, std::vector<int>{-1}), InvalidArgument, "open socket");
   CHECK_THROWS(Group(3, std::vector<int>{}), InvalidArgument, "rank 3");
+  CHECK_THROWS(Group(0, std::vector<int>{0}, std::vector<std::string>{"a", "b"}), InvalidArgument, "one name per link");
 }
 
 CHECK_MAIN()
