@@ -140,6 +140,13 @@ class Node:
         pages: ``[P, 3]`` of (slot, page index, page id), written into the page tables before the step.
         wants: ``[W, 3]`` of (row of embeddings, WANT_LOGITS or WANT_SCORE, token id to score), one per row, ascending.
         """
+    scatter_from: int
+    """Rank 0: steps of at least so many tokens exchange their sums by reduce-scatter and all-gather, others directly.
+
+    0, the default: all directly. Results are the same, bit for bit.
+    """
+    def probe(self, num_tokens: int, scatter: bool) -> float:
+        """Rank 0: seconds that one exchange of a layer takes on all nodes for ``num_tokens`` (1 to max_tokens)."""
     def follow(self) -> None:
         """Serve rank 0's steps until it stops the group. Raises GroupFailedError if it is lost."""
     def stop(self) -> None:

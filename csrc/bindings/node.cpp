@@ -152,6 +152,8 @@ void register_node(py::module_& m) {
       .def("load_rows", &load_rows, py::arg("name"), py::arg("first_row"), py::arg("rows").noconvert())
       .def("step", &run_step, py::arg("embeddings").noconvert(), py::arg("spans").noconvert(),
            py::arg("pages").noconvert(), py::arg("wants").noconvert())
+      .def_property("scatter_from", &Node::scatter_from, &Node::set_scatter_from)
+      .def("probe", &Node::probe, py::call_guard<py::gil_scoped_release>(), py::arg("num_tokens"), py::arg("scatter"))
       .def("follow", &Node::follow, py::call_guard<py::gil_scoped_release>())
       .def("stop", &Node::stop, py::call_guard<py::gil_scoped_release>())
       .def("counters", &counters);

@@ -17,6 +17,7 @@ struct FrameCounts {
   uint32_t pages;
   uint32_t wants;
   uint32_t tokens;
+  uint32_t scatter;
 };
 
 bool in_range(int32_t value, size_t limit) {
@@ -91,7 +92,7 @@ std::vector<std::byte> Batch::to_frame(const Kernels& kernels, DType wire) const
   size_t tokens = 0;
   for (const Span& span : spans) tokens += static_cast<size_t>(span.num_tokens);
   const FrameCounts counts{static_cast<uint32_t>(spans.size()), static_cast<uint32_t>(pages.size()),
-                           static_cast<uint32_t>(wants.size()), static_cast<uint32_t>(tokens)};
+                           static_cast<uint32_t>(wants.size()), static_cast<uint32_t>(tokens), scatter};
   std::memcpy(frame.data(), &counts, sizeof(counts));
   std::byte* out = append(frame.data() + sizeof(counts), spans);
   out = append(out, pages);
@@ -104,9 +105,11 @@ Batch Batch::from_frame(const Kernels& kernels, const NodeConfig& config, std::s
   FrameCounts counts;
   require(frame.size() >= sizeof(counts), "a step frame is too short");
   std::memcpy(&counts, frame.data(), sizeof(counts));
+  require(counts.scatter <= 1, "a step frame has an unknown way of exchange");
   require(counts.tokens <= config.max_tokens && frame.size() == frame_bytes(counts, config),
           "a step frame's counts disagree with its length");
   Batch batch;
+  batch.scatter = counts.scatter != 0;
   const std::byte* data = take(frame.data() + sizeof(counts), batch.spans, counts.spans);
   data = take(data, batch.pages, counts.pages);
   data = take(data, batch.wants, counts.wants);
@@ -118,7 +121,7 @@ Batch Batch::from_frame(const Kernels& kernels, const NodeConfig& config, std::s
 size_t Batch::max_frame_bytes(const NodeConfig& config) {
   const auto limit = static_cast<uint32_t>(config.max_tokens);
   const auto pages = static_cast<uint32_t>(config.num_pages);
-  return frame_bytes({limit, pages, limit, limit}, config);
+  return frame_bytes({limit, pages, limit, limit, 0}, config);
 }
 
 }  // namespace dllama

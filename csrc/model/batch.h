@@ -39,6 +39,7 @@ struct Batch {
   std::vector<Span> spans;
   std::vector<PageChange> pages;
   std::vector<Want> wants;
+  bool scatter = false;           // how the ranks exchange their sums, see sync.h
   std::vector<float> embeddings;  // [num_tokens, hidden_size], rows of all spans in order
 
   size_t num_tokens(size_t hidden_size) const { return embeddings.size() / hidden_size; }

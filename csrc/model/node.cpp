@@ -1,5 +1,7 @@
 #include "model/node.h"
 
+#include <cstring>
+
 #include "base/clock.h"
 #include "base/errors.h"
 #include "base/os_cpu.h"
@@ -8,6 +10,26 @@
 namespace dllama {
 
 namespace {
+
+// Payload of a Probe.
+struct ProbeFrame {
+  uint32_t num_tokens;
+  uint32_t scatter;
+};
+
+void check(const ProbeFrame& frame, const NodeConfig& config) {
+  require(frame.num_tokens > 0 && frame.num_tokens <= config.max_tokens, "a probe has 1 to max_tokens tokens");
+  require(frame.scatter <= 1, "unknown way of exchange");
+}
+
+// A frame that is one struct.
+template <typename T>
+T read(std::span<const std::byte> frame) {
+  T value;
+  require(frame.size() == sizeof(value), "a frame has a wrong length");
+  std::memcpy(&value, frame.data(), sizeof(value));
+  return value;
+}
 
 NodeConfig checked(NodeConfig config, const Group& group) {
   config.validate();
@@ -42,18 +64,32 @@ void Node::accept(const Batch& batch) {
   }
 }
 
+Step Node::make_step(bool scatter) {
+  return {kernels_, config_, shard_, weights_, cache_, buffers_, pool_, *group_, scatter};
+}
+
 void Node::run(const Batch& batch) {
-  Step step{kernels_, config_, shard_, weights_, cache_, buffers_, pool_, *group_};
+  Step step = make_step(batch.scatter);
   forward(step, batch, outputs_);
   ++steps_;
   tokens_ += step.num_tokens;
 }
+
+void Node::run_probe(size_t num_tokens, bool scatter) {
+  Step step = make_step(scatter);
+  step.num_tokens = num_tokens;
+  pool_.run([&](size_t thread) { probe_exchange(step, thread); });
+  if (step.failed) std::rethrow_exception(step.error);
+}
+
+// --- rank 0 ---
 
 const Outputs& Node::step(Batch batch) {
   const uint64_t start_ns = now_ns();
   require(group_->is_root(), "only rank 0 starts steps");
   accept(batch);  // before anyone else hears of it
   if (group_->world_size() > 1) {
+    batch.scatter = scatter_from_ != 0 && batch.num_tokens(config_.hidden_size) >= scatter_from_;
     // Rank 0 takes the embeddings as the wire carries them, so every rank starts from the same bits.
     const auto frame = batch.to_frame(kernels_, config_.wire_type);
     batch = Batch::from_frame(kernels_, config_, frame);
@@ -64,31 +100,50 @@ const Outputs& Node::step(Batch batch) {
   return outputs_;
 }
 
-void Node::follow() {
-  require(!group_->is_root(), "rank 0 does not follow");
-  std::vector<std::byte> frame;
-  const size_t max_frame = Batch::max_frame_bytes(config_);
-  while (true) {
-    if (group_->receive_command(frame, max_frame) == FrameType::Stop) return;
-    const uint64_t start_ns = now_ns();
-    run(receive(frame));
-    step_ns_ += now_ns() - start_ns;
-  }
-}
-
-Batch Node::receive(std::span<const std::byte> frame) {
-  try {
-    Batch batch = Batch::from_frame(kernels_, config_, frame);
-    accept(batch);
-    return batch;
-  } catch (const InvalidArgument& error) {
-    group_->reject(0, group_->name_of(0) + " sent a step that cannot be: " + error.what());
-  }
+double Node::probe(size_t num_tokens, bool scatter) {
+  require(group_->is_root(), "only rank 0 starts probes");
+  const ProbeFrame frame{static_cast<uint32_t>(num_tokens), scatter};
+  check(frame, config_);
+  group_->command(FrameType::Probe, std::as_bytes(std::span(&frame, 1)));
+  const uint64_t start_ns = now_ns();
+  run_probe(num_tokens, scatter);
+  return static_cast<double>(now_ns() - start_ns) * 1e-9;
 }
 
 void Node::stop() {
   require(group_->is_root(), "only rank 0 stops the group");
   group_->command(FrameType::Stop, {});
+}
+
+// --- other ranks ---
+
+void Node::follow() {
+  require(!group_->is_root(), "rank 0 does not follow");
+  std::vector<std::byte> frame;
+  const size_t max_frame = Batch::max_frame_bytes(config_);
+  while (true) {
+    const FrameType command = group_->receive_command(frame, max_frame);
+    if (command == FrameType::Stop) return;
+    const uint64_t start_ns = now_ns();
+    try {
+      obey(command, frame);
+    } catch (const InvalidArgument& error) {
+      group_->reject(0, group_->name_of(0) + " sent a command that cannot be: " + error.what());
+    }
+    step_ns_ += now_ns() - start_ns;
+  }
+}
+
+void Node::obey(FrameType command, std::span<const std::byte> frame) {
+  if (command == FrameType::Step) {
+    const Batch batch = Batch::from_frame(kernels_, config_, frame);
+    accept(batch);
+    return run(batch);
+  }
+  require(command == FrameType::Probe, "unknown command");
+  const auto probe = read<ProbeFrame>(frame);
+  check(probe, config_);
+  run_probe(probe.num_tokens, probe.scatter != 0);
 }
 
 StepCounters Node::counters() const {

@@ -211,6 +211,20 @@ std::vector<float> logits_of(Node& node, const std::vector<size_t>& tokens, size
   return logits;
 }
 
+// The same in one step of which nothing is wanted.
+void run_prompt(Node& node, const std::vector<size_t>& tokens) {
+  Batch batch;
+  batch.spans = {{0, 0, static_cast<int32_t>(tokens.size())}};
+  for (const size_t token : tokens) {
+    const auto row = embedding(token);
+    batch.embeddings.insert(batch.embeddings.end(), row.begin(), row.end());
+  }
+  for (int32_t page = 0; page <= static_cast<int32_t>((tokens.size() - 1) / kPageSize); ++page) {
+    batch.pages.push_back({0, page, page});
+  }
+  node.step(std::move(batch));
+}
+
 std::vector<size_t> some_tokens(size_t count) {
   std::vector<size_t> tokens;
   for (size_t i = 0; i < count; ++i) tokens.push_back((i * 31 + 7) % kVocab);
@@ -237,6 +251,51 @@ TEST(several_ranks_compute_what_one_computes) {
     CHECK_NEAR(largest_difference(logits_of(cluster.root(), tokens, 150), expected), 0.0, 1e-4);
     CHECK_NEAR(largest_difference(logits_of(cluster.root(), tokens, 3, 1), expected), 0.0, 1e-4);
   }
+}
+
+// Which way the ranks exchange their sums, in how many pieces a step is cut for it, and how it is cut into chunks: no
+// bit depends on it. With 5 ranks one owns no block of the hidden size.
+TEST(scatter_gives_the_bits_of_direct_exchange) {
+  const auto tokens = some_tokens(140);
+  for (const DType wire : {DType::F32, DType::F16, DType::Q80}) {
+    for (const size_t ranks : {2, 3, 4, 5}) {
+      const check::Scope scope("wire", static_cast<int>(wire), "ranks", ranks);
+      const DType weights = wire == DType::F32 ? DType::F32 : DType::Q40;
+      Cluster cluster(make_config(ranks, weights, wire, ranks == 2 ? 2 : 1));
+      const auto expected = logits_of(cluster.root(), tokens, 140);
+      for (const size_t chunk : {21, 139}) {  // the second leaves a step of one token
+        cluster.root().set_scatter_from(0);
+        CHECK(check::same_bits(logits_of(cluster.root(), tokens, chunk), expected));
+        cluster.root().set_scatter_from(1);
+        CHECK(check::same_bits(logits_of(cluster.root(), tokens, chunk), expected));
+      }
+    }
+  }
+}
+
+TEST(scatter_saves_bytes_from_three_ranks_on) {
+  const auto tokens = some_tokens(140);
+  Cluster cluster(make_config(4, DType::Q40, DType::Q80, 1));
+  uint64_t bytes[2];
+  for (const size_t scatter : {0, 1}) {
+    const uint64_t before = cluster.group(1).counters().sent_bytes;
+    cluster.root().set_scatter_from(scatter);
+    run_prompt(cluster.root(), tokens);
+    bytes[scatter] = cluster.group(1).counters().sent_bytes - before;
+  }
+  CHECK(static_cast<double>(bytes[1]) < 0.6 * static_cast<double>(bytes[0]));
+}
+
+TEST(probes_of_either_way_leave_sequences_alone) {
+  const auto tokens = some_tokens(70);
+  Cluster cluster(make_config(3, DType::Q40, DType::Q80));
+  const auto expected = logits_of(cluster.root(), tokens, 70);
+  for (const bool scatter : {false, true}) {
+    for (const size_t count : {1, 200}) CHECK(cluster.root().probe(count, scatter) > 0.0);
+  }
+  CHECK_THROWS(cluster.root().probe(0, false), InvalidArgument, "tokens");
+  CHECK_THROWS(cluster.root().probe(201, true), InvalidArgument, "tokens");
+  CHECK(check::same_bits(logits_of(cluster.root(), tokens, 70), expected));
 }
 
 // Quantized weights and wire: every exchange adds at most half a Q80 step (1/254 of a block's largest value) per rank,
@@ -371,7 +430,7 @@ TEST(frames_carry_batches_and_lies_are_refused) {
   for (size_t size = 0; size < frame.size(); ++size) {
     CHECK_THROWS(Batch::from_frame(kernels(), config, std::span(frame).first(size)), InvalidArgument, "");
   }
-  for (size_t i = 0; i < 16; ++i) {  // the counts
+  for (size_t i = 0; i < 20; ++i) {  // the counts
     auto lie = frame;
     lie[i] ^= std::byte{0x81};
     CHECK_THROWS(Batch::from_frame(kernels(), config, lie), InvalidArgument, "");
