@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
+import os
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
@@ -34,8 +36,8 @@ def parse_address(text: str) -> Address:
     """Read ``host``, ``host:port``, ``[ipv6]`` or ``[ipv6]:port``; raises UsageError if it is none of these."""
     expected = f"worker address: expected host:port, e.g. 10.0.0.2:9999 or [fd00::2]:9999, found {text!r:.80}"
     if text.startswith("["):
-        host, _, port = text[1:].partition("]")
-        is_number = _is_ipv6(host) and (not port or port.startswith(":"))
+        host, bracket, port = text[1:].partition("]")
+        is_number = bracket and _is_ipv6(host) and (not port or port.startswith(":"))
         host, port = (host, port[1:] if port else str(DEFAULT_PORT)) if is_number else ("", "")
     elif text.count(":") > 1:
         raise UsageError(f"{expected}; numbers of IPv6 stand in brackets")
@@ -160,8 +162,13 @@ def listen(host: str | None, port: int) -> socket.socket:
     try:
         return socket.create_server((host or "", port), family=family, backlog=128, dualstack_ipv6=is_dual)
     except OSError as error:
-        advice = "choose another --port, or end the program that has it" if error.errno == 98 else "check --host"
-        raise UsageError(f"cannot listen on {where}: {(error.strerror or str(error)).lower()}; {advice}") from None
+        advice = "choose another --port, or end the program that has it" if error.errno == errno.EADDRINUSE else "check --host"
+        raise UsageError(f"cannot listen on {where}: {_why(error)}; {advice}") from None
+
+
+def _why(error: OSError) -> str:
+    """Say what the system says, without Python's additions."""
+    return os.strerror(error.errno).lower() if error.errno else str(error)
 
 
 def _family_of(host: str) -> socket.AddressFamily:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 import threading
@@ -11,13 +12,13 @@ from contextlib import suppress
 import msgspec
 
 from dllama.cluster import protocol
-from dllama.cluster.protocol import Message
+from dllama.cluster.protocol import Message, shown
 from dllama.errors import DllamaError
 
 Bytes = bytes | bytearray | memoryview
 _LENGTH = struct.Struct("<I")
 STRANGER_LIMIT = 1024  # bytes of a message from whoever has not proved anything yet
-MESSAGE_LIMIT = 4 << 20  # of a message from a peer; the largest is a model's config
+MESSAGE_LIMIT = 1 << 20  # of a message from a peer; the largest has the addresses of all nodes and a model's config
 
 
 class ChannelClosed(DllamaError):
@@ -25,13 +26,14 @@ class ChannelClosed(DllamaError):
 
 
 class Channel:
-    """A connected socket, which it owns, and what was read from it.
+    """A connected socket, which it owns. One thread may send while another receives.
 
     Attributes:
         limit: Most bytes of one message that is received.
     """
 
     def __init__(self, connection: socket.socket) -> None:
+        connection.setblocking(False)  # a socket's own timeout would be one for both directions
         self._socket, self._sending, self.limit = connection, threading.Lock(), STRANGER_LIMIT
 
     @property
@@ -51,25 +53,25 @@ class Channel:
 
     def send_bytes(self, data: Bytes, seconds: float) -> None:
         """Send all of ``data``; raises ChannelClosed if that cannot be, or not in time."""
+        deadline, rest = time.monotonic() + seconds, memoryview(data)
         try:
             with self._sending:
-                self._socket.settimeout(seconds)
-                self._socket.sendall(data)
+                while rest:
+                    try:
+                        rest = rest[self._socket.send(rest) :]
+                    except BlockingIOError:
+                        self._wait(select.POLLOUT, deadline)
         except TimeoutError:
             raise ChannelClosed(f"it took nothing for {seconds:.0f} s") from None
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise ChannelClosed(_closed(error)) from None
 
     def receive_into(self, buffer: memoryview, deadline: float) -> None:
         """Fill ``buffer`` before ``time.monotonic()`` is ``deadline``; raises ChannelClosed if that cannot be."""
         done = 0
         while done < len(buffer):
-            left = deadline - time.monotonic()
             try:
-                if left <= 0:
-                    raise TimeoutError
-                self._socket.settimeout(left)
-                count = self._socket.recv_into(buffer[done:])
+                count = self._receive_some(buffer[done:], deadline)
             except TimeoutError:
                 raise ChannelClosed("no sign of life from it" if not done else "it stopped in mid-message") from None
             except (OSError, ValueError) as error:
@@ -77,6 +79,20 @@ class Channel:
             if count == 0:
                 raise ChannelClosed("it closed its connection")
             done += count
+
+    def _receive_some(self, buffer: memoryview, deadline: float) -> int:
+        while True:
+            try:
+                return self._socket.recv_into(buffer)
+            except BlockingIOError:
+                self._wait(select.POLLIN, deadline)
+
+    def _wait(self, event: int, deadline: float) -> None:
+        """Wait until the socket is ready; raises TimeoutError if it is not in time."""
+        poll = select.poll()
+        poll.register(self._socket, event)
+        if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            raise TimeoutError
 
     def receive_bytes(self, num_bytes: int, deadline: float) -> bytes:
         """Receive so many bytes, as ``receive_into`` does."""
@@ -103,7 +119,7 @@ class Channel:
         try:
             return protocol.decode(data), data
         except (msgspec.DecodeError, RecursionError) as error:
-            raise ChannelClosed(f"it sent what is no message: {error}") from None
+            raise ChannelClosed(f"it sent what is no message: {shown(str(error))}") from None
 
     def shut(self) -> None:
         """End all waits of this channel, in any thread, and the connection; its descriptor stays until ``close``."""

@@ -115,6 +115,8 @@ class Control:
             self._lose(str(error))
         except queue.Full:
             self._lose("it sends messages that nobody asked for")
+        except Exception as error:  # noqa: BLE001  # nobody must wait for what this thread no longer reads
+            self._lose(f"internal error: {type(error).__name__}: {error}")
 
     def _take(self, message: Message) -> None:
         if isinstance(message, Pulse):

@@ -9,7 +9,7 @@ from typing import TypeVar
 from dllama.cluster import protocol
 from dllama.cluster.auth import Transcript
 from dllama.cluster.channel import MESSAGE_LIMIT, Channel, ChannelClosed
-from dllama.cluster.protocol import Challenge, Hello, Message, Proof, Refused
+from dllama.cluster.protocol import Challenge, Hello, Message, Proof, Refused, shown
 from dllama.errors import ClusterError
 
 HANDSHAKE_S = 5.0
@@ -38,8 +38,7 @@ def connect(channel: Channel, hello: Hello, key: bytes | None, name: str) -> Non
     try:
         ours = protocol.preamble()
         channel.send_bytes(ours, HANDSHAKE_S)
-        theirs = channel.receive_bytes(protocol.PREAMBLE.size, deadline)
-        _check_preamble(theirs, name)
+        theirs = _receive_preamble(channel, deadline, name)
         for said in (ours, theirs, channel.send(hello)):
             transcript.add(said)
         challenge = _next(channel, Challenge, deadline, name, transcript)
@@ -53,17 +52,20 @@ def connect(channel: Channel, hello: Hello, key: bytes | None, name: str) -> Non
     channel.limit = MESSAGE_LIMIT
 
 
-def _check_preamble(theirs: bytes, name: str) -> None:
-    magic, version, text = protocol.PREAMBLE.unpack(theirs)
+def _receive_preamble(channel: Channel, deadline: float, name: str) -> bytes:
+    magic = channel.receive_bytes(len(protocol.MAGIC), deadline)
     if magic != protocol.MAGIC:
         raise ClusterError(f"{name}: a program answers there, but it is no dllama worker; check address and port")
+    theirs = magic + channel.receive_bytes(protocol.PREAMBLE.size - len(magic), deadline)
     if theirs != protocol.preamble():
+        _, version, text = protocol.PREAMBLE.unpack(theirs)
         raise ClusterError(f"{name}: it is {_version(version, text)}, this is {_this()}; {_SAME}")
+    return theirs
 
 
 def _version(protocol_version: int, text: bytes) -> str:
-    shown = text.rstrip(b"\0").decode("ascii", "replace")
-    return f"dllama {''.join(c if c.isprintable() else '?' for c in shown)} (protocol {protocol_version})"
+    name = text.rstrip(b"\0").decode("ascii", "replace")
+    return f"dllama {shown(name)} (protocol {protocol_version})"
 
 
 def _this() -> str:
@@ -138,7 +140,7 @@ def _next(
 ) -> _Wanted:
     message, said = channel.receive(deadline)
     if isinstance(message, Refused):
-        raise ClusterError(f"{name}: {message.reason}")
+        raise ClusterError(f"{name}: {shown(message.reason)}")
     if not isinstance(message, wanted):
         raise ChannelClosed("it said something else than expected")
     if transcript is not None:

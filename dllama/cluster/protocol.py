@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 import time
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -25,11 +25,22 @@ MAX_NODES: Final = 1024
 PATIENCE_S: Final = 1e6  # for what takes as long as it takes: heartbeats say whether there is still somebody
 
 Role = Literal["root", "link"]
+_PER_NODE = msgspec.Meta(max_length=MAX_NODES)
+Text = Annotated[str, msgspec.Meta(max_length=1024)]
+Port = Annotated[int, msgspec.Meta(ge=1, le=0xFFFF)]
+Session = Annotated[bytes, msgspec.Meta(min_length=SESSION_BYTES, max_length=SESSION_BYTES)]
+Nonce = Annotated[bytes, msgspec.Meta(min_length=NONCE_BYTES, max_length=NONCE_BYTES)]
+Mac = Annotated[bytes, msgspec.Meta(min_length=MAC_BYTES, max_length=MAC_BYTES)]
 
 
 def never() -> float:
     """Give a deadline that does not come, for waits that end when heartbeats do."""
     return time.monotonic() + PATIENCE_S
+
+
+def shown(text: str) -> str:
+    """Make what a peer said fit to be shown: one line of printable characters, not longer than a message may be."""
+    return "".join(char if char.isprintable() else "?" for char in text[:1000])
 
 
 def preamble() -> bytes:
@@ -48,29 +59,29 @@ class Hello(Message, frozen=True):
     """Who connects: a root, or a node of a session that links to another."""
 
     role: Role
-    nonce: bytes
+    nonce: Nonce
     has_key: bool
-    session: bytes  # of the cluster that it belongs to
+    session: Session  # of the cluster that it belongs to
     rank: int = 0  # of the node that connects
 
 
 class Challenge(Message, frozen=True):
     """The answer: prove that you know the key."""
 
-    nonce: bytes
+    nonce: Nonce
     has_key: bool
 
 
 class Proof(Message, frozen=True):
     """Proof of the key, over everything said before."""
 
-    mac: bytes
+    mac: Mac
 
 
 class Refused(Message, frozen=True):
     """No, and why, in one line; ``exit_code`` is that of the error it should end in."""
 
-    reason: str
+    reason: Text
     exit_code: int = 4
 
 
@@ -80,8 +91,8 @@ class Refused(Message, frozen=True):
 class Facts(Message, frozen=True):
     """Worker: what it is, once it has agreed to serve this root."""
 
-    commit: str
-    isa: str
+    commit: Text
+    isa: Text
     num_threads: int
     available_memory: int
 
@@ -90,11 +101,11 @@ class Setup(Message, frozen=True):
     """Root: the model, the plan, and who takes part."""
 
     rank: int
-    names: list[str]  # by rank; what users call them
-    hosts: list[tuple[str, int]]  # of ranks 1 and up, as the root reaches them
+    names: Annotated[list[Text], _PER_NODE]  # what users call them
+    hosts: Annotated[list[tuple[Text, Port]], _PER_NODE]  # of ranks 1 and up, as the root reaches them
     config: ModelConfig
-    shares: list[float] | None
-    plan: str  # digest
+    shares: Annotated[list[float], _PER_NODE] | None
+    plan: Text  # digest
     wire_type: DType
     kv_type: DType
     max_seq_len: int
@@ -130,7 +141,7 @@ class Loaded(Message, frozen=True):
 class Failed(Message, frozen=True):
     """Worker: it cannot go on; ``rank`` is the node whose fault it seems to be."""
 
-    reason: str
+    reason: Text
     rank: int
     exit_code: int = 4
 
@@ -142,7 +153,7 @@ class Ask(Message, frozen=True):
 class Pulse(Message, frozen=True):
     """Heartbeat, with the node's counters once there is one."""
 
-    counters: dict[str, int] = {}
+    counters: Annotated[dict[Text, int], msgspec.Meta(max_length=64)] = {}
 
 
 class Bye(Message, frozen=True):

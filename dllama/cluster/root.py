@@ -22,7 +22,7 @@ from dllama.cluster.addresses import Address, check_distinct, connect, parse_add
 from dllama.cluster.auth import link_key
 from dllama.cluster.channel import Channel
 from dllama.cluster.control import Control, Lost, Said
-from dllama.cluster.protocol import Agreed, Bye, Connect, Facts, Failed, Hello, Linked, Loaded, Message, Setup
+from dllama.cluster.protocol import Agreed, Bye, Connect, Facts, Failed, Hello, Linked, Loaded, Message, Setup, shown
 from dllama.errors import ClusterError, DllamaError, NotEnoughMemory, UsageError, WorkerLost
 from dllama.version import build
 
@@ -93,9 +93,13 @@ class Cluster:
         """Reach all workers at once and learn what they are.
 
         Raises:
-            ClusterError: One cannot be reached, does not know the key, or serves another root.
+            ClusterError: One cannot be reached, does not know the key, or serves another root; all are left then.
         """
-        self._all(self._connect, self.peers)
+        try:
+            self._all(self._connect, self.peers)
+        except BaseException:
+            self.close()
+            raise
 
     def agree(self, setup: Callable[[Peer], Setup]) -> dict[Peer, Agreed]:
         """Have all workers check their part of a plan, and give their answers.
@@ -139,7 +143,7 @@ class Cluster:
         """Say what users should know of these workers."""
         commit = build()["commit"]
         return [
-            f"{peer.title} is of another build, commit {peer.facts.commit}; this one's is {commit}"
+            f"{peer.title} is of another build, commit {shown(peer.facts.commit)}; this one's is {commit}"
             for peer in self.peers
             if peer.facts and peer.facts.commit != commit
         ]
@@ -158,6 +162,12 @@ class Cluster:
     def counters(self) -> list[dict[str, int]]:
         """Give the counters of all workers, by rank."""
         return [*self._all(lambda peer: self.control(peer).ask_pulse(_LAST_PULSE_S), self.peers).values()]
+
+    def check(self) -> None:
+        """Raise WorkerLost if a worker is gone; for work that does not need the workers but takes long."""
+        for peer in self.peers:
+            if peer.control and peer.control.reason:
+                raise self.explain(WorkerLost(peer.name, peer.control.reason))
 
     def explain(self, error: Exception) -> DllamaError:
         """Turn the failure of an exchange into an error that names the worker it is about.
@@ -257,7 +267,7 @@ class Cluster:
 
 def _said(peer: Peer, reason: str, exit_code: int) -> DllamaError:
     """Make the error for what a worker said."""
-    text = f"{peer.title}: {reason}"
+    text = f"{peer.title}: {shown(reason)}"
     if exit_code == NotEnoughMemory.exit_code:
         return NotEnoughMemory(text)
     if exit_code == UsageError.exit_code:

@@ -7,6 +7,7 @@ root has named.
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Callable
@@ -21,13 +22,16 @@ from dllama.cluster.auth import link_key
 from dllama.cluster.cache import TileCache
 from dllama.cluster.channel import Channel, ChannelClosed
 from dllama.cluster.control import Control, Lost
-from dllama.cluster.protocol import Agreed, Connect, Facts, Failed, Hello, Linked, Loaded, Refused, Setup
+from dllama.cluster.protocol import Agreed, Connect, Facts, Failed, Hello, Linked, Loaded, Refused, Setup, shown
 from dllama.cluster.reception import cached_manifest, receive_manifest, receive_weights
+from dllama.cluster.tiles import num_tiles
 from dllama.engine.sizing import NodeOptions, NodeSize, make_node_config, settle_size
 from dllama.errors import ClusterError, DllamaError
 from dllama.plan import Plan, make_plan
 
 MIB = 1 << 20
+MOST_TILES = 1 << 20  # of a model; Llama 3.1 405B has 625 thousand
+TILE_BYTES = 400  # of memory for each in lists
 LINK_S = 20.0  # for all other nodes to link to this one
 _Say = Callable[[str], None]
 
@@ -65,6 +69,7 @@ class Session:
         self._links: dict[int, Channel] = {}
         self._linked = threading.Condition()
         self._setup: Setup | None = None
+        self._control: Control | None = None
         self._group: _native.Group | None = None
         self._node: _native.Node | None = None
         self._lost = ""  # why the session is over
@@ -77,9 +82,9 @@ class Session:
     def run(self) -> None:
         """Serve the root until it ends the session, is lost, or something fails; frees everything."""
         self._say(f"⭕ The root node has connected: {self.root}")
-        self._control = Control(self._channel, self._counters, self.abort)
         try:
-            self._serve()
+            self._control = Control(self._channel, self._counters, self.abort)
+            self._serve(self._control)
             self.abort("the root has ended the session")
         except (Lost, ChannelClosed) as error:
             self.abort(f"the root is gone: {error}")
@@ -136,14 +141,13 @@ class Session:
         rank = self._group.failed_rank if self._group is not None else None
         return self._rank if rank is None else rank
 
-    def _serve(self) -> None:
-        self._control.send(_facts(self._options))
-        setup = self._control.receive(Setup)
+    def _serve(self, control: Control) -> None:
+        control.send(_facts(self._options))
+        setup = control.receive(Setup)
         try:
             plan, options, size = check_setup(setup, self._options.num_threads)
         except DllamaError as error:
-            self._lost = str(error)
-            self._control.send(Refused(self._lost, error.exit_code))
+            self._say_last(Refused(shown(str(error)), error.exit_code))
             return
         self._setup = setup
         cache = TileCache(self._options.cache_dir, self._options.cache_bytes)
@@ -151,14 +155,14 @@ class Session:
         self._say(f"⭕ nNodes: {len(setup.names)}")
         self._say(f"⭕ NodeIndex: {setup.rank}")
         self._say(f"📀 RequiredMemory: {size.memory.total // MIB} MB")
-        self._control.send(Agreed(manifest is not None))
-        self._control.receive(Connect)
+        control.send(Agreed(manifest is not None))
+        control.receive(Connect)
         self._link_up(setup)
         self._node = self._make_node(setup, plan, options, size)
-        self._control.send(Linked())
+        control.send(Linked())
         manifest = manifest or receive_manifest(setup, self._links[0], cache)
-        receive_weights(self._node, setup, plan, manifest, self._links[0], self._control, cache, self._say)
-        self._control.send(Loaded())
+        receive_weights(self._node, setup, plan, manifest, self._links[0], control, cache, self._say)
+        control.send(Loaded())
         self._say("💿 Weights loaded")
         self._node.follow()
 
@@ -166,6 +170,8 @@ class Session:
         """Link to the nodes of higher rank, and wait for those of lower rank to link to this one."""
         key = link_key(self._options.key, self.session_id)
         for rank in range(setup.rank + 1, len(setup.names)):
+            if self._lost:
+                raise Lost(self._lost)
             link = open_link(setup, rank, setup.rank, self.session_id, key)
             with self._linked:
                 self._links[rank] = link
@@ -189,20 +195,27 @@ class Session:
 
     def _fail(self, reason: str, rank: int, exit_code: int = 4) -> None:
         """Tell the root, unless it is gone, and end the session."""
-        if self._lost:
-            return
-        self._lost = reason
+        if not self._lost:
+            self._say_last(Failed(shown(reason), rank, exit_code))
+
+    def _say_last(self, message: Refused | Failed) -> None:
+        """End the session with these words to the root, and give it time to read them."""
+        self._lost = message.reason
         with suppress(Lost):
-            self._control.send(Failed(reason[:1000], rank, exit_code))
-            self._control.finish()
+            if self._control is not None:
+                self._control.send(message)
+                self._control.finish()
 
     def _free(self) -> None:
-        self._control.close()
+        if self._control is not None:
+            self._control.close()
+        self._channel.close()
         self._node = self._group = None
         with self._linked:
             for link in self._links.values():
                 link.close()
             self._links.clear()
+        gc.collect()  # what failed may be in a circle of an exception and its frames, and hold the node's memory
 
 
 def open_link(setup: Setup, rank: int, own_rank: int, session_id: bytes, key: bytes) -> Channel:
@@ -233,8 +246,10 @@ def check_setup(setup: Setup, num_threads: int) -> tuple[Plan, NodeOptions, Node
     world_size = len(setup.names)
     if not (0 < setup.rank < world_size <= protocol.MAX_NODES and len(setup.hosts) == world_size - 1):
         raise ClusterError(f"the root sent rank {setup.rank} of {world_size} nodes at {len(setup.hosts)} addresses")
-    if problem := setup.config.problem():
+    if problem := setup.config.problem():  # before anything is computed from its sizes
         raise ClusterError(f"the root sent a model that cannot be: {problem}")
+    if (count := num_tiles(setup.config)) > MOST_TILES:
+        raise ClusterError(f"the root sent a model of {count} tiles, expected at most {MOST_TILES}")
     plan = make_plan(setup.config, world_size, setup.shares)
     if plan.digest() != setup.plan:
         raise ClusterError("root and worker compute different plans; install the same version of dllama on both")
@@ -246,4 +261,5 @@ def check_setup(setup: Setup, num_threads: int) -> tuple[Plan, NodeOptions, Node
         kv_tokens=setup.kv_tokens,
         wire_type=setup.wire_type,
     )
-    return plan, options, settle_size(setup.config, plan, setup.rank, options, machine.available_memory())
+    available = machine.available_memory() - count * TILE_BYTES
+    return plan, options, settle_size(setup.config, plan, setup.rank, options, available)

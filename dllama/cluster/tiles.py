@@ -57,6 +57,13 @@ def tiles_of(config: ModelConfig) -> tuple[Tile, ...]:
     return tuple(tile for info in infos for tile in _cut_tensor(config, info))
 
 
+def num_tiles(config: ModelConfig) -> int:
+    """Count the tiles of a model without making any."""
+    infos = (info for info in tensors_in_order(config) if info.name != "embed_tokens")
+    steps = ((info, *_steps(config, info)) for info in infos)
+    return sum(-(-info.rows // rows) * -(-info.cols // columns) for info, rows, columns in steps)
+
+
 def tiles_for(config: ModelConfig, shard: Shard, tiles: Sequence[Tile]) -> list[int]:
     """Give the indices of the tiles that ``shard`` needs, wholly or in part, ascending."""
     slices = {name: tensor_slice(config, shard, name) for name in {tile.tensor for tile in tiles}}

@@ -20,7 +20,7 @@ from dllama.cluster.addresses import tune
 from dllama.cluster.auth import link_key
 from dllama.cluster.channel import Channel, ChannelClosed
 from dllama.cluster.handshake import HANDSHAKE_S, Stranger
-from dllama.cluster.protocol import Hello, Refused
+from dllama.cluster.protocol import Hello, Refused, shown
 from dllama.cluster.session import Session, WorkerOptions
 
 MOST_PENDING = 64  # connections that have not proved anything yet
@@ -45,7 +45,7 @@ class Worker:
     """
 
     def __init__(self, listener: socket.socket, options: WorkerOptions, say: Callable[[str], None]) -> None:
-        self._listener, self._options, self._say = listener, options, say
+        self._listener, self._options, self._tell = listener, options, say
         self._pending: list[_Pending] = []  # oldest first
         self._lock = threading.Lock()  # of pending and session
         self._free = threading.Condition(self._lock)
@@ -72,6 +72,11 @@ class Worker:
             session.abort("this worker was stopped")
             with self._free:
                 self._free.wait_for(lambda: self._session is None, _ENDING_S)
+
+    def _say(self, text: str) -> None:
+        """Say a line, in which may be what a peer sent; nobody need read it."""
+        with suppress(OSError, ValueError):
+            self._tell(shown(text))
 
     def _accept(self) -> None:
         try:
@@ -104,8 +109,8 @@ class Worker:
             session = self._session_of(hello)
             key = self._options.key if session is None else link_key(self._options.key, hello.session)
             handshake.prove(channel, hello, transcript, key, deadline)
-        except Stranger as error:
-            self._complain(peer, str(error))
+        except Exception as error:  # noqa: BLE001  # whatever a stranger causes, it is their end and no more
+            self._complain(peer, str(error) if isinstance(error, Stranger) else f"internal error: {error!r}")
             channel.close()
             return
         finally:

@@ -1,0 +1,166 @@
+"""Addresses of workers, as given and as reached."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from contextlib import closing
+
+import pytest
+from cluster_world import WorkerProcess, free_port, generate  # type: ignore[import-not-found]
+
+from dllama.cluster import Cluster, addresses
+from dllama.cluster.addresses import Address, check_distinct, connect, listen, parse_address
+from dllama.engine import Engine
+from dllama.errors import ClusterError, UsageError
+
+try:
+    socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    HAS_IPV6 = True
+except OSError:
+    HAS_IPV6 = False
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [
+        ("10.0.0.2:9999", "10.0.0.2", 9999),
+        ("pi.local", "pi.local", 9990),
+        ("[fd00::2]:1", "fd00::2", 1),
+        ("[::1]", "::1", 9990),
+        ("host:65535", "host", 65535),
+    ],
+)
+def test_addresses_are_read(text, host, port):
+    assert parse_address(text) == Address(host, port)
+
+
+def test_ipv6_is_written_as_it_is_read():
+    assert str(parse_address("[fd00::2]:9999")) == "[fd00::2]:9999"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", ":9999", "a b:1", "a\n:1", "a\0:1", "a:0", "a:65536", "a:-1", "a:1e3", "a:٣", "a:", "a:999999", "x" * 256]
+    + ["fd00::2", "fd00::2:9999", "[fd00::2", "[fd00::2]9999", "[10.0.0.2]:1", "[]:1", "[fd00::2]:"],
+)
+def test_what_is_no_address_is_refused(text):
+    with pytest.raises(UsageError, match=r"worker address: expected host:port"):
+        parse_address(text)
+
+
+def test_no_worker_is_named_twice():
+    with pytest.raises(UsageError, match=r"localhost:1 and 127\.0\.0\.1:1 are the same worker; name it once"):
+        check_distinct([Address("localhost", 1), Address("127.0.0.1", 1)])
+    check_distinct([Address("127.0.0.1", 1), Address("127.0.0.1", 2)])
+
+
+def test_loopback_is_not_mixed_with_addresses_of_the_network():
+    with pytest.raises(UsageError, match="means a machine to itself"):
+        check_distinct([Address("127.0.0.1", 1), Address("192.0.2.1", 1)])
+
+
+@pytest.mark.parametrize("workers", ["127.0.0.1:1", [], [1], ["127.0.0.1:1"] * 1024])
+def test_lists_of_workers_are_checked(workers):
+    with pytest.raises(UsageError, match="workers: expected"):
+        Cluster(workers)
+
+
+def test_an_unknown_name_is_said(tiny):
+    with pytest.raises(ClusterError, match=r"worker no-such-host\.invalid:9990: no machine of that name is known"):
+        Engine.load(tiny.model, workers=["no-such-host.invalid"])
+
+
+def test_a_closed_port_says_how_to_start_a_worker(tiny):
+    port = free_port()
+    with pytest.raises(ClusterError, match=rf"no worker listens there; start one: dllama worker --port {port}"):
+        Engine.load(tiny.model, workers=[f"127.0.0.1:{port}"])
+
+
+def test_the_root_among_its_workers_is_said(tiny, monkeypatch):
+    monkeypatch.setattr(addresses, "is_loopback", lambda host: False)  # an address of this machine in the network
+    with pytest.raises(ClusterError, match="no worker listens there \\(this machine; the root itself needs no entry\\)"):
+        connect(Address("127.0.0.1", free_port()), "worker x")
+
+
+def test_a_silent_address_is_given_up(monkeypatch):
+    monkeypatch.setattr(addresses, "CONNECT_S", 0.1)
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:  # the kernel answers for as long as there is room
+        port, waiting = listener.getsockname()[1], []
+        with pytest.raises(ClusterError, match="no answer within 0 s; is the machine on"):
+            for _ in range(64):
+                waiting.append(connect(Address("127.0.0.1", port), "worker x"))
+        for each in waiting:
+            each.close()
+
+
+BANNERS = [b"SSH-2.0-OpenSSH_9.2p1 Debian-2+deb12u3\r\n", b"220 mx ESMTP\r\n", b"HTTP/1.1 400 Bad Request\r\n\r\n"]
+
+
+@pytest.mark.parametrize("banner", BANNERS)
+def test_another_service_on_the_port_is_said(tiny, banner):
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.sendall(banner)
+            connection.settimeout(5)
+            while connection.recv(4096):
+                pass
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = threading.Thread(target=serve)
+        server.start()
+        begin = time.monotonic()
+        with pytest.raises(ClusterError, match="a program answers there, but it is no dllama worker; check address"):
+            Engine.load(tiny.model, workers=[f"127.0.0.1:{listener.getsockname()[1]}"])
+        assert time.monotonic() - begin < 2
+        server.join()
+
+
+@pytest.mark.parametrize("says", [b"", b"\x16\xa8\x67\x01"])
+def test_a_worker_of_another_program_that_closes_is_said(tiny, says):
+    """As one of distributed-llama does, which takes our first bytes for sizes."""
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.sendall(says)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = threading.Thread(target=serve)
+        server.start()
+        with pytest.raises(ClusterError, match="closed its connection; is it a dllama worker of this version"):
+            Engine.load(tiny.model, workers=[f"127.0.0.1:{listener.getsockname()[1]}"])
+        server.join()
+
+
+@pytest.mark.skipif(not HAS_IPV6, reason="this machine has no IPv6")
+def test_a_cluster_over_ipv6(tiny, tmp_path):
+    with WorkerProcess(tmp_path, "--host", "::1") as worker:
+        assert "Listening on [::1]:" in worker.output
+        with Engine.load(tiny.model, num_threads=1, workers=[f"[::1]:{worker.port}"]) as engine:
+            assert engine.logits([1, 2]).shape[0] == 2
+
+
+@pytest.mark.skipif(not HAS_IPV6, reason="this machine has no IPv6")
+def test_everywhere_is_both_versions_of_ip():
+    with closing(listen(None, 0)) as listener:
+        for host in ("127.0.0.1", "::1"):
+            connect(Address(host, listener.getsockname()[1]), "worker x").close()
+
+
+def test_a_taken_port_and_a_foreign_address_are_said():
+    with closing(listen("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        with pytest.raises(UsageError, match=rf"cannot listen on 127\.0\.0\.1:{port}: address already in use; choose"):
+            listen("127.0.0.1", port)
+    with pytest.raises(UsageError, match="check --host"):
+        listen("192.0.2.1", 0)
+    with pytest.raises(UsageError, match="no machine of that name is known"):
+        listen("no-such-host.invalid", 0)
+
+
+def test_several_workers_on_one_machine(tiny, tmp_path):
+    with WorkerProcess(tmp_path / "1") as one, WorkerProcess(tmp_path / "2") as two:
+        assert generate(tiny.model, [one, two], 4) == generate(tiny.model, [one], 4)
