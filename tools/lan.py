@@ -6,6 +6,7 @@ a killed process has left goes when the next network is made. Used by ``tests/la
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shutil
@@ -20,6 +21,7 @@ from typing import Self
 
 _PREFIX = "dllama-lan"
 _DEVICE = "eth0"
+_numbers = itertools.count(1)  # of this process's networks
 _ENDED_S = 5.0  # for killed processes to be gone
 # What may pass unslowed after a pause. Smaller ones hold a busy machine below the rate: it cannot keep the pace of timers.
 _SHAPE = ("root", "tbf", "burst", "128kb", "latency", "50ms", "rate")
@@ -72,7 +74,7 @@ class Lan:
     """
 
     def __init__(self, num_hosts: int, rate: str | None = "1gbit") -> None:
-        self._name, self._rate = f"{_PREFIX}-{os.getpid()}", rate
+        self._name, self._rate = f"{_PREFIX}-{os.getpid()}-{next(_numbers)}", rate
         self._switch = f"{self._name}-switch"
         self.hosts = [Host(f"{self._name}-{number}", number) for number in range(1, num_hosts + 1)]
 
@@ -123,7 +125,7 @@ class Lan:
 def remove_strays() -> None:
     """Remove the networks of processes that are no more."""
     for name in {name.rpartition("-")[0] for name in _namespaces()}:
-        owner = re.fullmatch(rf"{_PREFIX}-(\d+)", name)
+        owner = re.fullmatch(rf"{_PREFIX}-(\d+)-\d+", name)
         if owner and not Path(f"/proc/{owner[1]}").exists():
             _remove(name)
 
