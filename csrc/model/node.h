@@ -35,6 +35,10 @@ class Node {
   size_t scatter_from() const { return scatter_from_; }
   // Rank 0: seconds that one exchange behind a product takes for so many tokens. Disturbs no sequence.
   double probe(size_t num_tokens, bool scatter);
+  // Rank 0, of query `query` of the last step: its whole row of logits into out[vocab_size], and a draw from all its
+  // candidates: the first, in token order, at which the cumulative probability exceeds `coin`, which is in [0, 1).
+  void full_logits(size_t query, float* out);
+  TokenLogit draw(size_t query, double coin);
   // Other ranks: run rank 0's steps until it stops the group (returns) or is lost (throws GroupFailed).
   void follow();
   // Rank 0: ends follow() on the others.
@@ -49,6 +53,8 @@ class Node {
   Step make_step(bool scatter);
   void run(const Batch& batch);
   void run_probe(size_t num_tokens, bool scatter);
+  void check_query(size_t query) const;
+  TokenLogit draw_here(size_t query, double fraction);
 
   NodeConfig config_;
   std::shared_ptr<Group> group_;

@@ -422,15 +422,15 @@ TEST(frames_carry_batches_and_lies_are_refused) {
   batch.pages = {{1, 0, 3}};
   batch.wants = {{1, WantKind::Score, 9}};
   batch.embeddings = random_values(2 * kHidden, 1, 1.0f);
-  const auto frame = batch.to_frame(kernels(), DType::F32);
+  const auto frame = batch.to_frame(kernels(), config);
   const Batch back = Batch::from_frame(kernels(), config, frame);
   CHECK(check::same_bits(back.embeddings, batch.embeddings));
-  CHECK_EQ(back.wants[0].token, 9);
+  CHECK_EQ(back.wants[0].value, 9);
   CHECK(frame.size() <= Batch::max_frame_bytes(config));
   for (size_t size = 0; size < frame.size(); ++size) {
     CHECK_THROWS(Batch::from_frame(kernels(), config, std::span(frame).first(size)), InvalidArgument, "");
   }
-  for (size_t i = 0; i < 20; ++i) {  // the counts
+  for (size_t i = 0; i < 28; ++i) {  // the counts
     auto lie = frame;
     lie[i] ^= std::byte{0x81};
     CHECK_THROWS(Batch::from_frame(kernels(), config, lie), InvalidArgument, "");
