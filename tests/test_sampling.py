@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -183,7 +184,7 @@ class FakeNodes:
         self.query: RowQuery | None = None
         self.logits, self.num_fetched = logits, 0
         bounds = [0, *sorted(cuts), len(logits)]
-        self.slices = list(zip(bounds, bounds[1:], strict=False))
+        self.slices = list(pairwise(bounds))
 
     def row(self, query: RowQuery) -> SlicedRow:
         """What the nodes answer."""
@@ -306,7 +307,7 @@ def test_a_flat_row_is_fetched_once_and_drawn_from():
 
 def test_what_cannot_be_asked_for_is_sent_whole():
     assert Sampler(SamplingParams(top_p=1.0, repeat_penalty=1.5), 0, 9000).query([1]) is None
-    many = {token: 1.0 for token in range(5000)}
+    many = dict.fromkeys(range(5000), 1.0)
     assert Sampler(SamplingParams(temperature=0.0, logit_bias=many), 0, 9000).query([1]) is None
 
 
