@@ -74,7 +74,8 @@ def chat() -> Iterator[tuple[subprocess.Popen[str], int]]:
         process.stdin.write("hello\n")
         process.stdin.flush()
         assert process.stdout.readline().startswith("⭕ Starting 1 worker")
-        assert process.stdout.readline()
+        assert process.stderr is not None
+        assert process.stdout.readline(), process.stderr.read()
         (worker,) = workers_of(process.pid)
         yield process, worker
         process.kill()
