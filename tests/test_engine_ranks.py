@@ -16,7 +16,7 @@ from dllama.engine import Engine, EngineStopped, SamplingParams, sizing
 from dllama.engine.loading import load_weights
 from dllama.engine.sizing import NodeOptions, make_node_config, settle_size
 from dllama.formats.m_file import open_m_file
-from dllama.plan import make_plan
+from dllama.plan import Exchange, make_plan, step_traffic
 
 TOKEN_IDS = np.random.default_rng(3).integers(0, 320, 150).tolist()
 
@@ -33,7 +33,7 @@ def make_groups(world_size: int) -> list[_native.Group]:
 
 
 @contextmanager
-def ranks(path, world_size: int, shares=None, **options) -> Iterator[Engine]:
+def ranks(path, world_size: int, shares=None, scatter_from: int = 0, **options) -> Iterator[Engine]:
     """An engine on rank 0, with followers in threads; it must end all of them."""
     node_options = NodeOptions(**options)
     file = open_m_file(path)
@@ -43,6 +43,7 @@ def ranks(path, world_size: int, shares=None, **options) -> Iterator[Engine]:
     nodes = [_native.Node(config, group) for group in make_groups(world_size)]
     for node, shard in zip(nodes, plan.shards, strict=True):
         load_weights(node, file, shard)
+    nodes[0].scatter_from = scatter_from
     threads = [threading.Thread(target=node.follow) for node in nodes[1:]]
     for thread in threads:
         thread.start()
@@ -115,6 +116,30 @@ def test_every_rank_has_room_for_its_part_of_the_logits(model, monkeypatch):
 def test_uneven_shares(model, logits):
     with ranks(model, 3, shares=[1, 3, 1], wire_type=DType.F32) as engine:
         assert error(engine.logits(TOKEN_IDS), logits) < TOLERANCES[DType.F32]
+
+
+@pytest.mark.parametrize(("world_size", "shares"), [(3, None), (4, None), (4, [1, 3, 2, 2]), (8, None)])
+def test_more_ranks_than_kv_heads(tmp_path, world_size, shares):
+    sizes = {"num_heads": 16, "num_kv_heads": 2, "intermediate_size": 256, "max_seq_len": 256}
+    write_tiny_model(tmp_path / "model.m", tiny_config(weight_type=DType.F32, **sizes))
+    with Engine.load(tmp_path / "model.m", num_threads=1) as engine:
+        expected = engine.logits(TOKEN_IDS)
+    with ranks(tmp_path / "model.m", world_size, shares, wire_type=DType.F32) as engine:
+        assert error(engine.logits(TOKEN_IDS), expected) < TOLERANCES[DType.F32]
+
+
+@pytest.mark.parametrize(("exchange", "scatter_from"), [(Exchange.DIRECT, 0), (Exchange.REDUCE_SCATTER, 1)])
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_the_plan_counts_what_the_root_sends(model, world_size, exchange, scatter_from):
+    with ranks(model, world_size, scatter_from=scatter_from, wire_type=DType.Q80) as engine:
+        engine.add(TOKEN_IDS[:128], SamplingParams(temperature=0.0, max_tokens=4))
+        sent = [0]
+        for _ in range(3):  # the prompt, a token that opens a page, and one that does not
+            engine.step()
+            sent.append(engine.counters()["sent_bytes"])
+        for step, num_tokens in ((0, 128), (2, 1)):
+            counted = step_traffic(engine.config, world_size, DType.Q80, exchange, num_tokens, 1)[0].sent
+            assert sent[step + 1] - sent[step] == counted
 
 
 def test_scores(model):

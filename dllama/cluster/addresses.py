@@ -15,6 +15,7 @@ from dllama.errors import ClusterError, UsageError
 DEFAULT_PORT = 9990
 CONNECT_S = 5.0  # for an address to answer
 _HIGHEST_PORT = 65535
+_BACKLOG = 1024  # connections that come at once: beyond it each would wait for a second
 # Two workers send each other no heartbeats: the kernel gives up a link whose data nobody acknowledges.
 _UNACKNOWLEDGED_MS = 8000
 _KEEPALIVE_S = 30  # routers forget connections that are idle for minutes
@@ -160,9 +161,13 @@ def listen(host: str | None, port: int) -> socket.socket:
         family = _family_of(host)
     where = Address(host or "0.0.0.0", port)
     try:
-        return socket.create_server((host or "", port), family=family, backlog=128, dualstack_ipv6=is_dual)
+        return socket.create_server((host or "", port), family=family, backlog=_BACKLOG, dualstack_ipv6=is_dual)
     except OSError as error:
-        advice = "choose another --port, or end the program that has it" if error.errno == errno.EADDRINUSE else "check --host"
+        advice = (
+            "choose another --port, or end the program that has it"
+            if error.errno == errno.EADDRINUSE
+            else "check --host"
+        )
         raise UsageError(f"cannot listen on {where}: {_why(error)}; {advice}") from None
 
 

@@ -20,6 +20,7 @@ from dllama.cluster.protocol import Ask, Bye, Failed, Message, Pulse, Refused
 PULSE_S = 1.0
 LOST_S = 6.0  # five pulses missed, and a margin for a busy machine
 FINISH_S = 1.0
+ENDED = "it has ended the session"
 _MOST_WAITING = 64  # messages that nobody has asked for yet
 _Wanted = TypeVar("_Wanted", bound=Message)
 
@@ -75,8 +76,6 @@ class Control:
             return message
         if isinstance(message, Refused | Failed):
             raise Said(message)
-        if isinstance(message, Bye):
-            raise Lost("it has ended the session")
         raise Lost(f"it said {type(message).__name__}, expected {wanted[0].__name__}")
 
     def ask_pulse(self, seconds: float) -> dict[str, int]:
@@ -124,6 +123,8 @@ class Control:
             self._pulsed.set()
         elif isinstance(message, Ask):
             self.channel.send(Pulse(self._pulse()), LOST_S)
+        elif isinstance(message, Bye):
+            self._lose(ENDED)
         else:
             if isinstance(message, Failed):
                 self.failure = message

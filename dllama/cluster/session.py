@@ -21,7 +21,7 @@ from dllama.cluster.addresses import Address, connect
 from dllama.cluster.auth import link_key
 from dllama.cluster.cache import TileCache
 from dllama.cluster.channel import Channel, ChannelClosed
-from dllama.cluster.control import Control, Lost
+from dllama.cluster.control import ENDED, Control, Lost
 from dllama.cluster.protocol import Agreed, Connect, Facts, Failed, Hello, Linked, Loaded, Refused, Setup, shown
 from dllama.cluster.reception import cached_manifest, receive_manifest, receive_weights
 from dllama.cluster.tiles import num_tiles
@@ -83,11 +83,11 @@ class Session:
         """Serve the root until it ends the session, is lost, or something fails; frees everything."""
         self._say(f"⭕ The root node has connected: {self.root}")
         try:
-            self._control = Control(self._channel, self._counters, self.abort)
+            self._control = Control(self._channel, self._counters, self._leave)
             self._serve(self._control)
-            self.abort("the root has ended the session")
+            self._leave(ENDED)
         except (Lost, ChannelClosed) as error:
-            self.abort(f"the root is gone: {error}")
+            self._leave(str(error))
         except _native.GroupFailedError as error:
             self._fail(str(error), self._failed_rank())
         except DllamaError as error:
@@ -98,6 +98,10 @@ class Session:
             self._fail(f"internal error: {type(error).__name__}: {error}", self._rank)
         self._free()
         self._say(f"🛑 The session is over: {self._lost}")
+
+    def _leave(self, reason: str) -> None:
+        """End the session as the root has ended it, or is gone."""
+        self.abort("the root has ended it" if reason == ENDED else f"the root is gone: {reason}")
 
     def abort(self, reason: str) -> None:
         """End the session from any thread: all its waits end, and its memory is freed."""

@@ -41,7 +41,7 @@ class Worker:
     Args:
         listener: A listening socket; it is closed by ``close``.
         options: The key, threads and cache.
-        say: Takes lines for the worker's user; may be called from any thread.
+        say: Takes lines for the worker's user; called from any thread, by one at a time.
     """
 
     def __init__(self, listener: socket.socket, options: WorkerOptions, say: Callable[[str], None]) -> None:
@@ -49,6 +49,7 @@ class Worker:
         self._pending: list[_Pending] = []  # oldest first
         self._lock = threading.Lock()  # of pending and session
         self._free = threading.Condition(self._lock)
+        self._saying = threading.Lock()  # a line and its end are two writes
         self._session: Session | None = None
         self._minute, self._num_lines = 0, 0
 
@@ -75,7 +76,7 @@ class Worker:
 
     def _say(self, text: str) -> None:
         """Say a line, in which may be what a peer sent; nobody need read it."""
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError), self._saying:
             self._tell(shown(text))
 
     def _accept(self) -> None:
