@@ -1,7 +1,7 @@
 """A local network on one machine: each host is a network namespace, linked to a bridge at the speed of an Ethernet.
 
-Needs root, and ``ip`` and ``tc`` of iproute2. Nothing of it is seen outside: the bridge has a namespace of its own. What
-a killed process has left goes when the next network is made. Used by ``tests/lan`` and ``benchmarks/cluster.py``.
+Needs root, and ``ip`` and ``tc`` of iproute2. Nothing of it is seen outside: the bridge has a namespace of its own.
+What a killed process has left goes when the next network is made. Used by ``tests/lan`` and ``benchmarks/cluster.py``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _PREFIX = "dllama-lan"
 _DEVICE = "eth0"
 _numbers = itertools.count(1)  # of this process's networks
 _ENDED_S = 5.0  # for killed processes to be gone
-# What may pass unslowed after a pause. Smaller ones hold a busy machine below the rate: it cannot keep the pace of timers.
+# A burst may pass unslowed after a pause. With smaller ones a busy machine, whose timers come late, misses the rate.
 _SHAPE = ("root", "tbf", "burst", "128kb", "latency", "50ms", "rate")
 
 
@@ -102,7 +102,7 @@ class Lan:
         _run("ip", "-n", self._switch, "link", "set", _port(host), "down")
 
     def separate(self, one: Host, other: Host) -> None:
-        """Lose what these two send each other, and nothing else: each takes the other for a machine that is not there."""
+        """Lose what these two send each other, and nothing else: each sends it to a machine that is not there."""
         for sender, receiver in ((one, other), (other, one)):
             for address in (receiver.ipv4, receiver.ipv6):
                 where = ("lladdr", "02:00:00:00:00:77", "dev", _DEVICE, "nud", "permanent")
@@ -160,7 +160,7 @@ def _pids(namespace: str) -> list[int]:
 
 def _run(*command: str) -> str:
     """Run a command and give its output; raises RuntimeError with its last words."""
-    done = subprocess.run(command, capture_output=True, encoding="utf-8")
+    done = subprocess.run(command, check=False, capture_output=True, encoding="utf-8")
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip() or f'exit code {done.returncode}'}")
     return done.stdout

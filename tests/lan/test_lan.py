@@ -1,4 +1,4 @@
-"""Clusters over Ethernet of 1 Gbit/s: right on any number of nodes, closed to strangers, and no hang when cables break."""
+"""Clusters over links of 1 Gbit/s: right on any number of nodes, closed to strangers, and no hang without a cable."""
 
 from __future__ import annotations
 
