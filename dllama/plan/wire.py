@@ -13,8 +13,9 @@ from dllama.config import BLOCK_SIZE, DType, ModelConfig
 
 PAGE_SIZE = 64  # positions in one KV page, as in the core
 _HEADER = 32  # bytes before every message
-_COUNTS, _ITEM = 20, 12  # of a step frame: how many of each kind and which exchange; each span, page change and want
-_CANDIDATES = 64  # about what a worker answers for one token that is sampled, its header included
+_COUNTS, _ITEM = 28, 12  # of a step frame: how many of each kind and which exchange; each span, page change and want
+_QUERY = 16  # what a step frame asks of a row that is sampled
+_CANDIDATES = 64  # a worker's answer, its header included, where one candidate is asked for; each more has 8
 _SQUARES = 4  # the sum of squares of a node's range of one token, F32
 _ACTIVATION_BLOCK = BLOCK_SIZE + 4  # what quantized products read: 8-bit values and a scale in F32
 _EXCHANGES_PER_LAYER = 2  # behind o_proj and behind down_proj
@@ -97,4 +98,4 @@ def _activation_bytes(config: ModelConfig, num_values: int) -> int:
 def _step_frame(config: ModelConfig, wire_type: DType, num_tokens: int, num_wants: int) -> int:
     """Bytes of what the root sends each worker before a step."""
     items = 1 + num_tokens // PAGE_SIZE + num_wants
-    return _HEADER + _COUNTS + items * _ITEM + num_tokens * wire_type.row_bytes(config.hidden_size)
+    return _HEADER + _COUNTS + items * _ITEM + num_wants * _QUERY + num_tokens * wire_type.row_bytes(config.hidden_size)
