@@ -303,6 +303,11 @@ def busy_cores() -> Iterator[None]:
             hog.wait()
 
 
+def own_rss_mib() -> float:
+    """Resident memory of this process, without pages of files."""
+    return _status_kb(os.getpid(), "RssAnon") / 1024
+
+
 def _status(pid: int) -> dict[str, str]:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}

@@ -163,7 +163,11 @@ def listen(host: str | None, port: int) -> socket.socket:
     try:
         return socket.create_server((host or "", port), family=family, backlog=_BACKLOG, dualstack_ipv6=is_dual)
     except OSError as error:
-        advice = "choose another --port, or end the program that has it" if error.errno == errno.EADDRINUSE else "check --host"
+        advice = (
+            "choose another --port, or end the program that has it"
+            if error.errno == errno.EADDRINUSE
+            else "check --host"
+        )
         raise UsageError(f"cannot listen on {where}: {_why(error)}; {advice}") from None
 
 

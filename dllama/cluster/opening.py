@@ -57,6 +57,7 @@ def open_cluster(
         BadFile: The file changed or cannot be read.
         ClusterError, WorkerLost: A worker cannot be used, or is gone.
     """
+
     def watch(name: str, done: int, total: int) -> None:
         cluster.check()  # what takes long ends when a worker is lost
         progress(name, done, total)

@@ -47,9 +47,14 @@ class Executor:
     @property
     def node(self) -> _native.Node:
         """The node. Raises EngineStopped if it is gone."""
+        self.check()
+        assert self._node is not None
+        return self._node
+
+    def check(self) -> None:
+        """Raise EngineStopped if the node is gone."""
         if self._node is None:
             raise EngineStopped(f"the engine has stopped: {self._reason}; load the model again")
-        return self._node
 
     @property
     def has_work(self) -> bool:
@@ -78,13 +83,13 @@ class Executor:
             EngineStopped: The step failed, or the executor stopped before.
             BadFile: The embeddings can no longer be read; every later call raises EngineStopped.
         """
-        node = self.node
+        self.check()
         with self._whole():
             batch = self._scheduler.next_batch()
         if not batch.spans:
             return
         wants = batch.wants
-        result = self._compute(node, batch, wants)
+        result = self._compute(batch, wants)
         try:
             with self._whole():
                 self._hand_out(wants, result, deliver)
@@ -122,10 +127,11 @@ class Executor:
             if task and task.is_finished:
                 self.remove(task)
 
-    def _compute(self, node: _native.Node, batch: Batch, wants: list[Want]) -> _native.StepResult:
+    def _compute(self, batch: Batch, wants: list[Want]) -> _native.StepResult:
         try:
             embeddings, begin = self._embed(batch.token_ids), time.perf_counter()
-            result = node.step(embeddings, batch.span_rows, self._scheduler.page_changes, want_rows(wants))
+            # No name for the node: who keeps the error keeps what has names in its frames, and so all weights.
+            result = self.node.step(embeddings, batch.span_rows, self._scheduler.page_changes, want_rows(wants))
             self._scheduler.pace.note(batch.num_tokens, time.perf_counter() - begin)
             return result
         except BadFile as error:  # cut while in use: no later step can do better
