@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 ROOT = Path("/")
+_M_MMAP_THRESHOLD, _LARGE_BYTES = -3, 256 << 10
 
 
 def physical_cores(root: Path = ROOT, cpus: Collection[int] | None = None) -> int:
@@ -53,6 +54,19 @@ def total_memory(root: Path = ROOT) -> int:
 def available_memory(root: Path = ROOT) -> int:
     """Bytes that can be allocated without swapping, within this process's control groups."""
     return max(0, min([_system_available(root), *_cgroup_available(root)]))
+
+
+def give_back_freed_memory() -> None:
+    """Return freed memory to the system now, and from now on as soon as large pieces of it are freed.
+
+    glibc keeps tens of MiB for each thread that has loaded weights. For processes that live long and need memory by
+    times: once at their start, and whenever they need it no longer.
+    """
+    import ctypes
+
+    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
+        libc.malloc_trim(0)
 
 
 def cpu_name(root: Path = ROOT) -> str:

@@ -113,6 +113,10 @@ class Process:
         """Resident memory, without pages of files."""
         return _status_kb(self.pid, "RssAnon") / 1024
 
+    def data_bytes(self) -> int:
+        """What the system counts against a limit of data."""
+        return _status_kb(self.pid, "VmData") * 1024
+
     def num_threads(self) -> int:
         return int(_status(self.pid)["Threads"])
 
@@ -297,6 +301,11 @@ def busy_cores() -> Iterator[None]:
         for hog in hogs:
             hog.kill()
             hog.wait()
+
+
+def own_rss_mib() -> float:
+    """Resident memory of this process, without pages of files."""
+    return _status_kb(os.getpid(), "RssAnon") / 1024
 
 
 def _status(pid: int) -> dict[str, str]:

@@ -80,13 +80,17 @@ def test_a_closed_port_says_how_to_start_a_worker(tiny):
 
 def test_the_root_among_its_workers_is_said(tiny, monkeypatch):
     monkeypatch.setattr(addresses, "is_loopback", lambda host: False)  # an address of this machine in the network
-    with pytest.raises(ClusterError, match="no worker listens there \\(this machine; the root itself needs no entry\\)"):
+    with pytest.raises(
+        ClusterError, match="no worker listens there \\(this machine; the root itself needs no entry\\)"
+    ):
         connect(Address("127.0.0.1", free_port()), "worker x")
 
 
 def test_a_silent_address_is_given_up(monkeypatch):
     monkeypatch.setattr(addresses, "CONNECT_S", 0.1)
-    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:  # the kernel answers for as long as there is room
+    with socket.create_server(
+        ("127.0.0.1", 0), backlog=0
+    ) as listener:  # the kernel answers for as long as there is room
         port, waiting = listener.getsockname()[1], []
         with pytest.raises(ClusterError, match="no answer within 0 s; is the machine on"):
             for _ in range(64):

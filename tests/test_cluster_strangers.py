@@ -183,5 +183,3 @@ def test_few_descriptors(tmp_path, tiny):
         for connection in connections:
             connection.close()
         small.assert_serves(tiny.model)
-
-

@@ -53,6 +53,7 @@ def run(args: argparse.Namespace) -> None:
     from dllama.hub.folders import cache_dir
     from dllama.version import isa
 
+    machine.give_back_freed_memory()
     key = load_key(args.key_file)
     host = host_of(args, has_key=key is not None)
     level = isa()

@@ -57,8 +57,13 @@ def open_cluster(
         BadFile: The file changed or cannot be read.
         ClusterError, WorkerLost: A worker cannot be used, or is gone.
     """
+
+    def watch(name: str, done: int, total: int) -> None:
+        cluster.check()  # what takes long ends when a worker is lost
+        progress(name, done, total)
+
     plan, sizes = settle_cluster(file.config, options, cluster)
-    manifest = manifest_of(file, partial(progress, "hashing"))
+    manifest = manifest_of(file, partial(watch, "hashing"))
     size = sizes[0]
     agreed = cluster.agree(partial(_setup_of, file, options, cluster, plan, size, manifest))
     group = cluster.link()
@@ -69,7 +74,7 @@ def open_cluster(
     for peer, answer in agreed.items():
         if not answer.has_manifest:
             _send_tile(cluster.link_of(peer), 0, manifest.raw)
-    _bring_weights(file, node, plan, cluster, progress)
+    _bring_weights(file, node, plan, cluster, watch)
     try:
         node.scatter_from = choose_exchange(node, cluster.world_size)
     except _native.GroupFailedError as error:

@@ -207,6 +207,7 @@ class Cluster:
                 peer.link.close()
             if peer.control:
                 peer.control.close()
+        self._group = None  # it has descriptors of its own
 
     def _connect(self, peer: Peer) -> None:
         channel = Channel(connect(peer.address, peer.title))

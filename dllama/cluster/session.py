@@ -166,6 +166,7 @@ class Session:
         control.send(Linked())
         manifest = manifest or receive_manifest(setup, self._links[0], cache)
         receive_weights(self._node, setup, plan, manifest, self._links[0], control, cache, self._say)
+        machine.give_back_freed_memory()
         control.send(Loaded())
         self._say("💿 Weights loaded")
         self._node.follow()
@@ -220,6 +221,7 @@ class Session:
                 link.close()
             self._links.clear()
         gc.collect()  # what failed may be in a circle of an exception and its frames, and hold the node's memory
+        machine.give_back_freed_memory()
 
 
 def open_link(setup: Setup, rank: int, own_rank: int, session_id: bytes, key: bytes) -> Channel:

@@ -150,7 +150,7 @@ class Worker:
         with self._free:
             now = self._session
             if now is not None and now.is_ending:
-                self._free.wait_for(lambda: self._session is None, _ENDING_S)
+                self._free.wait_for(lambda: self._session is not now, _ENDING_S)  # others may wait, too
                 now = self._session
             if now is None:
                 self._session = session

@@ -264,7 +264,7 @@ class Engine:
 
     def check(self) -> None:
         """Raise EngineStopped if a step has failed, or the engine is closed."""
-        _ = self._executor.node
+        self._executor.check()
 
     def counters(self) -> dict[str, int]:
         """Give the node's steps, tokens, compute_us, sync_us, sent_bytes and received_bytes since it was loaded."""
@@ -311,7 +311,7 @@ class Engine:
 
     def _sequence(self, prompt: Prompt, longest: int) -> TokenSequence:
         """Make a sequence of which every result is wanted."""
-        _ = self._executor.node  # a stopped engine says so before it judges a prompt
+        self._executor.check()  # a stopped engine says so before it judges a prompt
         token_ids = to_token_ids(prompt, self.tokenizer, self.config)
         check_length(len(token_ids), longest)
         return TokenSequence(next(self._ids), token_ids, max_len=len(token_ids))

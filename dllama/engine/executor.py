@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from dllama import _native
 from dllama.engine.params import Output
-from dllama.engine.rows import RowQuery, SlicedRow
+from dllama.engine.rows import Nodes, RowQuery, SlicedRow
 from dllama.engine.scheduler import Batch, Scheduler, Want, want_rows
 from dllama.engine.sequence import Sequence as TokenSequence
 from dllama.engine.tasks import Result, Task
@@ -49,9 +49,14 @@ class Executor:
     @property
     def node(self) -> _native.Node:
         """The node. Raises EngineStopped if it is gone."""
+        self.check()
+        assert self._node is not None
+        return self._node
+
+    def check(self) -> None:
+        """Raise EngineStopped if the node is gone."""
         if self._node is None:
             raise EngineStopped(f"the engine has stopped: {self._reason}; load the model again")
-        return self._node
 
     @property
     def has_work(self) -> bool:
@@ -81,17 +86,17 @@ class Executor:
             WorkerLost, ClusterError: Another node is the reason.
             BadFile: The embeddings can no longer be read; every later call raises EngineStopped.
         """
-        node = self.node
+        self.check()
         with self._whole():
             batch = self._scheduler.next_batch()
         if not batch.spans:
             return
         wants = batch.wants
         queries = self._queries(wants)
-        result = self._compute(node, batch, wants, queries)
+        result = self._compute(batch, wants, queries)
         try:
             with self._whole():
-                for want, value in _matched(wants, queries, result, node):
+                for want, value in _matched(wants, queries, result, self):
                     if output := self._tasks[want.sequence].receive(want.position, value):
                         deliver(output)
                 self._scheduler.commit(batch)
@@ -100,6 +105,14 @@ class Executor:
             raise self._failed(error) from error
         except ValueError as error:  # logits that are no numbers: the weights are broken, and so is every later step
             raise EngineStopped(f"{error}; is the model file damaged?") from error
+
+    def full_logits(self, index: int) -> F32Array:
+        """Give the whole row of one query of the last step, from all nodes."""
+        return self.node.full_logits(index)
+
+    def draw(self, index: int, coin: float) -> tuple[int, float]:
+        """Draw a token and its logit from the whole row of one query of the last step."""
+        return self.node.draw(index, coin)
 
     def stop(self, reason: str) -> None:
         """Release the node and the other ranks, and refuse all further work for ``reason``."""
@@ -132,13 +145,12 @@ class Executor:
             if task and task.is_finished:
                 self.remove(task)
 
-    def _compute(
-        self, node: _native.Node, batch: Batch, wants: list[Want], queries: dict[Want, RowQuery]
-    ) -> _native.StepResult:
+    def _compute(self, batch: Batch, wants: list[Want], queries: dict[Want, RowQuery]) -> _native.StepResult:
         try:
             rows, asked = want_rows(wants, queries), [query.to_native() for query in queries.values()]
             embeddings, begin = self._embed(batch.token_ids), time.perf_counter()
-            result = node.step(embeddings, batch.span_rows, self._scheduler.page_changes, rows, asked)
+            # No name for the node: who keeps the error keeps what has names in its frames, and so all weights.
+            result = self.node.step(embeddings, batch.span_rows, self._scheduler.page_changes, rows, asked)
             self._scheduler.pace.note(batch.num_tokens, time.perf_counter() - begin)
             return result
         except BadFile as error:  # cut while in use: no later step can do better
@@ -155,7 +167,7 @@ class Executor:
 
 
 def _matched(
-    wants: list[Want], queries: dict[Want, RowQuery], result: _native.StepResult, node: _native.Node
+    wants: list[Want], queries: dict[Want, RowQuery], result: _native.StepResult, nodes: Nodes
 ) -> Iterator[tuple[Want, Result]]:
     """Pair each want with its result and note it as delivered."""
     logits, scores = iter(result.logits), iter(result.scores)
@@ -163,7 +175,7 @@ def _matched(
     for want in wants:
         if query := queries.get(want):
             index, candidates = next(sliced)
-            yield want, SlicedRow(query, candidates, node, index)
+            yield want, SlicedRow(query, candidates, nodes, index)
         else:
             yield want, next(logits if want.sequence.targets is None else scores)
         want.sequence.first_wanted = want.position + 1

@@ -40,7 +40,7 @@ class RowQuery:
 
 
 class Nodes(Protocol):
-    """What answers further questions about a row; ``_native.Node`` does."""
+    """What answers further questions about rows of the last step: a node of rank 0, or who has one."""
 
     def full_logits(self, index: int) -> F32Array:
         """The whole row."""
