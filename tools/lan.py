@@ -101,6 +101,10 @@ class Lan:
         """Pull a host's cable: what is sent to it and by it is lost without a word."""
         _run("ip", "-n", self._switch, "link", "set", _port(host), "down")
 
+    def plug(self, host: Host) -> None:
+        """Plug it in again."""
+        _run("ip", "-n", self._switch, "link", "set", _port(host), "up")
+
     def separate(self, one: Host, other: Host) -> None:
         """Lose what these two send each other, and nothing else: each sends it to a machine that is not there."""
         for sender, receiver in ((one, other), (other, one)):

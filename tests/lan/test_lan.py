@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from cluster_world import Process, WorkerProcess  # type: ignore[import-not-found]
+from cluster_world import Process, WorkerProcess, wait_until  # type: ignore[import-not-found]
 from model_files import tiny_config, write_tiny_model, write_tiny_tokenizer  # type: ignore[import-not-found]
 
 from dllama.config import DType
@@ -25,6 +25,7 @@ KEY = "a key of the tests, long enough"
 GREEDY = ("--prompt", "Once upon a time", "--temperature", 0, "--ignore-eos", "--nthreads", 1)
 DETECTED_S = 10.0  # the time to notice a cable pulled
 SEPARATED_S = 12.0  # and that two workers do not hear each other
+OUTAGE_S = 2.0  # that a cluster lives through
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +179,21 @@ def test_a_cable_pulled_out_of_a_worker(tiny: Path, key_file: Path, tmp_path: Pa
         nodes[lost - 1].wait_for("The session is over", DETECTED_S)
 
 
+def test_a_cable_that_is_back_in_time(lan: Lan, tiny: Path, key_file: Path, tmp_path: Path) -> None:
+    root, *others = lan.hosts[:3]
+    names = addresses(others)
+    with (
+        workers(others, tmp_path, key_file),
+        generating(root, tiny, "--key-file", key_file, "--workers", *names) as process,
+    ):
+        lan.unplug(others[0])
+        time.sleep(OUTAGE_S)
+        num_lines = len(process.lines)
+        lan.plug(others[0])
+        wait_until(lambda: len(process.lines) > num_lines + 5, DETECTED_S)
+        assert process.is_alive
+
+
 def test_two_workers_that_do_not_hear_each_other(tiny: Path, key_file: Path, tmp_path: Path) -> None:
     with Lan(3) as network, workers(network.hosts[1:], tmp_path, key_file) as nodes:
         root, *others = network.hosts
@@ -186,5 +202,6 @@ def test_two_workers_that_do_not_hear_each_other(tiny: Path, key_file: Path, tmp
             begin = time.monotonic()
             assert process.wait(SEPARATED_S + 10) in (WorkerLost.exit_code, ClusterError.exit_code)
             assert time.monotonic() - begin < SEPARATED_S
+        assert any(f"worker {name}" in process.lines[-1] for name in addresses(others))
         for worker in nodes:
             worker.wait_for("The session is over", 5)
