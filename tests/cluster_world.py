@@ -17,7 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from model_files import tiny_config, write_tiny_model, write_tiny_tokenizer  # type: ignore[import-not-found]
+import msgspec
+from model_files import tiny_config, write_tiny_model  # type: ignore[import-not-found]
 
 from dllama.cluster import handshake, protocol
 from dllama.cluster.addresses import Address, connect
@@ -121,7 +122,7 @@ class Process:
         return int(_status(self.pid)["Threads"])
 
     def num_fds(self) -> int:
-        return len(os.listdir(f"/proc/{self.pid}/fd"))
+        return num_fds(self.pid)
 
     def cpu_seconds(self) -> float:
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
@@ -172,8 +173,7 @@ def workers(tmp_path: Path, count: int, *flags: object) -> Iterator[list[WorkerP
     """Start several workers, each with a cache of its own, and stop them again."""
     started: list[WorkerProcess] = []
     try:
-        for index in range(count):
-            started.append(WorkerProcess(tmp_path / f"cache-{index}", *flags))
+        started.extend(WorkerProcess(tmp_path / f"cache-{index}", *flags) for index in range(count))
         yield started
     finally:
         for worker in started:
@@ -226,7 +226,7 @@ def setup_of(model: Path, addresses: Sequence[Address], rank: int = 1, **changes
         max_batch_tokens=16,
         manifest=manifest.id,
     )
-    return Setup(**({name: getattr(setup, name) for name in setup.__struct_fields__} | changes))  # type: ignore[arg-type]
+    return msgspec.structs.replace(setup, **changes)
 
 
 class HostileRoot:
@@ -301,6 +301,10 @@ def busy_cores() -> Iterator[None]:
         for hog in hogs:
             hog.kill()
             hog.wait()
+
+
+def num_fds(pid: int) -> int:
+    return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
 
 
 def own_rss_mib() -> float:
