@@ -24,7 +24,7 @@ from dllama.cluster.channel import Channel, ChannelClosed
 from dllama.cluster.control import ENDED, Control, Lost
 from dllama.cluster.protocol import Agreed, Connect, Facts, Failed, Hello, Linked, Loaded, Refused, Setup, shown
 from dllama.cluster.reception import cached_manifest, receive_manifest, receive_weights
-from dllama.cluster.tiles import num_tiles
+from dllama.cluster.tiles import num_tiles, tiles_of
 from dllama.engine.sizing import NodeOptions, NodeSize, make_node_config, settle_size
 from dllama.errors import ClusterError, DllamaError
 from dllama.plan import Plan, make_plan
@@ -175,11 +175,7 @@ class Session:
         """Link to the nodes of higher rank, and wait for those of lower rank to link to this one."""
         key = link_key(self._options.key, self.session_id)
         for rank in range(setup.rank + 1, len(setup.names)):
-            if self._lost:
-                raise Lost(self._lost)
-            link = open_link(setup, rank, setup.rank, self.session_id, key)
-            with self._linked:
-                self._links[rank] = link
+            self._open_link(setup, rank, key)
         deadline = time.monotonic() + LINK_S
         with self._linked:
             while not self._lost and len(self._links) < len(setup.names) - 1:
@@ -188,6 +184,16 @@ class Session:
                     raise ClusterError(f"{setup.names[absent]} has not linked to it within {LINK_S:.0f} s")
         if self._lost:
             raise Lost(self._lost)
+
+    def _open_link(self, setup: Setup, rank: int, key: bytes) -> None:
+        """Link to the worker of ``rank``; raises ClusterError if it cannot be reached, or is another."""
+        name = setup.names[rank]
+        link = Channel(connect(Address(*setup.hosts[rank - 1]), name))
+        with self._linked:
+            self._links[rank] = link
+        if self._lost:  # while it was connecting; from here on the handshake is ended by ``abort``
+            raise Lost(self._lost)
+        handshake.connect(link, Hello("link", b"", False, self.session_id, setup.rank), key, name)
 
     def _make_node(self, setup: Setup, plan: Plan, options: NodeOptions, size: NodeSize) -> _native.Node:
         others = sorted(self._links)
@@ -220,20 +226,9 @@ class Session:
             for link in self._links.values():
                 link.close()
             self._links.clear()
+        tiles_of.cache_clear()
         gc.collect()  # what failed may be in a circle of an exception and its frames, and hold the node's memory
         machine.give_back_freed_memory()
-
-
-def open_link(setup: Setup, rank: int, own_rank: int, session_id: bytes, key: bytes) -> Channel:
-    """Link to the worker of ``rank``; raises ClusterError if it cannot be reached, or is another."""
-    name = setup.names[rank]
-    channel = Channel(connect(Address(*setup.hosts[rank - 1]), name))
-    try:
-        handshake.connect(channel, Hello("link", b"", False, session_id, own_rank), key, name)
-    except BaseException:
-        channel.close()
-        raise
-    return channel
 
 
 def _facts(options: WorkerOptions) -> Facts:
