@@ -10,7 +10,7 @@ FIXED_LAYOUT = $(shell setarch $$(uname -m) -R true 2> /dev/null && echo setarch
 CPP_FILES := csrc tests/cpp benchmarks -name '*.h' -o -name '*.cpp'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build dllama test test-slow lint format bench sanitize test-isa clean
+.PHONY: help setup build dllama test test-slow test-lan lint format bench sanitize test-isa clean
 
 # Show the targets.
 help:
@@ -40,6 +40,11 @@ test:
 # Run the tests that take minutes: faults, many times over.
 test-slow: build
 	$(BIN)/python -m pytest -m slow --timeout 600 $(PYTEST_ARGS)
+
+# Run a cluster's tests on networks of namespaces with links of 1 Gbit/s; for root.
+test-lan:
+	@$(PYTHON) launch.py setup test
+	$(BIN)/python -m pytest tests/lan $(PYTEST_ARGS)
 
 # Check form, types, layers and formatting; changes nothing.
 lint:

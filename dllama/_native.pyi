@@ -17,6 +17,7 @@ U8Array = npt.NDArray[np.uint8]
 PAGE_SIZE: int  # positions in one KV page
 WANT_LOGITS: int  # kinds of wants in a batch
 WANT_SCORE: int
+WANT_CANDIDATES: int
 
 class UnsupportedIsaError(RuntimeError):
     """DLLAMA_ISA names a level that is unknown, not built, or missing in this CPU."""
@@ -54,6 +55,23 @@ def sample(logits: F32Array, temperature: float, top_k: int, top_p: float, min_p
     temperature > 0; top_k 0, top_p outside (0, 1) and min_p 0 switch their filter off. Without filters the walk is in
     token order; otherwise in descending probability: as distributed-llama's sampler does. ValueError if the logits are
     not finite numbers (negative infinity is one).
+    """
+
+def sample_best(
+    logits: F32Array,
+    ids: I32Array,
+    total: float,
+    n: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    min_p: float,
+    coin: float,
+) -> int | None:
+    """The draw of ``sample`` from the largest of ``n`` logits alone; None if the filters may reach beyond them.
+
+    logits: descending, equals by id; ``ids`` are theirs. total: sum of exp((x - logits[0]) / temperature) over all
+    ``n``. ValueError if that, or the first logit, is not a finite number.
     """
 
 class Group:
@@ -115,10 +133,31 @@ class NodeConfig:
     def buffer_bytes(self, rank: int) -> int:
         """Bytes of the activation buffers of ``rank``."""
 
+class CandidateQuery:
+    """What is asked of a row of logits instead of the row."""
+
+    def __init__(self, count: int, limit: int, temperature: float, ids: I32Array) -> None:
+        """Candidates are the tokens below ``limit`` that are not among ``ids``.
+
+        count: best candidates wanted, at least 1. temperature: above 0, of their sum of exponentials.
+        ids: ascending, token ids whose logits are wanted as they are.
+        """
+
+class Candidates:
+    """What the slices of a row of logits, on all nodes, say of it."""
+
+    ids: I32Array  # [m] the best candidates, best first, equals by id; at least ``count`` if there are as many
+    logits: F32Array  # [m] of these
+    values: F32Array  # logits of the query's ``ids``
+    max: float  # of all candidates' logits; -inf if there is none
+    sum_exp: float  # of exp((logit - max) / temperature) over all candidates
+    log_sum_exp: float  # log(sum(exp(logits))) of the whole vocabulary
+
 class StepResult:
     """What a step was asked for. The node's next step overwrites the logits; copy what must stay."""
 
     logits: F32Array  # [number of WANT_LOGITS, vocab_size], in the order of the wants; rows contiguous
+    candidates: list[Candidates]  # one per query, in their order
     scores: F32Array  # [number of WANT_SCORE], log-probability of the token given in the want
 
 class Node:
@@ -126,23 +165,56 @@ class Node:
 
     def __init__(self, config: NodeConfig, group: Group) -> None:
         """Reserve all memory and start the threads. Raises MemoryError if the system refuses."""
+    @property
+    def world_size(self) -> int:
+        """Nodes of the group."""
     def weight_names(self) -> list[str]:
-        """Every tensor ``load_rows`` must fill, e.g. ``"layers.0.q_proj"``; no ``embed_tokens``."""
+        """Every tensor ``load_rows`` must fill, e.g. ``"layers.0.q_proj"``; no ``embed_tokens``.
+
+        None of the attention's on a rank without heads.
+        """
     def weight_shape(self, name: str) -> tuple[int, ...]:
         """This rank's ``(rows, cols)`` of a matrix, ``(n,)`` of a norm."""
     def load_rows(self, name: str, first_row: int, rows: U8Array) -> None:
         """Pack canonical rows ``[n, row_bytes]`` of this rank's slice; ``first_row`` a multiple of 64 (norms: one row)."""
-    def step(self, embeddings: F32Array, spans: I32Array, pages: I32Array, wants: I32Array) -> StepResult:
+    def step(
+        self,
+        embeddings: F32Array,
+        spans: I32Array,
+        pages: I32Array,
+        wants: I32Array,
+        queries: Sequence[CandidateQuery] = (),
+    ) -> StepResult:
         """Run one step on every node of the group; call it on rank 0 only.
 
         embeddings: ``[T, hidden_size]``, T <= max_tokens, rows of all spans in order.
         spans: ``[S, 3]`` of (slot, first position, number of tokens); a span attends to its slot's earlier positions.
         pages: ``[P, 3]`` of (slot, page index, page id), written into the page tables before the step.
-        wants: ``[W, 3]`` of (row of embeddings, WANT_LOGITS or WANT_SCORE, token id to score), one per row, ascending.
+        wants: ``[W, 3]`` of (row of embeddings, kind, value), one per row, ascending; the value is the token id of a
+        WANT_SCORE, and of the k-th WANT_CANDIDATES k, the index of its query.
         """
+    def full_logits(self, index: int) -> F32Array:
+        """Rank 0: the whole row ``[vocab_size]`` that query ``index`` of the last step was about."""
+    def draw(self, index: int, coin: float) -> tuple[int, float]:
+        """Rank 0: a draw from all candidates of query ``index`` of the last step, and its logit.
+
+        As ``sample`` without filters: the walk is in token order, ``0 <= coin < 1``. ValueError if the logits are not
+        finite numbers.
+        """
+    scatter_from: int
+    """Rank 0: steps of at least so many tokens exchange their sums by reduce-scatter and all-gather, others directly.
+
+    0, the default: all directly. Results are the same, bit for bit.
+    """
+    def probe(self, num_tokens: int, scatter: bool) -> float:
+        """Rank 0: seconds that one exchange of a layer takes on all nodes for ``num_tokens`` (1 to max_tokens)."""
     def follow(self) -> None:
         """Serve rank 0's steps until it stops the group. Raises GroupFailedError if it is lost."""
     def stop(self) -> None:
         """Rank 0: end ``follow`` on every other rank."""
     def counters(self) -> dict[str, int]:
-        """Since the start: steps, tokens, compute_us, sync_us, sent_bytes, received_bytes."""
+        """Since the start: steps, tokens, compute_us, sync_us, sent_bytes, received_bytes.
+
+        Bytes are all that went over the links; sync_us is time in exchanges, waiting for peers included, but not a
+        follower's wait for the next step.
+        """

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+from model_files import tiny_config, write_tiny_model  # type: ignore[import-not-found]
 
 from dllama.config import ModelConfig
 from dllama.engine.loading import load_weights
+from dllama.formats.m_file import ModelFile, open_m_file
 from dllama.formats.m_layout import tensors_in_order
 from dllama.plan import Shard, tensor_slice
 
@@ -54,3 +58,9 @@ def assert_same_weights(node: FakeNode, expected: FakeNode) -> None:
     assert node.is_whole
     for name, weight in expected.weights.items():
         np.testing.assert_array_equal(node.weights[name], weight, err_msg=name)
+
+
+def open_transfer_model(path: Path) -> ModelFile:
+    """Write a model with some hundred tiles and open it."""
+    write_tiny_model(path, tiny_config(num_heads=8, num_kv_heads=4, intermediate_size=32 * 70, vocab_size=5000))
+    return open_m_file(path)

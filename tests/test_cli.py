@@ -77,7 +77,7 @@ def test_help_and_version_do_not_import_numpy() -> None:
         (["inference", "--temperature", "-0.5"], ["--temperature", "'-0.5'"]),
         (["inference", "--prompt"], ["--prompt", "expected one argument"]),
         (["inference", "--buffer-float-type", "q40"], ["--buffer-float-type", "q40"]),
-        (["inference", "--workers", "a:1", "b:2"], ["--workers", "one machine"]),
+        (["inference", "--shares", "3,x"], ["--shares", "'x'"]),
         (["inference", "--gpu-index", "0"], ["--gpu-index", "CPU"]),
         (["inference", "--logit-bias", "x"], ["ID:VALUE"]),
         (["inference", "--logit-bias", "1:5", "-4:3"], ["--logit-bias", "ID >= 0", "'-4:3'"]),

@@ -71,7 +71,7 @@ def test_bash_completes_every_flag_of_every_command(bash: Bash) -> None:
     for name in commands.names():
         flags = [word for word in bash(*name.split(), "-") if word.startswith("--")]
         known = [flag for flag in commands.parser_of(name)._option_string_actions if flag.startswith("--")]
-        refused = ["--workers", "--gpu-index", "--gpu-segments"]
+        refused = ["--gpu-index", "--gpu-segments"]
         assert flags == [flag for flag in known if flag not in refused]
 
 

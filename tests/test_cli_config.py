@@ -173,7 +173,7 @@ def test_errors_name_the_variable(name: str, text: str, words: str, monkeypatch:
         ("logit-bias = [['1:2']]", "key 'logit-bias': expected a value, found a list of 1"),
         ("model = ''", "key 'model': expected a file, found ''"),
         ("nthreds = 1", "key 'nthreds': expected the name of a flag, found no such flag; did you mean nthreads?"),
-        ("workers = 'a'", "key 'workers': expected the name of a flag, found no such flag"),
+        ("gpu-index = 'a'", "key 'gpu-index': expected the name of a flag, found no such flag"),
         ("help = true", "key 'help': expected the name of a flag, found no such flag"),
         ("[inference]\nn-prompt = 1", "key 'n-prompt' in [inference]: expected the name of a flag"),
         ("[chat]\ntemprature = 1", "key 'temprature' in [chat]: expected the name of a flag, found no such flag; did"),
@@ -206,7 +206,7 @@ def test_command_line_is_checked_first(config: Path, capsys: pytest.CaptureFixtu
     config.write_text("nonsense")
     assert "unknown flag" in fails(UsageError, "--nonsense")
     assert "--nthreads" in fails(UsageError, "--nthreads", "x")
-    assert "one machine" in fails(UsageError, "--workers", "x")
+    assert "CPUs only" in fails(UsageError, "--gpu-index", "0")
     assert main(["inference", "--help"]) == 0
     assert "DLLAMA_PROMPT" in capsys.readouterr().out
     assert main(["completion", "bash"]) == 0  # it has nothing to set, and runs when a shell starts

@@ -19,15 +19,20 @@ from dllama.engine.sizing import NodeOptions, make_node_config, settle_size
 from dllama.formats.m_file import open_m_file
 from dllama.plan import Range, make_plan
 
-SIZES = {"num_heads": 12, "num_kv_heads": 4, "head_dim": 32, "intermediate_size": 32 * 70, "vocab_size": 9001}
+SIZES = {
+    "hidden_size": 160,
+    "num_heads": 12,
+    "num_kv_heads": 4,
+    "head_dim": 32,
+    "intermediate_size": 32 * 70,
+    "vocab_size": 9001,
+}
 
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
     path = tmp_path_factory.mktemp("assembly") / "model.m"
-    write_tiny_model(
-        path, tiny_config("qwen3", hidden_size=160, num_layers=1, layers=tiny_config("qwen3").layers[:1], **SIZES)
-    )
+    write_tiny_model(path, tiny_config("qwen3", num_layers=1, **SIZES))
     with open_m_file(path) as file:
         yield file
 
@@ -76,8 +81,19 @@ def test_slices_that_begin_and_end_inside_tiles(file, ranges):
     assert_same_weights(node, loaded_node(file, shard))
 
 
+@pytest.mark.usefixtures("small_pieces")
+def test_rows_that_remain_of_a_tile_have_room_beside_the_next(tmp_path):
+    sizes = {"hidden_size": 160, "num_heads": 2, "head_dim": 32, "intermediate_size": 64, "vocab_size": 9001}
+    write_tiny_model(tmp_path / "model.m", tiny_config(**sizes))  # tiles of lm_head are the largest, 128 rows
+    with open_m_file(tmp_path / "model.m") as file:
+        shard = replace(make_plan(file.config).shards[0], vocab=Range(32, 9001))
+        node = FakeNode(file.config, shard)
+        assemble(file, shard, node)
+        assert_same_weights(node, loaded_node(file, shard))
+
+
 def test_a_node_without_attention(file):
-    shard = replace(make_plan(file.config, 2).shards[1], kv_heads=Range(0, 0))
+    shard = replace(make_plan(file.config, 2).shards[1], heads=Range(0, 0), kv_heads=Range(0, 0))
     node, expected = FakeNode(file.config, shard), FakeNode(file.config, shard)
     for name in ("q_norm", "k_norm"):  # norms of heads that the node does not have
         del node.weights[f"layers.0.{name}"]

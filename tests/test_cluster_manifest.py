@@ -6,8 +6,10 @@ import os
 import pytest
 from model_files import tiny_config, write_tiny_model  # type: ignore[import-not-found]
 
+from dllama.cluster import cache as cache_module
 from dllama.cluster import manifest as module
-from dllama.cluster.manifest import Manifest, make_manifest, manifest_of, parse_manifest, remembered
+from dllama.cluster.cache import TileCache
+from dllama.cluster.manifest import Manifest, make_manifest, manifest_of, manifest_size, parse_manifest, remembered
 from dllama.cluster.tiles import tiles_of
 from dllama.errors import DllamaError
 from dllama.formats.m_file import open_m_file
@@ -72,6 +74,17 @@ def test_what_a_peer_sends_is_checked(path):
             parse_manifest(file.config, changed, ours.id)
         with pytest.raises(DllamaError, match="the one that was announced"):
             parse_manifest(tiny_config(rope_theta=5e5), ours.raw, ours.id)
+
+
+def test_a_workers_cache_keeps_manifests_by_their_id(path, tmp_path, monkeypatch):
+    monkeypatch.setattr(cache_module, "RESERVED_BYTES", 0)
+    cache = TileCache(tmp_path / "tiles", 1 << 40)
+    with open_m_file(path) as file:
+        ours = make_manifest(file)
+        cache.write(ours.id, ours.raw)
+        raw = cache.read(ours.id, manifest_size(file.config))
+        assert raw is not None
+        assert parse_manifest(file.config, raw, ours.id) == ours
 
 
 def test_a_second_start_hashes_nothing(path, monkeypatch):

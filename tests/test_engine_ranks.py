@@ -1,7 +1,9 @@
 """One model on several ranks, in one process: each rank its own node in a thread, linked by socket pairs."""
 
 import socket
+import struct
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import combinations
@@ -16,7 +18,7 @@ from dllama.engine import Engine, EngineStopped, SamplingParams, sizing
 from dllama.engine.loading import load_weights
 from dllama.engine.sizing import NodeOptions, make_node_config, settle_size
 from dllama.formats.m_file import open_m_file
-from dllama.plan import make_plan
+from dllama.plan import Exchange, make_plan, step_traffic
 
 TOKEN_IDS = np.random.default_rng(3).integers(0, 320, 150).tolist()
 
@@ -33,7 +35,7 @@ def make_groups(world_size: int) -> list[_native.Group]:
 
 
 @contextmanager
-def ranks(path, world_size: int, shares=None, **options) -> Iterator[Engine]:
+def ranks(path, world_size: int, shares=None, scatter_from: int = 0, **options) -> Iterator[Engine]:
     """An engine on rank 0, with followers in threads; it must end all of them."""
     node_options = NodeOptions(**options)
     file = open_m_file(path)
@@ -43,6 +45,7 @@ def ranks(path, world_size: int, shares=None, **options) -> Iterator[Engine]:
     nodes = [_native.Node(config, group) for group in make_groups(world_size)]
     for node, shard in zip(nodes, plan.shards, strict=True):
         load_weights(node, file, shard)
+    nodes[0].scatter_from = scatter_from
     threads = [threading.Thread(target=node.follow) for node in nodes[1:]]
     for thread in threads:
         thread.start()
@@ -117,6 +120,30 @@ def test_uneven_shares(model, logits):
         assert error(engine.logits(TOKEN_IDS), logits) < TOLERANCES[DType.F32]
 
 
+@pytest.mark.parametrize(("world_size", "shares"), [(3, None), (4, None), (4, [1, 3, 2, 2]), (8, None)])
+def test_more_ranks_than_kv_heads(tmp_path, world_size, shares):
+    sizes = {"num_heads": 16, "num_kv_heads": 2, "intermediate_size": 256, "max_seq_len": 256}
+    write_tiny_model(tmp_path / "model.m", tiny_config(weight_type=DType.F32, **sizes))
+    with Engine.load(tmp_path / "model.m", num_threads=1) as engine:
+        expected = engine.logits(TOKEN_IDS)
+    with ranks(tmp_path / "model.m", world_size, shares, wire_type=DType.F32) as engine:
+        assert error(engine.logits(TOKEN_IDS), expected) < TOLERANCES[DType.F32]
+
+
+@pytest.mark.parametrize(("exchange", "scatter_from"), [(Exchange.DIRECT, 0), (Exchange.REDUCE_SCATTER, 1)])
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_the_plan_counts_what_the_root_sends(model, world_size, exchange, scatter_from):
+    with ranks(model, world_size, scatter_from=scatter_from, wire_type=DType.Q80) as engine:
+        engine.add(TOKEN_IDS[:128], SamplingParams(temperature=0.0, max_tokens=4))
+        sent = [0]
+        for _ in range(3):  # the prompt, a token that opens a page, and one that does not
+            engine.step()
+            sent.append(engine.counters()["sent_bytes"])
+        for step, num_tokens in ((0, 128), (2, 1)):
+            counted = step_traffic(engine.config, world_size, DType.Q80, exchange, num_tokens, 1)[0].sent
+            assert sent[step + 1] - sent[step] == counted
+
+
 def test_scores(model):
     with Engine.load(model, num_threads=1) as engine:
         expected = engine.score(TOKEN_IDS)
@@ -157,3 +184,138 @@ def test_an_aborted_group_stops_the_engine(model):
     with engine, pytest.raises(EngineStopped, match=r"a step failed: .*worker 10\.0\.0\.2 is gone"):
         engine.logits([1, 2, 3])
     timer.join()
+
+
+SAMPLINGS = {
+    "greedy": {"temperature": 0.0},
+    "greedy, changed": {"temperature": 0.0, "repeat_penalty": 1.3, "frequency_penalty": 0.3, "logit_bias": {9: 1.0}},
+    "temperature": {"temperature": 1.0, "top_p": 1.0},
+    "temperature, changed": {"temperature": 1.0, "top_p": 1.0, "presence_penalty": 0.5},
+    "top-k": {"temperature": 0.9, "top_p": 1.0, "top_k": 12},
+    "top-p": {"temperature": 1.2, "top_p": 0.6, "repeat_penalty": 1.1},
+    "min-p": {"temperature": 1.5, "top_p": 1.0, "min_p": 0.05},
+    "all": {"temperature": 0.7, "top_p": 0.95, "top_k": 50, "min_p": 0.01, "logit_bias": {5: -3.0}},
+}
+
+
+@pytest.mark.parametrize("scatter_from", [0, 1])
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_tokens_of_every_sampling_are_those_of_one_node(model, world_size, scatter_from):
+    def outputs(engine, values):
+        params = SamplingParams(max_tokens=25, seed=11, logprobs=3, **values)
+        return list(engine.generate(TOKEN_IDS[:20], params))
+
+    with (
+        Engine.load(model, num_threads=1) as one,
+        ranks(model, world_size, wire_type=DType.F32) as several,
+    ):
+        several._executor.node.scatter_from = scatter_from
+        for values in SAMPLINGS.values():
+            expected, ours = outputs(one, values), outputs(several, values)
+            assert [output.token_id for output in ours] == [output.token_id for output in expected]
+            for output, other in zip(ours, expected, strict=True):
+                assert output.logprob == pytest.approx(other.logprob, abs=1e-4)
+                assert [top[0] for top in output.top_logprobs] == [top[0] for top in other.top_logprobs]
+
+
+@pytest.mark.parametrize("wire_type", TOLERANCES)
+def test_scatter_gives_the_bits_of_direct_exchange(model, wire_type):
+    with ranks(model, 3, wire_type=wire_type) as engine:
+        node = engine._executor.node
+        expected = engine.logits(TOKEN_IDS)
+        assert all(node.probe(count, scatter) > 0 for count in (1, 100) for scatter in (False, True))
+        node.scatter_from = 2
+        np.testing.assert_array_equal(engine.logits(TOKEN_IDS), expected)
+
+
+class WideNodes:
+    """Nodes with exchanges as those of Llama 3.2 1B on two nodes, and next to no weights, all of them zero."""
+
+    def __init__(self, groups: list[_native.Group]) -> None:
+        shards = [
+            _native.Shard(
+                num_heads=1, num_kv_heads=1, intermediate_size=32, vocab_begin=begin, vocab_end=begin + 64_128
+            )
+            for begin in (0, 64_128)
+        ]
+        config = _native.NodeConfig(
+            hidden_size=2048,
+            head_dim=64,
+            vocab_size=128_256,
+            rms_norm_eps=1e-5,
+            rope_frequencies=np.ones(32, np.float32),
+            has_qk_norm=[False] * 16,
+            weight_type=DType.Q40,
+            kv_type=DType.F16,
+            wire_type=DType.Q80,
+            shards=shards,
+            num_threads=1,
+            max_tokens=64,
+            num_pages=2,
+            num_slots=1,
+        )
+        self.root, self.other = (_native.Node(config, group) for group in groups)
+        self.thread = threading.Thread(target=self.other.follow)
+        self.thread.start()
+
+    def step(self, first: int, count: int, queries: list[_native.CandidateQuery]) -> dict[str, int]:
+        """Run a step; give what it cost."""
+        before = self.root.counters()
+        wants = [[count - 1, _native.WANT_CANDIDATES, 0]] if queries else np.empty((0, 3))
+        spans, pages = np.array([[0, first, count]], np.int32), np.array([[0, 0, 0], [0, 1, 1]], np.int32)
+        self.root.step(np.ones((count, 2048), np.float32), spans, pages, np.array(wants, np.int32), queries)
+        return {name: value - before[name] for name, value in self.root.counters().items()}
+
+    def stop(self) -> None:
+        self.root.stop()
+        self.thread.join(10)
+
+
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        client = socket.create_connection(server.getsockname())
+        return client, server.accept()[0]
+
+
+def bytes_received(end: socket.socket) -> int:
+    """What the system counted: ``tcpi_bytes_received`` of ``struct tcp_info``."""
+    return struct.unpack_from("<Q", end.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192), 128)[0]
+
+
+def test_bytes_of_a_token_and_of_a_prompt():
+    ends = tcp_pair()
+    nodes = WideNodes([_native.Group(rank, [end.fileno()]) for rank, end in enumerate(ends)])
+    query = _native.CandidateQuery(1, 128_256, 1.0, np.empty(0, np.int32))
+    prompt, token = nodes.step(0, 64, []), nodes.step(64, 1, [query])
+    assert token["sent_bytes"] <= 78 * 1024
+    assert token["received_bytes"] <= 80 * 1024
+    assert prompt["received_bytes"] <= 64 * token["received_bytes"]  # no logits
+    assert token["sync_us"] + token["compute_us"] > 0
+    nodes.stop()
+    counters = nodes.root.counters()
+    assert counters["sent_bytes"] == bytes_received(ends[1])
+    assert counters["received_bytes"] == bytes_received(ends[0])
+    for end in ends:
+        end.close()
+
+
+def test_an_idle_group_uses_no_cpu(model):
+    with ranks(model, 3) as engine:
+        engine.logits([1, 2, 3])
+        time.sleep(0.02)  # followers look out for the next step for a moment
+        begin = time.process_time()
+        time.sleep(0.3)
+        assert time.process_time() - begin < 0.03
+
+
+def test_errors_name_the_peer():
+    root, other = socket.socketpair()
+    group = _native.Group(0, [root.fileno()], ["worker 10.0.0.2:9999"])
+    other.close()
+    config = tiny_config(weight_type=DType.F32)
+    node = _native.Node(make_node_config(config, make_plan(config, 2), NodeOptions(max_batch_tokens=8), 1, 1), group)
+    failed_before = group.failed_rank
+    with pytest.raises(_native.GroupFailedError, match=r"worker 10\.0\.0\.2:9999"):
+        node.probe(1, scatter=False)
+    assert (failed_before, group.failed_rank) == (None, 1)
+    root.close()

@@ -200,13 +200,13 @@ def test_demo(setup: Setup, capfd: pytest.CaptureFixture[str]) -> None:
     dllama.parent.mkdir(parents=True)
     dllama.write_text('#!/bin/sh\necho "$@"\nexit ${DEMO_STATUS:-0}\n')
     dllama.chmod(0o755)
-    assert launcher.main(["demo", "--steps", "8"]) == 0
+    assert launcher.main(["demo", "--steps", "8", "--nodes", "1"]) == 0
     out = capfd.readouterr().out
     assert re.search(r"inference --model \S+/demo/model\.m .* --steps 8 --seed 2 --text\n", out)
     assert "Next things to try" in out
     assert "launch.py --list" in out
     dllama.write_text("#!/bin/sh\nexit 5\n")
-    assert launcher.main(["demo"]) == 5
+    assert launcher.main(["demo", "--nodes", "1"]) == 5
     assert "Next things" not in capfd.readouterr().out
 
 

@@ -29,7 +29,7 @@ from download_server import (  # type: ignore[import-not-found]
 )
 
 from dllama.errors import NotEnoughMemory
-from dllama.hub import checkout, launcher, model_plan
+from dllama.hub import checkout, launcher, model_launch, model_plan
 from dllama.hub.catalogue import CATALOGUE
 from dllama.hub.part_file import NotEnoughDisk
 from dllama.hub.progress import size_text
@@ -108,6 +108,19 @@ def test_script_works_from_any_folder(launch: Launcher, tmp_path: Path) -> None:
     assert result.stdout.endswith(end)
     assert "nthreads" not in result.stdout  # left to the environment and the configuration file
     assert result.returncode == 7
+
+
+def test_script_of_a_cluster_starts_one(launch: Launcher) -> None:
+    assert launch.run(ENTRY.name, "-skip-run", "-y", "--nodes", "3")[0] == 0
+    script = launch.root / f"run_{ENTRY.name}.sh"
+    before = script.read_text()
+    assert f'/launch.py\' {ENTRY.name} --nodes 3 -skip-script "$@"\n' in before
+    # This Python has dllama installed, and is to see the small checkout's alone.
+    script.write_text(before.replace(f"exec {sys.executable}", f"exec {sys.executable} -S -E"))
+    result = subprocess.run([script, "-skip-run"], capture_output=True, encoding="utf-8", env=launch.env)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert f"✅ {ENTRY.name} is in" in result.stdout
+    assert "-S -E" in script.read_text()  # not written again
 
 
 def test_skip_script(launch: Launcher) -> None:
@@ -341,6 +354,15 @@ def test_checks_and_sets_up_before_downloading_and_then_runs(stages: Stages, tmp
     assert stages.command[:2] == [str(tmp_path / ".venv/bin/dllama"), "chat"]
     assert stages.run(ENTRY.name) == 0  # no question, and nothing fetched
     assert stages.stages[3:] == ["set up 4", "run"]
+
+
+def test_runs_on_several_nodes(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_launch, "run_nodes", lambda command, nodes: 100 * nodes + (command[1] == "chat"))
+    assert stages.run(ENTRY.name, "-y", "--nodes", "2") == 201
+    monkeypatch.setattr(model_plan, "free_memory", lambda: 900_000_000)  # half of the model has room, all has not
+    assert stages.run(ENTRY.name, "--nodes", "2") == NotEnoughMemory.exit_code
+    assert stages.run(ENTRY.name, "--nodes", "1") == 0
+    assert stages.stages[-1] == "run"
 
 
 def test_script_that_cannot_be_written_is_told(

@@ -1,4 +1,5 @@
 import math
+from collections import Counter
 from fractions import Fraction
 from itertools import accumulate, pairwise
 
@@ -55,11 +56,25 @@ def shared_models(draw) -> tuple[ModelConfig, int, list[float] | None]:
     return config, world_size, draw(st.none() | st.lists(share, min_size=world_size, max_size=world_size))
 
 
+@st.composite
+def split_models(draw) -> tuple[ModelConfig, int, list[float] | None]:
+    """More nodes than KV heads, but not more than parts of their query heads."""
+    part, head_dim = draw(st.sampled_from([(1, 64), (1, 96), (2, 16), (2, 80), (8, 12)]))
+    num_kv_heads, num_parts = draw(st.integers(1, 5)), draw(st.integers(2, 5))
+    config = make_config(num_kv_heads, part * num_parts, head_dim, ffn_units=40, vocab_size=1300)
+    world_size = draw(st.integers(num_kv_heads + 1, num_kv_heads * num_parts))
+    share = st.floats(0.5, 2.0)
+    return config, world_size, draw(st.none() | st.lists(share, min_size=world_size, max_size=world_size))
+
+
+MODELS = shared_models() | split_models()
+
+
 def indices(parts: list[Range]) -> list[int]:
     return [index for part in parts for index in range(part.begin, part.end)]
 
 
-@given(shared_models())
+@given(MODELS)
 def test_everything_is_owned_exactly_once(model):
     config, world_size, shares = model
     shards = make_plan(config, world_size, shares).shards
@@ -71,14 +86,14 @@ def test_everything_is_owned_exactly_once(model):
         assert field == "heads" or all(part.size > 0 for part in owned)
 
 
-@given(shared_models())
+@given(MODELS)
 def test_kv_heads_are_where_their_query_heads_are(model):
     config, world_size, shares = model
     shards = make_plan(config, world_size, shares).shards
     for shard in shards:
-        used = sorted({head // config.group_size for head in indices([shard.heads])})
-        assert indices([shard.kv_heads]) == used
-        assert not used or shard.heads.size % len(used) == 0
+        users = Counter(head // config.group_size for head in indices([shard.heads]))
+        assert indices([shard.kv_heads]) == sorted(users)
+        assert len({*users.values()}) <= 1
     owned = indices([shard.kv_heads for shard in shards])
     assert owned == sorted(owned)
     assert set(owned) == set(range(config.num_kv_heads))
@@ -88,7 +103,7 @@ def test_kv_heads_are_where_their_query_heads_are(model):
         assert all(shard.heads.size > 0 for shard in shards)
 
 
-@given(shared_models())
+@given(MODELS)
 def test_cuts_lie_between_units(model):
     config, world_size, shares = model
     for shard in make_plan(config, world_size, shares).shards:
@@ -106,7 +121,7 @@ def assert_fair(counts: list[int], shares: list[Fraction], least: int) -> None:
         assert max(least, math.floor(amount) - lifted) <= count <= max(least, math.ceil(amount))
 
 
-@given(shared_models())
+@given(MODELS)
 def test_shares_are_heeded_to_one_unit(model):
     config, world_size, shares = model
     weights = [Fraction(share) for share in shares or [1] * world_size]
@@ -116,17 +131,6 @@ def test_shares_are_heeded_to_one_unit(model):
     unit = kv_heads_per_unit(config)
     if world_size <= config.num_kv_heads // unit:
         assert_fair([shard.kv_heads.size // unit for shard in shards], weights, 1)
-
-
-@st.composite
-def split_models(draw) -> tuple[ModelConfig, int, list[float] | None]:
-    """More nodes than KV heads, but not more than parts of their query heads."""
-    part, head_dim = draw(st.sampled_from([(1, 64), (1, 96), (2, 16), (2, 80), (8, 12)]))
-    num_kv_heads, num_parts = draw(st.integers(1, 5)), draw(st.integers(2, 5))
-    config = make_config(num_kv_heads, part * num_parts, head_dim, ffn_units=40)
-    world_size = draw(st.integers(num_kv_heads + 1, num_kv_heads * num_parts))
-    share = st.floats(0.5, 2.0)
-    return config, world_size, draw(st.none() | st.lists(share, min_size=world_size, max_size=world_size))
 
 
 @given(split_models())
@@ -148,7 +152,7 @@ def test_neighbours_share_a_kv_head(model):
         assert abs(sums[borders[head]] - target) == min(abs(sums[border] - target) for border in possible)
 
 
-@given(shared_models())
+@given(MODELS)
 def test_plans_are_deterministic(model):
     config, world_size, shares = model
     plan = make_plan(config, world_size, shares)
@@ -156,7 +160,7 @@ def test_plans_are_deterministic(model):
     assert plan.digest() == make_plan(config, world_size, shares).digest()
 
 
-@given(shared_models())
+@given(MODELS)
 def test_slices_of_all_ranks_make_up_each_tensor(model):
     config, world_size, shares = model
     shards = make_plan(config, world_size, shares).shards
@@ -224,6 +228,11 @@ def test_small_heads_stay_together():
     assert heads_of(config, 4, [1, 2, 1, 2]) == [(0, Range(0, 0)), (2, Range(0, 2)), (0, Range(2, 2)), (2, Range(2, 4))]
 
 
+def test_a_unit_of_several_kv_heads_is_not_shared():
+    config = make_config(num_kv_heads=2, group_size=3, head_dim=16)
+    assert heads_of(config, 3) == [(6, Range(0, 2)), (0, Range(2, 2)), (0, Range(2, 2))]
+
+
 def test_more_nodes_than_kv_heads_share_query_heads():
     config = make_config(num_kv_heads=2, group_size=4)
     assert heads_of(config, 4) == [(2, Range(0, 1)), (2, Range(0, 1)), (2, Range(1, 2)), (2, Range(1, 2))]
@@ -235,6 +244,7 @@ def test_more_nodes_than_kv_heads_share_query_heads():
 def test_nodes_beyond_the_query_heads_have_no_attention():
     config = make_config(num_kv_heads=1, group_size=2)
     assert heads_of(config, 3, [1, 2, 3]) == [(0, Range(0, 0)), (1, Range(0, 1)), (1, Range(0, 1))]
+    assert heads_of(config, 3, [2, 1, 2]) == [(1, Range(0, 1)), (0, Range(0, 0)), (1, Range(0, 1))]
     assert heads_of(config, 3, [100, 1, 1]) == [(2, Range(0, 1)), (0, Range(1, 1)), (0, Range(1, 1))]
     shard = make_plan(config, 3).shards[2]
     assert (shard.heads.size, shard.ffn.size) == (0, 32 * 85)

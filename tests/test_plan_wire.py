@@ -28,8 +28,8 @@ def test_pages_are_the_cores():
 def test_llama_1b_on_two_nodes():
     root, worker = step_traffic(llama_1b(), 2, DType.Q80, Exchange.DIRECT, 1, 1)
     sums, headers = 32 * 64 * 34, 32 * 32  # 32 exchanges of 64 blocks
-    frame = 32 + 16 + 2 * 12 + 64 * 34
-    assert (sums, frame) == (68 * KIB, 2248)
+    frame = 32 + 28 + 2 * 12 + 16 + 64 * 34
+    assert (sums, frame) == (68 * KIB, 2276)
     assert root == Traffic(sums + headers + frame, sums + headers + 64)
     assert worker == Traffic(root.received, root.sent)
     assert root.sent <= 78 * KIB
@@ -39,7 +39,7 @@ def test_llama_1b_on_two_nodes():
 @pytest.mark.parametrize(("wire_type", "row"), [(DType.Q80, 2 * 34), (DType.F16, 64 * 2), (DType.F32, 64 * 4)])
 def test_direct_exchange_of_a_prompt(wire_type, row):
     root, *workers = step_traffic(one_layer(), 3, wire_type, Exchange.DIRECT, 130, 0)
-    message, frame = 32 + 130 * row, 32 + 16 + 3 * 12 + 130 * row  # a span and two page changes
+    message, frame = 2 * 32 + 130 * row, 32 + 28 + 3 * 12 + 130 * row  # in two pieces; a span and two page changes
     assert root == Traffic(2 * 2 * message + 2 * frame, 2 * 2 * message)
     assert workers == [Traffic(2 * 2 * message, 2 * 2 * message + frame)] * 2
 
@@ -49,17 +49,24 @@ def test_direct_exchange_of_a_prompt(wire_type, row):
 )
 def test_reduce_scatter_by_hand(weight_type, block):
     root, worker = step_traffic(one_layer(96, weight_type), 2, DType.F16, Exchange.REDUCE_SCATTER, 1, 1)
-    frame = 32 + 16 + 2 * 12 + 96 * 2
-    # The root owns two blocks of the three: it sends one as partial sums, then two as activations, twice per layer.
-    assert root.sent == 2 * ((32 + 64) + (32 + 2 * block + 4)) + frame
-    assert root.received == 2 * ((32 + 2 * 64) + (32 + block + 4)) + 64
+    frame = 32 + 28 + 2 * 12 + 16 + 96 * 2
+    # Of three blocks the root owns one: it sends two as partial sums, then its own as activations, twice per layer.
+    assert root.sent == 2 * ((32 + 2 * 64) + (32 + block + 4)) + frame
+    assert root.received == 2 * ((32 + 64) + (32 + 2 * block + 4)) + 64
     assert worker == Traffic(root.received, root.sent)
+
+
+def test_the_last_totals_are_only_for_tokens_that_are_sampled():
+    few, many = (step_traffic(one_layer(), 2, DType.Q80, Exchange.REDUCE_SCATTER, 256, wants) for wants in (0, 3))
+    assert few[0].sent == 2 * (4 * 32 + 256 * 34) + (4 * 32 + 256 * 40) + 32 + 28 + 5 * 12 + 256 * 68
+    assert many[0].sent - few[0].sent == 32 + 3 * 40 + 3 * (12 + 16)
+    assert many[1].sent - few[1].sent == 32 + 3 * 40 + 3 * 64
 
 
 def test_more_ranks_than_blocks_of_the_hidden_size():
     *_, last = step_traffic(one_layer(32), 3, DType.Q80, Exchange.REDUCE_SCATTER, 1, 0)
-    assert last.sent == 2 * (2 * 32 + 34 + 2 * (32 + 4))
-    assert last.received == 2 * (2 * 32 + 2 * (32 + 4) + 36) + (32 + 16 + 12 + 34)
+    assert last.sent == 2 * 2 * 32 + 2 * (32 + 36 + 4)
+    assert last.received == 2 * 2 * (32 + 34) + 2 * (32 + 4) + (32 + 28 + 12 + 34)
 
 
 @given(

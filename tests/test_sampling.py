@@ -1,4 +1,6 @@
 import math
+from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 
 from dllama import _native
 from dllama.engine.params import SamplingParams
+from dllama.engine.rows import RowQuery, SlicedRow
 from dllama.engine.sampling import Coin, Sampler, log_probs
 from dllama.errors import UsageError
 
@@ -172,6 +175,159 @@ def test_log_probs_of_equals_come_by_id():
 
 def test_native_argmax():
     assert _native.argmax(np.array([-5, -1, -1], np.float32)) == 1
+
+
+class FakeNodes:
+    """Nodes that hold slices of a row, in numpy; counts how often they sent the whole row."""
+
+    def __init__(self, logits: np.ndarray, cuts: list[int]) -> None:
+        self.query: RowQuery | None = None
+        self.logits, self.num_fetched = logits, 0
+        bounds = [0, *sorted(cuts), len(logits)]
+        self.slices = list(pairwise(bounds))
+
+    def row(self, query: RowQuery) -> SlicedRow:
+        """What the nodes answer."""
+        self.query = query
+        allowed = self.allowed()
+        listed, bounds = [], []
+        for begin, end in self.slices:
+            ids = allowed[(allowed >= begin) & (allowed < end)]
+            best = self.ordered(ids)[: query.count]
+            listed.append(best)
+            bounds += [best[-1]] if len(best) < len(ids) else []
+        ids = self.ordered(np.concatenate(listed))
+        if bounds:
+            ids = ids[: np.flatnonzero(ids == self.ordered(np.array(bounds))[0])[0] + 1]
+        wide = self.logits.astype(np.float64)
+        top = wide[allowed].max() if allowed.size else -math.inf
+        candidates = SimpleNamespace(
+            ids=ids.astype(np.int32),
+            logits=self.logits[ids],
+            values=self.logits[query.ids],
+            max=top,
+            sum_exp=np.exp((wide[allowed] - top) / query.temperature).sum(),
+            log_sum_exp=np.logaddexp.reduce(wide),
+        )
+        return SlicedRow(query, candidates, self, 0)  # type: ignore[arg-type]
+
+    def allowed(self) -> np.ndarray:
+        assert self.query
+        return np.setdiff1d(np.arange(self.query.limit), self.query.ids)
+
+    def ordered(self, ids: np.ndarray) -> np.ndarray:
+        return ids[np.lexsort((ids, -self.logits[ids]))].astype(np.int64)
+
+    def full_logits(self, index: int) -> np.ndarray:
+        self.num_fetched += 1
+        return self.logits
+
+    def draw(self, index: int, coin: float) -> tuple[int, float]:
+        assert self.query
+        allowed = self.allowed()
+        token = allowed[_native.sample(self.logits[allowed], self.query.temperature, 0, 1.0, 0.0, coin)]
+        return int(token), float(self.logits[token])
+
+
+ANY_PARAMS = st.fixed_dictionaries(
+    {
+        "temperature": st.sampled_from([0.0, 0.3, 1.0, 1.7]),
+        "top_p": st.sampled_from([0.0, 0.5, 0.9, 0.999]),
+        "top_k": st.sampled_from([0, 1, 5, 40, 1000]),
+        "min_p": st.sampled_from([0.0, 0.05, 0.5]),
+        "repeat_penalty": st.sampled_from([1.0, 1.3]),
+        "presence_penalty": st.sampled_from([0.0, 0.7]),
+        "frequency_penalty": st.sampled_from([0.0, 0.2]),
+        "logit_bias": st.sampled_from([{}, {7: 5.0, 3: -100.0, 11: 20.0}]),
+        "logprobs": st.sampled_from([0, 1, 20]),
+        "seed": st.integers(1, 2**64 - 1),
+    }
+)
+
+
+@given(ANY_PARAMS, st.integers(0, 2**32), st.lists(st.integers(0, 600), max_size=4), st.booleans(), st.booleans())
+def test_rows_on_several_nodes_give_the_tokens_of_whole_rows(values, seed, cuts, has_ties, is_padded):
+    rng = np.random.default_rng(seed)
+    logits = random_logits(rng, 600)
+    if has_ties:
+        logits = np.round(logits)
+    params, token_ids = SamplingParams(**values), rng.integers(0, 590, 30).tolist()
+    whole, sliced = (Sampler(params, 10, 590 if is_padded else 600, 600) for _ in range(2))
+    nodes = FakeNodes(logits, cuts)
+    for _ in range(3):
+        query = sliced.query(token_ids)
+        row = nodes.row(query) if query else logits
+        token = whole.choose(logits, token_ids)
+        assert sliced.choose(row, token_ids) == token
+        if params.logprobs:
+            (logprob, top), (expected, expected_top) = (log_probs(r, token, params.logprobs) for r in (row, logits))
+            assert logprob == pytest.approx(expected, abs=1e-4)
+            assert [pair[0] for pair in top] == [pair[0] for pair in expected_top]
+            assert [pair[1] for pair in top] == pytest.approx([pair[1] for pair in expected_top], abs=1e-4)
+        token_ids.append(token)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"temperature": 0.0},
+        {"temperature": 0.0, "repeat_penalty": 1.2, "logit_bias": {5: 3.0}, "logprobs": 5},
+        {"top_k": 40},
+        {"top_k": 1},
+        {"top_p": 0.9},
+        {"top_p": 0.9, "repeat_penalty": 1.1},
+        {"min_p": 0.05, "top_p": 1.0},
+        {"top_p": 1.0},
+        {"top_p": 1.0, "logprobs": 3},
+    ],
+)
+def test_usual_settings_need_no_whole_row(params):
+    logits = (np.random.default_rng(5).standard_normal(20000) * 3).astype(np.float32)
+    logits[:50] += 8
+    sampler = Sampler(SamplingParams(seed=2, **params), 0, 20000)
+    nodes = FakeNodes(logits, [7000, 14000])
+    for token in range(20):
+        query = sampler.query([token, 5])
+        assert query
+        row = nodes.row(query)
+        chosen = sampler.choose(row, [token, 5])
+        log_probs(row, chosen, max(1, sampler._params.logprobs))
+    assert nodes.num_fetched == 0
+
+
+def test_a_flat_row_is_fetched_once_and_drawn_from():
+    logits = np.zeros(5000, np.float32)
+    params = SamplingParams(temperature=1.0, top_p=0.5, seed=3)
+    nodes, sampler = FakeNodes(logits, [2500]), Sampler(params, 0, 5000)
+    query = sampler.query([1])
+    assert query
+    assert sampler.choose(nodes.row(query), [1]) == Sampler(params, 0, 5000).choose(logits, [1])
+    assert nodes.num_fetched == 1
+
+
+def test_what_cannot_be_asked_for_is_sent_whole():
+    assert Sampler(SamplingParams(top_p=1.0, repeat_penalty=1.5), 0, 9000).query([1]) is None
+    many = dict.fromkeys(range(5000), 1.0)
+    assert Sampler(SamplingParams(temperature=0.0, logit_bias=many), 0, 9000).query([1]) is None
+
+
+@pytest.mark.parametrize("strange", [math.nan, math.inf])
+@pytest.mark.parametrize("params", [{"temperature": 0.0}, {"top_k": 3}])
+def test_logits_that_are_no_numbers_end_in_the_same_error(params, strange):
+    sampler = Sampler(SamplingParams(**params), 0, 8)
+    query = sampler.query([1])
+    assert query
+    largest = -math.inf if math.isnan(strange) else strange
+    candidates = SimpleNamespace(
+        ids=np.array([2], np.int32),
+        logits=np.array([largest], np.float32),
+        values=np.empty(0, np.float32),
+        max=largest,
+        sum_exp=math.nan,
+        log_sum_exp=math.nan,
+    )
+    with pytest.raises(ValueError, match="logits are not finite numbers"):
+        sampler.choose(SlicedRow(query, candidates, FakeNodes(np.zeros(8), []), 0), [1])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

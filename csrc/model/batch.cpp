@@ -1,6 +1,7 @@
 #include "model/batch.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <map>
 #include <set>
@@ -17,6 +18,16 @@ struct FrameCounts {
   uint32_t pages;
   uint32_t wants;
   uint32_t tokens;
+  uint32_t queries;
+  uint32_t query_ids;  // of all queries together
+  uint32_t scatter;
+};
+
+struct QueryHeader {
+  uint32_t count;
+  uint32_t limit;
+  float temperature;
+  uint32_t num_ids;
 };
 
 bool in_range(int32_t value, size_t limit) {
@@ -40,7 +51,35 @@ const std::byte* take(const std::byte* data, std::vector<T>& items, size_t count
 
 size_t frame_bytes(const FrameCounts& counts, const NodeConfig& config) {
   return sizeof(FrameCounts) + counts.spans * sizeof(Span) + counts.pages * sizeof(PageChange) +
-         counts.wants * sizeof(Want) + wire_bytes(config.wire_type, counts.tokens * config.hidden_size);
+         counts.wants * sizeof(Want) + counts.queries * sizeof(QueryHeader) + counts.query_ids * sizeof(int32_t) +
+         wire_bytes(config.wire_type, counts.tokens * config.hidden_size);
+}
+
+void check_query(const CandidateQuery& query, size_t vocab_size) {
+  require(query.count >= 1 && query.count <= vocab_size, "a query asks for 1 to vocab_size candidates");
+  require(query.limit <= vocab_size, "a query's limit is at most vocab_size");
+  require(query.temperature > 0.0f && std::isfinite(query.temperature), "a query's temperature must be positive");
+  int32_t last = -1;
+  for (const int32_t id : query.ids) {
+    require(id > last && in_range(id, vocab_size), "a query's ids must ascend within the vocabulary");
+    last = id;
+  }
+}
+
+std::vector<CandidateQuery> take_queries(const std::byte* data, const FrameCounts& counts) {
+  std::vector<QueryHeader> headers;
+  std::vector<int32_t> ids;
+  take(take(data, headers, counts.queries), ids, counts.query_ids);
+  std::vector<CandidateQuery> queries;
+  size_t first = 0;
+  for (const QueryHeader& header : headers) {
+    require(header.num_ids <= ids.size() - first, "a step frame's queries disagree with its counts");
+    const auto begin = ids.begin() + static_cast<std::ptrdiff_t>(first);
+    queries.push_back({header.count, header.limit, header.temperature, {begin, begin + header.num_ids}});
+    first += header.num_ids;
+  }
+  require(first == ids.size(), "a step frame's queries disagree with its counts");
+  return queries;
 }
 
 }  // namespace
@@ -66,12 +105,22 @@ void Batch::check(const NodeConfig& config) const {
             "page change out of range");
   }
   int32_t last_row = -1;
+  int32_t num_queries = 0;
   for (const Want& want : wants) {
     require(in_range(want.row, tokens) && want.row > last_row, "wanted rows must ascend within the step");
-    require(want.kind == WantKind::Logits || want.kind == WantKind::Score, "unknown kind of want");
-    require(want.kind == WantKind::Logits || in_range(want.token, config.vocab_size), "token to score out of range");
+    const bool is_candidates = want.kind == WantKind::Candidates;
+    require(want.kind == WantKind::Logits || want.kind == WantKind::Score || is_candidates, "unknown kind of want");
+    require(want.kind != WantKind::Score || in_range(want.value, config.vocab_size), "token to score out of range");
+    require(!is_candidates || want.value == num_queries++, "wants of candidates name the queries in their order");
     last_row = want.row;
   }
+  require(static_cast<size_t>(num_queries) == queries.size(), "every query needs a want of candidates");
+  size_t num_ids = 0;
+  for (const CandidateQuery& query : queries) {
+    check_query(query, config.vocab_size);
+    num_ids += query.ids.size();
+  }
+  require(num_ids <= config.num_slots * config.vocab_size, "a step's queries name too many ids");
 }
 
 void Batch::check_pages(const KvCache& cache) const {
@@ -84,19 +133,27 @@ void Batch::check_pages(const KvCache& cache) const {
   }
 }
 
-std::vector<std::byte> Batch::to_frame(const Kernels& kernels, DType wire) const {
-  const size_t hidden_rows = embeddings.size();
-  std::vector<std::byte> frame(sizeof(FrameCounts) + spans.size() * sizeof(Span) + pages.size() * sizeof(PageChange) +
-                               wants.size() * sizeof(Want) + wire_bytes(wire, hidden_rows));
-  size_t tokens = 0;
-  for (const Span& span : spans) tokens += static_cast<size_t>(span.num_tokens);
-  const FrameCounts counts{static_cast<uint32_t>(spans.size()), static_cast<uint32_t>(pages.size()),
-                           static_cast<uint32_t>(wants.size()), static_cast<uint32_t>(tokens)};
+std::vector<std::byte> Batch::to_frame(const Kernels& kernels, const NodeConfig& config) const {
+  std::vector<QueryHeader> headers;
+  std::vector<int32_t> ids;
+  for (const CandidateQuery& query : queries) {
+    headers.push_back({static_cast<uint32_t>(query.count), static_cast<uint32_t>(query.limit), query.temperature,
+                       static_cast<uint32_t>(query.ids.size())});
+    ids.insert(ids.end(), query.ids.begin(), query.ids.end());
+  }
+  FrameCounts counts{};
+  counts.spans = static_cast<uint32_t>(spans.size());
+  counts.pages = static_cast<uint32_t>(pages.size());
+  counts.wants = static_cast<uint32_t>(wants.size());
+  counts.tokens = static_cast<uint32_t>(num_tokens(config.hidden_size));
+  counts.queries = static_cast<uint32_t>(headers.size());
+  counts.query_ids = static_cast<uint32_t>(ids.size());
+  counts.scatter = scatter;
+  std::vector<std::byte> frame(frame_bytes(counts, config));
   std::memcpy(frame.data(), &counts, sizeof(counts));
-  std::byte* out = append(frame.data() + sizeof(counts), spans);
-  out = append(out, pages);
-  out = append(out, wants);
-  to_wire(kernels, wire, embeddings.data(), hidden_rows, out);
+  std::byte* out = append(append(append(frame.data() + sizeof(counts), spans), pages), wants);
+  out = append(append(out, headers), ids);
+  to_wire(kernels, config.wire_type, embeddings.data(), embeddings.size(), out);
   return frame;
 }
 
@@ -104,12 +161,16 @@ Batch Batch::from_frame(const Kernels& kernels, const NodeConfig& config, std::s
   FrameCounts counts;
   require(frame.size() >= sizeof(counts), "a step frame is too short");
   std::memcpy(&counts, frame.data(), sizeof(counts));
+  require(counts.scatter <= 1, "a step frame has an unknown way of exchange");
   require(counts.tokens <= config.max_tokens && frame.size() == frame_bytes(counts, config),
           "a step frame's counts disagree with its length");
   Batch batch;
+  batch.scatter = counts.scatter != 0;
   const std::byte* data = take(frame.data() + sizeof(counts), batch.spans, counts.spans);
   data = take(data, batch.pages, counts.pages);
   data = take(data, batch.wants, counts.wants);
+  batch.queries = take_queries(data, counts);
+  data += counts.queries * sizeof(QueryHeader) + counts.query_ids * sizeof(int32_t);
   batch.embeddings.resize(counts.tokens * config.hidden_size);
   from_wire(kernels, config.wire_type, data, batch.embeddings.size(), batch.embeddings.data());
   return batch;
@@ -118,7 +179,8 @@ Batch Batch::from_frame(const Kernels& kernels, const NodeConfig& config, std::s
 size_t Batch::max_frame_bytes(const NodeConfig& config) {
   const auto limit = static_cast<uint32_t>(config.max_tokens);
   const auto pages = static_cast<uint32_t>(config.num_pages);
-  return frame_bytes({limit, pages, limit, limit}, config);
+  const auto query_ids = static_cast<uint32_t>(std::min<size_t>(config.num_slots * config.vocab_size, UINT32_MAX));
+  return frame_bytes({limit, pages, limit, limit, limit, query_ids, 0}, config);
 }
 
 }  // namespace dllama

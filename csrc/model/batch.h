@@ -10,6 +10,7 @@
 #include "kernels/kernels.h"
 #include "model/config.h"
 #include "model/kv_cache.h"
+#include "ops/candidates.h"
 
 namespace dllama {
 
@@ -26,20 +27,23 @@ struct PageChange {
   int32_t page;
 };
 
-enum class WantKind : int32_t { Logits = 1, Score = 2 };
+enum class WantKind : int32_t { Logits = 1, Score = 2, Candidates = 3 };
 
-// What is wanted at one row of the batch (at most one thing): its logits, or the log-probability of `token`.
+// What is wanted at one row of the batch (at most one thing): its logits, the log-probability of token `value`, or the
+// candidates that query `value` asks for.
 struct Want {
   int32_t row;
   WantKind kind;
-  int32_t token;
+  int32_t value;
 };
 
 struct Batch {
   std::vector<Span> spans;
   std::vector<PageChange> pages;
   std::vector<Want> wants;
-  std::vector<float> embeddings;  // [num_tokens, hidden_size], rows of all spans in order
+  std::vector<CandidateQuery> queries;  // of the wants of candidates, in their order
+  bool scatter = false;                 // how the ranks exchange their sums, see sync.h
+  std::vector<float> embeddings;        // [num_tokens, hidden_size], rows of all spans in order
 
   size_t num_tokens(size_t hidden_size) const { return embeddings.size() / hidden_size; }
 
@@ -48,9 +52,9 @@ struct Batch {
   // Throws InvalidArgument if a span's positions would have no pages once the page changes are made.
   void check_pages(const KvCache& cache) const;
 
-  // The frame's payload, embeddings as `wire` carries them, and back. from_frame throws InvalidArgument if the bytes
-  // are not a batch of this config.
-  std::vector<std::byte> to_frame(const Kernels& kernels, DType wire) const;
+  // The frame's payload, embeddings as the wire type carries them, and back. from_frame throws InvalidArgument if the
+  // bytes are not a batch of this config.
+  std::vector<std::byte> to_frame(const Kernels& kernels, const NodeConfig& config) const;
   static Batch from_frame(const Kernels& kernels, const NodeConfig& config, std::span<const std::byte> frame);
   // Upper bound of a frame's length.
   static size_t max_frame_bytes(const NodeConfig& config);

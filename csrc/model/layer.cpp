@@ -187,12 +187,13 @@ void pass_on(Step& step, size_t thread, size_t piece, const float* weight) {
   if (weight != nullptr) send_range(step, thread, piece_tokens(step, piece), {}, weight);
 }
 
-// residual += w x rows, summed over the ranks, then its norm with `weight`; without one if that is null.
-const ActivationRows& project_and_norm(Step& step, size_t thread, const Matrix& w, const ActivationRows& rows,
-                                       const float* weight) {
+// residual += the sum over ranks of what `project` puts into buffers.update piece by piece, then the norm of that;
+// without one if `weight` is null.
+template <typename Project>
+const ActivationRows& sum_and_norm(Step& step, size_t thread, const float* weight, const Project& project) {
   const size_t pieces = num_pieces(step);
   for (size_t piece = 0; piece < pieces; ++piece) {
-    project_piece(step, thread, w, rows, piece_tokens(step, piece));
+    project(piece_tokens(step, piece));
     send_sums(step, thread, piece);
     if (step.scatter && piece > 0) pass_on(step, thread, piece - 1, weight);
   }
@@ -203,6 +204,11 @@ const ActivationRows& project_and_norm(Step& step, size_t thread, const Matrix& 
   }
   wait_for_sums(step, thread);
   return add_and_norm(step, thread, true, weight);
+}
+
+const ActivationRows& project_and_norm(Step& step, size_t thread, const Matrix& w, const ActivationRows& rows,
+                                       const float* weight) {
+  return sum_and_norm(step, thread, weight, [&](Range tokens) { project_piece(step, thread, w, rows, tokens); });
 }
 
 }  // namespace
@@ -229,6 +235,10 @@ const ActivationRows& run_layer(Step& step, size_t thread, size_t layer, const A
   const bool is_last = layer + 1 == step.weights.layers.size();
   const float* next_norm = is_last ? nullptr : step.weights.layers[layer + 1].input_layernorm;
   return project_and_norm(step, thread, w.down_proj, step.buffers.gated, next_norm);
+}
+
+void probe_exchange(Step& step, size_t thread) {
+  sum_and_norm(step, thread, step.weights.norm, [&](Range) { step.pool.barrier(); });
 }
 
 void final_norm(Step& step, size_t thread, std::span<const size_t> tokens) {

@@ -20,6 +20,9 @@ void project_chunks(Step& step, size_t thread, const Matrix& w, const Activation
 // layer only some tokens are wanted, whose residuals final_norm() takes up.
 const ActivationRows& run_layer(Step& step, size_t thread, size_t layer, const ActivationRows& x);
 
+// What a layer does behind its attention, without the products: for measuring.
+void probe_exchange(Step& step, size_t thread);
+
 // Rows of buffers.normed := norm of the residuals of `tokens`, behind the last layer. Ends in a barrier.
 void final_norm(Step& step, size_t thread, std::span<const size_t> tokens);
 

@@ -1,13 +1,49 @@
 #include "model/node.h"
 
+#include <algorithm>
+#include <cstring>
+
 #include "base/clock.h"
 #include "base/errors.h"
 #include "base/os_cpu.h"
 #include "kernels/dispatch.h"
+#include "model/layer.h"
 
 namespace dllama {
 
 namespace {
+
+// Payload of a Probe.
+struct ProbeFrame {
+  uint32_t num_tokens;
+  uint32_t scatter;
+};
+
+void check(const ProbeFrame& frame, const NodeConfig& config) {
+  require(frame.num_tokens > 0 && frame.num_tokens <= config.max_tokens, "a probe has 1 to max_tokens tokens");
+  require(frame.scatter <= 1, "unknown way of exchange");
+}
+
+// Payload of a SendRow.
+struct RowFrame {
+  uint32_t query;
+};
+
+// Payload of a Draw: by whom, and at which part of the sum of its slice.
+struct DrawFrame {
+  uint32_t query;
+  uint32_t rank;
+  double fraction;
+};
+
+// A frame that is one struct.
+template <typename T>
+T read(std::span<const std::byte> frame) {
+  T value;
+  require(frame.size() == sizeof(value), "a frame has a wrong length");
+  std::memcpy(&value, frame.data(), sizeof(value));
+  return value;
+}
 
 NodeConfig checked(NodeConfig config, const Group& group) {
   config.validate();
@@ -42,20 +78,34 @@ void Node::accept(const Batch& batch) {
   }
 }
 
+Step Node::make_step(bool scatter) {
+  return {kernels_, config_, shard_, weights_, cache_, buffers_, pool_, *group_, scatter};
+}
+
 void Node::run(const Batch& batch) {
-  Step step{kernels_, config_, shard_, weights_, cache_, buffers_, pool_, *group_};
+  Step step = make_step(batch.scatter);
   forward(step, batch, outputs_);
   ++steps_;
   tokens_ += step.num_tokens;
 }
+
+void Node::run_probe(size_t num_tokens, bool scatter) {
+  Step step = make_step(scatter);
+  step.num_tokens = num_tokens;
+  pool_.run([&](size_t thread) { probe_exchange(step, thread); });
+  if (step.failed) std::rethrow_exception(step.error);
+}
+
+// --- rank 0 ---
 
 const Outputs& Node::step(Batch batch) {
   const uint64_t start_ns = now_ns();
   require(group_->is_root(), "only rank 0 starts steps");
   accept(batch);  // before anyone else hears of it
   if (group_->world_size() > 1) {
+    batch.scatter = scatter_from_ != 0 && batch.num_tokens(config_.hidden_size) >= scatter_from_;
     // Rank 0 takes the embeddings as the wire carries them, so every rank starts from the same bits.
-    const auto frame = batch.to_frame(kernels_, config_.wire_type);
+    const auto frame = batch.to_frame(kernels_, config_);
     batch = Batch::from_frame(kernels_, config_, frame);
     group_->command(FrameType::Step, frame);
   }
@@ -64,31 +114,101 @@ const Outputs& Node::step(Batch batch) {
   return outputs_;
 }
 
-void Node::follow() {
-  require(!group_->is_root(), "rank 0 does not follow");
-  std::vector<std::byte> frame;
-  const size_t max_frame = Batch::max_frame_bytes(config_);
-  while (true) {
-    if (group_->receive_command(frame, max_frame) == FrameType::Stop) return;
-    const uint64_t start_ns = now_ns();
-    run(receive(frame));
-    step_ns_ += now_ns() - start_ns;
-  }
+double Node::probe(size_t num_tokens, bool scatter) {
+  require(group_->is_root(), "only rank 0 starts probes");
+  const ProbeFrame frame{static_cast<uint32_t>(std::min<size_t>(num_tokens, UINT32_MAX)), scatter};
+  check(frame, config_);
+  group_->command(FrameType::Probe, std::as_bytes(std::span(&frame, 1)));
+  const uint64_t start_ns = now_ns();
+  run_probe(num_tokens, scatter);
+  return static_cast<double>(now_ns() - start_ns) * 1e-9;
 }
 
-Batch Node::receive(std::span<const std::byte> frame) {
+void Node::check_query(size_t query) const {
+  require(query < outputs_.queries.size(), "the last step had no such query");
+}
+
+void Node::full_logits(size_t query, float* out) {
+  require(group_->is_root(), "only rank 0 asks for logits");
+  check_query(query);
+  const RowFrame frame{static_cast<uint32_t>(query)};
+  group_->command(FrameType::SendRow, std::as_bytes(std::span(&frame, 1)));
+  gather_row(*group_, config_, outputs_, query, out);
+}
+
+TokenLogit Node::draw_here(size_t query, double fraction) {
+  const Range slice = vocab_slice(config_, group_->rank());
+  return draw_from_slice(kernels_, outputs_.queries[query], slice, outputs_.kept_slice(query), fraction);
+}
+
+TokenLogit Node::draw(size_t query, double coin) {
+  require(group_->is_root(), "only rank 0 draws");
+  check_query(query);
+  require(coin >= 0.0 && coin < 1.0, "a coin is in [0, 1)");
+  const SliceShare share = slice_at(outputs_.queries[query], outputs_.answers[query], coin);
+  if (share.slice == 0) return draw_here(query, share.fraction);
+  const DrawFrame frame{static_cast<uint32_t>(query), static_cast<uint32_t>(share.slice), share.fraction};
+  TokenLogit token;
+  group_->command(FrameType::Draw, std::as_bytes(std::span(&frame, 1)));
+  group_->begin_exchange();
+  group_->receive(share.slice, FrameType::Token, std::as_writable_bytes(std::span(&token, 1)));
+  group_->wait();
   try {
-    Batch batch = Batch::from_frame(kernels_, config_, frame);
-    accept(batch);
-    return batch;
+    check_token(outputs_.queries[query], vocab_slice(config_, share.slice), token);
   } catch (const InvalidArgument& error) {
-    group_->reject(0, group_->name_of(0) + " sent a step that cannot be: " + error.what());
+    group_->reject(share.slice, group_->name_of(share.slice) + " sent " + error.what());
   }
+  return token;
 }
 
 void Node::stop() {
   require(group_->is_root(), "only rank 0 stops the group");
   group_->command(FrameType::Stop, {});
+}
+
+// --- other ranks ---
+
+void Node::follow() {
+  require(!group_->is_root(), "rank 0 does not follow");
+  std::vector<std::byte> frame;
+  const size_t max_frame = Batch::max_frame_bytes(config_);
+  while (true) {
+    const FrameType command = group_->receive_command(frame, max_frame);
+    if (command == FrameType::Stop) return;
+    const uint64_t start_ns = now_ns();
+    try {
+      obey(command, frame);
+    } catch (const InvalidArgument& error) {
+      group_->reject(0, group_->name_of(0) + " sent a command that cannot be: " + error.what());
+    }
+    step_ns_ += now_ns() - start_ns;
+  }
+}
+
+void Node::obey(FrameType command, std::span<const std::byte> frame) {
+  if (command == FrameType::Step) {
+    const Batch batch = Batch::from_frame(kernels_, config_, frame);
+    accept(batch);
+    return run(batch);
+  }
+  if (command == FrameType::Probe) {
+    const auto probe = read<ProbeFrame>(frame);
+    check(probe, config_);
+    return run_probe(probe.num_tokens, probe.scatter != 0);
+  }
+  if (command == FrameType::SendRow) {
+    const auto row = read<RowFrame>(frame);
+    check_query(row.query);
+    return gather_row(*group_, config_, outputs_, row.query, nullptr);
+  }
+  const auto draw = read<DrawFrame>(frame);
+  check_query(draw.query);
+  require(draw.fraction >= 0.0 && draw.fraction <= 1.0, "a draw's fraction is out of range");
+  if (draw.rank != group_->rank()) return;
+  const TokenLogit token = draw_here(draw.query, draw.fraction);
+  group_->begin_exchange();
+  group_->send(0, FrameType::Token, std::as_bytes(std::span(&token, 1)));
+  group_->wait();
 }
 
 StepCounters Node::counters() const {

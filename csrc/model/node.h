@@ -30,6 +30,15 @@ class Node {
 
   // Rank 0: runs one step on every rank. The result is valid until the next step.
   const Outputs& step(Batch batch);
+  // Rank 0: steps of at least so many tokens exchange their sums by scatter (sync.h); 0: none does.
+  void set_scatter_from(size_t num_tokens) { scatter_from_ = num_tokens; }
+  size_t scatter_from() const { return scatter_from_; }
+  // Rank 0: seconds that one exchange behind a product takes for so many tokens. Disturbs no sequence.
+  double probe(size_t num_tokens, bool scatter);
+  // Rank 0, of query `query` of the last step: its whole row of logits into out[vocab_size], and a draw from all its
+  // candidates: the first, in token order, at which the cumulative probability exceeds `coin`, which is in [0, 1).
+  void full_logits(size_t query, float* out);
+  TokenLogit draw(size_t query, double coin);
   // Other ranks: run rank 0's steps until it stops the group (returns) or is lost (throws GroupFailed).
   void follow();
   // Rank 0: ends follow() on the others.
@@ -40,8 +49,12 @@ class Node {
 
  private:
   void accept(const Batch& batch);  // checks all of it, then sets its pages; or throws, changing nothing
-  Batch receive(std::span<const std::byte> frame);  // what the root sent, accepted
+  void obey(FrameType command, std::span<const std::byte> frame);
+  Step make_step(bool scatter);
   void run(const Batch& batch);
+  void run_probe(size_t num_tokens, bool scatter);
+  void check_query(size_t query) const;
+  TokenLogit draw_here(size_t query, double fraction);
 
   NodeConfig config_;
   std::shared_ptr<Group> group_;
@@ -52,6 +65,7 @@ class Node {
   KvCache cache_;
   Activations buffers_;
   Outputs outputs_;
+  size_t scatter_from_ = 0;
   std::atomic<uint64_t> steps_{0};
   std::atomic<uint64_t> tokens_{0};
   std::atomic<uint64_t> step_ns_{0};

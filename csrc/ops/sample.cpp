@@ -6,12 +6,11 @@
 #include <vector>
 
 #include "base/errors.h"
+#include "ops/candidates.h"
 
 namespace dllama {
 
 namespace {
-
-constexpr char kNoNumbers[] = "the model gave no usable probabilities: its logits are not finite numbers";
 
 struct Candidate {
   float probability;
@@ -47,8 +46,9 @@ void sort_prefix(std::vector<Candidate>& candidates, size_t sorted, size_t count
                     candidates.end(), before);
 }
 
-// Keeps the first candidates, in order, at most `limit`, up to the one at which their sum exceeds top_p.
-void keep_likeliest(std::vector<Candidate>& candidates, size_t limit, float top_p) {
+// Keeps the first candidates, in order, at most `limit`, up to the one at which their sum exceeds top_p. Whether it was
+// one of these that ended them.
+bool keep_likeliest(std::vector<Candidate>& candidates, size_t limit, float top_p) {
   constexpr size_t kFirstPrefix = 64;
   float cumulative = 0.0f;
   size_t sorted = 0;
@@ -61,7 +61,27 @@ void keep_likeliest(std::vector<Candidate>& candidates, size_t limit, float top_
     }
     cumulative += candidates[kept++].probability;
   }
+  const bool has_more = kept < candidates.size();
   candidates.resize(kept);
+  return has_more || cumulative > top_p;
+}
+
+bool has_top_p(const SamplingFilters& filters) {
+  return filters.top_p > 0.0f && filters.top_p < 1.0f;
+}
+
+bool has_top_k(const SamplingFilters& filters, size_t n) {
+  return filters.top_k > 0 && filters.top_k < n;
+}
+
+// Less likely tokens cannot be drawn; the largest probability is 1 / total.
+float least_probability(const SamplingFilters& filters, float total, size_t n) {
+  const float min_p = filters.min_p > 0.0f ? filters.min_p / total : 0.0f;
+  return has_top_p(filters) && n > 1 ? std::max(min_p, (1.0f - filters.top_p) / static_cast<float>(n - 1)) : min_p;
+}
+
+float top_p_limit(const SamplingFilters& filters) {
+  return has_top_p(filters) ? filters.top_p : std::numeric_limits<float>::infinity();
 }
 
 size_t draw(const std::vector<Candidate>& sorted, float coin) {
@@ -85,13 +105,7 @@ size_t argmax(const Kernels& kernels, const float* logits, size_t n) {
 }
 
 double log_sum_exp(const Kernels& kernels, const float* logits, size_t n) {
-  const float largest = kernels.max(logits, n);
-  float chunk[1024];
-  double total = 0.0;  // partial sums in double: a score must not lose digits over 128k terms
-  for (size_t i = 0; i < n; i += std::size(chunk)) {
-    total += kernels.exp_sum(logits + i, largest, 1.0f, chunk, std::min(std::size(chunk), n - i));
-  }
-  return largest + std::log(total);
+  return log_of(exp_sum(kernels, logits, n, 1.0f));
 }
 
 size_t sample(const Kernels& kernels, const float* logits, size_t n, const SamplingFilters& filters, float coin) {
@@ -100,18 +114,38 @@ size_t sample(const Kernels& kernels, const float* logits, size_t n, const Sampl
   const float total = kernels.exp_sum(logits, largest, 1.0f / filters.temperature, probabilities.data(), n);
   require(std::isfinite(total), kNoNumbers);
   for (float& p : probabilities) p /= total;
+  if (!has_top_p(filters) && !has_top_k(filters, n) && filters.min_p <= 0.0f) return walk(probabilities, coin);
 
-  const bool has_top_p = filters.top_p > 0.0f && filters.top_p < 1.0f;
-  const bool has_top_k = filters.top_k > 0 && filters.top_k < n;
-  if (!has_top_p && !has_top_k && filters.min_p <= 0.0f) return walk(probabilities, coin);
-
-  float threshold = filters.min_p > 0.0f ? filters.min_p / total : 0.0f;  // the largest probability is 1 / total
-  if (has_top_p && n > 1) threshold = std::max(threshold, (1.0f - filters.top_p) / static_cast<float>(n - 1));
-  auto candidates = candidates_above(probabilities, threshold);
+  auto candidates = candidates_above(probabilities, least_probability(filters, total, n));
   if (candidates.empty()) return argmax(kernels, logits, n);
-  const size_t limit = has_top_k ? std::min(filters.top_k, candidates.size()) : candidates.size();
-  keep_likeliest(candidates, limit, has_top_p ? filters.top_p : std::numeric_limits<float>::infinity());
+  const size_t limit = has_top_k(filters, n) ? std::min(filters.top_k, candidates.size()) : candidates.size();
+  keep_likeliest(candidates, limit, top_p_limit(filters));
   return draw(candidates, coin);
+}
+
+std::optional<int32_t> sample_best(const Kernels& kernels, std::span<const float> logits, std::span<const int32_t> ids,
+                                   double total, size_t n, const SamplingFilters& filters, float coin) {
+  const auto sum = static_cast<float>(total);
+  require(std::isfinite(sum) && std::isfinite(logits[0]), kNoNumbers);
+  std::vector<float> probabilities(logits.size());
+  kernels.exp_sum(logits.data(), logits[0], 1.0f / filters.temperature, probabilities.data(), logits.size());
+  for (float& p : probabilities) p /= sum;
+
+  // Beyond what is given, others may be as likely as the last of it, and then stand before it by their ids.
+  const bool is_all = logits.size() == n;
+  const float least = least_probability(filters, sum, n);
+  std::vector<Candidate> candidates;
+  for (size_t i = 0; i < ids.size(); ++i) {
+    const bool is_certain = is_all || probabilities[i] > probabilities.back();
+    if (is_certain && probabilities[i] >= least)
+      candidates.push_back({probabilities[i], static_cast<uint32_t>(ids[i])});
+  }
+  const bool has_all = is_all || probabilities.back() < least;
+  if (candidates.empty()) return has_all ? std::optional(ids[0]) : std::nullopt;
+  const size_t limit = has_top_k(filters, n) ? std::min(filters.top_k, candidates.size()) : candidates.size();
+  const bool has_top = has_top_k(filters, n) && limit == filters.top_k;
+  if (!keep_likeliest(candidates, limit, top_p_limit(filters)) && !has_top && !has_all) return std::nullopt;
+  return static_cast<int32_t>(draw(candidates, coin));
 }
 
 }  // namespace dllama

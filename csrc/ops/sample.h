@@ -3,6 +3,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
+#include <span>
 
 #include "kernels/kernels.h"
 
@@ -19,6 +21,8 @@ struct SamplingFilters {
 // negative infinity apart.
 size_t argmax(const Kernels& kernels, const float* logits, size_t n);
 
+inline constexpr char kNoNumbers[] = "the model gave no usable probabilities: its logits are not finite numbers";
+
 // log(sum(exp(logits))).
 double log_sum_exp(const Kernels& kernels, const float* logits, size_t n);
 
@@ -30,5 +34,11 @@ double log_sum_exp(const Kernels& kernels, const float* logits, size_t n);
 // temperature and top_p alone these are the steps of distributed-llama's sampler, its threshold
 // (1 - top_p) / (n - 1) below which no token can be in the top_p set included.
 size_t sample(const Kernels& kernels, const float* logits, size_t n, const SamplingFilters& filters, float coin);
+
+// The same draw, from the `count` largest of n logits alone, in descending order (equals by id): `ids` are theirs, and
+// `total` is the sum of exp((x - logits[0]) / temperature) over all n. Gives the id, or nothing if the filters may
+// reach beyond what is given.
+std::optional<int32_t> sample_best(const Kernels& kernels, std::span<const float> logits, std::span<const int32_t> ids,
+                                   double total, size_t n, const SamplingFilters& filters, float coin);
 
 }  // namespace dllama

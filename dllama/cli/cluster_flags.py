@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from dllama.cli.parser import file_name, number
+from dllama.cli.parser import file_name, list_of, number
 
 if TYPE_CHECKING:
     from dllama.cluster import Cluster
@@ -26,7 +26,7 @@ def add_cluster_flags(parser: argparse._ActionsContainer) -> None:
     help_ = "machines that run dllama worker; the model is shared out among them and this one"
     group.add_argument("--workers", nargs="+", action="extend", default=[], metavar="HOST:PORT", help=help_)
     help_ = "weight of each node, this machine first, e.g. 3,1,1 (default: equal)"
-    group.add_argument("--shares", type=_shares, metavar="N,…", help=help_)
+    group.add_argument("--shares", type=list_of(number(1e-6, 1e6)), metavar="N,…", help=help_)
     help_ = "the cluster's key, the same on all machines (or its text in DLLAMA_CLUSTER_KEY)"
     group.add_argument("--key-file", type=file_name, metavar="FILE", help=help_)
 
@@ -38,10 +38,6 @@ def add_wire_flag(group: argparse._ActionsContainer) -> None:
         choices=["f32", "f16", "q80"],
         help="number type of activations between machines (default: q80 for quantized models, else f32)",
     )
-
-
-def _shares(text: str) -> list[float]:
-    return [number(1e-6, 1e6)(part) for part in text.split(",")]
 
 
 def connect(args: argparse.Namespace, show: _Show) -> Cluster | None:

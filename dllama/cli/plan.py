@@ -12,9 +12,10 @@ from dataclasses import asdict
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
+from dllama.cli.cluster_flags import add_cluster_flags, connect, wire_type
 from dllama.cli.common import MIB, add_model_flag, add_size_flags, find_model, say, to_json
-from dllama.cli.parser import list_of, number, whole
-from dllama.errors import NotEnoughMemory
+from dllama.cli.parser import whole
+from dllama.errors import NotEnoughMemory, UsageError
 
 if TYPE_CHECKING:
     from dllama.config import ModelConfig
@@ -29,11 +30,11 @@ KIB = 1 << 10
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
     add_model_flag(parser)
-    parser.add_argument("--nodes", type=whole(1, MOST_NODES), required=True, metavar="N", help="machines, the root too")
-    help_ = "share of each node, the root's first (default: equal)"
-    parser.add_argument("--shares", type=list_of(number(0, 1e9)), metavar="X[,X…]", help=help_)
+    help_ = "machines, the root too (default: this one and --workers, which are asked for their free memory)"
+    parser.add_argument("--nodes", type=whole(1, MOST_NODES), metavar="N", help=help_)
     add_size_flags(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    add_cluster_flags(parser)
 
 
 def describe(
@@ -159,7 +160,7 @@ def _table(head: Sequence[str], rows: Iterable[list[str]]) -> list[str]:
 def _wire_lines(facts: dict[str, Any]) -> list[str]:
     wire_type, decode, prompt = facts["wire_type"], facts["decode_exchange"], facts["prompt_exchange"]
     return [
-        f"{wire_type} between nodes; {decode} exchange for generated tokens, {prompt} for prompts",
+        f"exchanges in {wire_type}: {decode} for generated tokens, {prompt} for prompts",
         "(a cluster chooses by what it measures)",
     ]
 
@@ -176,10 +177,26 @@ def _notes(facts: dict[str, Any]) -> list[str]:
     return ["", *notes] if notes else []
 
 
+def _nodes(args: argparse.Namespace) -> tuple[Sequence[str], list[int | None]]:
+    """Give names and free bytes of the nodes; without workers none are known."""
+    from dllama import machine
+
+    if not args.workers:
+        if args.nodes is None:
+            raise UsageError("--nodes: say how many machines, or name workers with --workers")
+        return (), [None] * args.nodes
+    if args.nodes not in (None, len(args.workers) + 1):
+        raise UsageError(f"--nodes: expected {len(args.workers) + 1} with these --workers, found {args.nodes}")
+    cluster = connect(args, lambda _line: None)
+    assert cluster is not None
+    free = [peer.facts.available_memory if peer.facts else None for peer in cluster.peers]
+    cluster.close()
+    return cluster.names, [machine.available_memory(), *free]
+
+
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
     from dllama import machine
-    from dllama.config import DType
     from dllama.engine.sizing import NodeOptions
     from dllama.formats.m_file import open_m_file
     from dllama.plan import make_plan
@@ -187,11 +204,12 @@ def run(args: argparse.Namespace) -> None:
     options = NodeOptions(
         num_threads=args.nthreads or machine.physical_cores(),
         max_seq_len=args.max_seq_len or None,
-        wire_type=DType[args.buffer_float_type.upper()] if args.buffer_float_type else None,
+        wire_type=wire_type(args),
     )
     with open_m_file(find_model(args.model)[0]) as file:
         config = file.config
-    facts = describe(config, make_plan(config, args.nodes, args.shares), options, [None] * args.nodes)
+    names, free = _nodes(args)
+    facts = describe(config, make_plan(config, len(free), args.shares), options, free, names)
     for line in [to_json(facts)] if args.json else lines(facts):
         say(line)
     if facts["problem"]:

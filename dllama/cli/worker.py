@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +67,11 @@ def run(args: argparse.Namespace) -> None:
             say("🔒 Only this machine can connect; for others give --key-file FILE (see dllama worker --help)")
         elif key is None and not addresses.is_loopback(host or ""):
             say("⚠️ Everybody who can reach this port can use this worker (--insecure)")
-        say(f"Listening on {addresses.Address(host or '0.0.0.0', listener.getsockname()[1])}...")
-        signal.signal(signal.SIGTERM, _terminate)
-        if args.until_eof:
-            threading.Thread(target=_await_eof, daemon=True).start()
         try:
+            signal.signal(signal.SIGTERM, _terminate)
+            say(f"Listening on {addresses.Address(host or '0.0.0.0', listener.getsockname()[1])}...")
+            if args.until_eof:
+                threading.Thread(target=_await_eof, daemon=True).start()
             worker.serve()
         except _Terminated:
             say("🛑 Stopped")
@@ -109,6 +110,8 @@ def _terminate(_number: int, _frame: Any) -> None:
 
 def _await_eof() -> None:
     """Send this process SIGTERM once its standard input ends, as it does when whoever started it is gone."""
-    if sys.stdin is not None:
-        sys.stdin.buffer.read()
+    # A thread that waits inside sys.stdin holds its lock, without which the interpreter cannot end.
+    with suppress(OSError):
+        while sys.stdin is not None and os.read(sys.stdin.fileno(), 4096):
+            pass
     os.kill(os.getpid(), signal.SIGTERM)

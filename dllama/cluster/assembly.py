@@ -49,13 +49,17 @@ class Assembly:
     """
 
     def __init__(self, config: ModelConfig, shard: Shard, node: Loadable) -> None:
-        self.tiles = tiles_of(config)
+        self._config, self.tiles = config, tiles_of(config)
         self.needed = tiles_for(config, shard, self.tiles)
         self._node = node
         self._slices = {name: tensor_slice(config, shard, name) for name in node.weight_names()}
         self._num_taken = 0
         self._buffer = np.empty(self._buffer_bytes(), np.uint8)
         self._first_row = self._num_rows = 0  # of the slice under way: where the buffer begins, and its whole rows
+
+    def needed_by(self, shard: Shard) -> list[int]:
+        """Give the indices of the tiles that another node of the same model needs."""
+        return tiles_for(self._config, shard, self.tiles)
 
     @property
     def is_complete(self) -> bool:

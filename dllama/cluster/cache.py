@@ -45,6 +45,8 @@ class _Entry:
 class TileCache:
     """The cache as one session sees it; ``read``, ``has`` and ``write`` may be called by several threads.
 
+    Files are counted when the first is written: what other processes write after that can be above the limit.
+
     Args:
         folder: Where it is; made when something is written.
         limit_bytes: Bytes of files in it; beyond that, those not used for longest are removed.
@@ -116,7 +118,7 @@ class TileCache:
         path.parent.mkdir(mode=0o700, exist_ok=True)
         new = self._folder / f"new-{secrets.token_hex(8)}"
         try:
-            with new.open("xb", buffering=0) as file:
+            with new.open("xb") as file:
                 file.write(data)
             new.replace(path)
         finally:

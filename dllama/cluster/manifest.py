@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,14 +18,13 @@ from typing import TYPE_CHECKING
 from dllama.cluster.reading import Bytes, TileReader, look_ahead
 from dllama.cluster.tiles import TILING, Tile, tiles_of
 from dllama.config import ModelConfig
+from dllama.engine.loading import Progress, start_thread
 from dllama.errors import DllamaError
 from dllama.formats.checked_file import CheckedFile, new_file
 from dllama.hub import folders
 
 if TYPE_CHECKING:
     from dllama.formats.m_file import ModelFile
-
-Progress = Callable[[int, int], None]  # (bytes done, bytes in all)
 
 DIGEST_SIZE = 32  # bytes
 _NUM_THREADS = 4
@@ -62,7 +61,7 @@ def manifest_size(config: ModelConfig) -> int:
     return DIGEST_SIZE * (1 + len(tiles_of(config)))
 
 
-def parse_manifest(config: ModelConfig, raw: bytes, manifest_id: bytes) -> Manifest:
+def parse_manifest(config: ModelConfig, raw: Bytes, manifest_id: bytes) -> Manifest:
     """Take a manifest from a peer or a file.
 
     Raises:
@@ -70,8 +69,8 @@ def parse_manifest(config: ModelConfig, raw: bytes, manifest_id: bytes) -> Manif
     """
     if len(raw) != manifest_size(config):
         raise DllamaError(f"manifest: expected {manifest_size(config)} bytes, found {len(raw)}")
-    manifest = Manifest(raw)
-    if manifest.id != manifest_id or not raw.startswith(_config_digest(config)):
+    manifest = Manifest(bytes(raw))
+    if manifest.id != manifest_id or not manifest.raw.startswith(_config_digest(config)):
         raise DllamaError("manifest: expected the one that was announced, found another")
     return manifest
 
@@ -80,7 +79,7 @@ def manifest_of(file: ModelFile, progress: Progress | None = None) -> Manifest:
     """Give the manifest of a model file, remembered or made anew and then remembered.
 
     Raises:
-        BadFile: The file changed or cannot be read.
+        BadFile, NotEnoughMemory: As ``make_manifest``.
     """
     known = remembered(file)
     if known is not None:
@@ -97,6 +96,7 @@ def make_manifest(file: ModelFile, progress: Progress | None = None) -> Manifest
 
     Raises:
         BadFile: The file changed or cannot be read.
+        NotEnoughMemory: The system refused a thread.
     """
     tiles = tiles_of(file.config)
     total = sum(tile.num_bytes for tile in tiles)
@@ -142,7 +142,7 @@ def _start_hashing(
 ) -> Iterator[tuple[int, Future[bytes]]]:
     reader = TileReader(file)
     for tile in tiles:
-        yield tile.num_bytes, pool.submit(digest_of, reader.read(tile))
+        yield tile.num_bytes, start_thread(pool.submit, digest_of, reader.read(tile))
 
 
 def _config_digest(config: ModelConfig) -> bytes:

@@ -12,7 +12,7 @@ from dllama.cluster.channel import Channel, ChannelClosed
 from dllama.cluster.manifest import Manifest, manifest_of
 from dllama.cluster.protocol import PATIENCE_S, Loaded, Missing, Setup, from_bits
 from dllama.cluster.root import Cluster, Peer
-from dllama.cluster.transfer import stream_tiles
+from dllama.cluster.transfer import check_wanted, stream_tiles
 from dllama.engine.loading import load_weights
 from dllama.engine.sizing import NodeOptions, NodeSize, make_node_config, settle_sizes
 from dllama.errors import ClusterError, NotEnoughMemory
@@ -75,7 +75,10 @@ def open_cluster(
         if not answer.has_manifest:
             _send_tile(cluster.link_of(peer), 0, manifest.raw)
     _bring_weights(file, node, plan, cluster, watch)
-    node.scatter_from = choose_exchange(node, cluster.world_size)
+    try:
+        node.scatter_from = choose_exchange(node, cluster.world_size)
+    except _native.GroupFailedError as error:
+        raise cluster.explain(error) from error
     return node, size
 
 
@@ -101,25 +104,29 @@ def _setup_of(
 def _bring_weights(file: ModelFile, node: _native.Node, plan: Plan, cluster: Cluster, progress: Progress) -> None:
     """Load the root's slices and send the workers what they lack, until all are loaded."""
     own = Assembly(file.config, plan.shards[0], node)
-    wanted = _wanted(cluster.gather(Missing), len(own.tiles))
+    wanted = _wanted(cluster.gather(Missing), own, plan)
     if wanted:  # one reading of the file serves all
         _send(file, cluster, {0: own.needed, **wanted}, own, progress)
     else:
         load_weights(node, file, plan.shards[0], partial(progress, cluster.names[0]))
-    while wanted := _wanted(cluster.gather(Loaded, Missing), len(own.tiles)):  # what was damaged in a cache
+    while wanted := _wanted(cluster.gather(Loaded, Missing), own, plan):  # what was damaged in a cache
         _send(file, cluster, wanted, own, progress)
 
 
-def _wanted(messages: dict[Peer, Missing | Loaded], num_tiles: int) -> dict[int, list[int]]:
+def _wanted(messages: dict[Peer, Missing | Loaded], own: Assembly, plan: Plan) -> dict[int, list[int]]:
     """Give the tiles that each rank lacks, of those that lack some."""
     wanted: dict[int, list[int]] = {}
     for peer, message in messages.items():
-        if isinstance(message, Missing):
-            try:
-                wanted[peer.rank] = from_bits(message.tiles, num_tiles)
-            except ValueError as error:
-                raise ClusterError(f"{peer.title}: it asks for tiles that are none: {error}") from None
-    return {rank: indices for rank, indices in wanted.items() if indices}
+        if not isinstance(message, Missing):
+            continue
+        try:
+            indices = from_bits(message.tiles, len(own.tiles))
+        except ValueError as error:
+            raise ClusterError(f"{peer.title}: it asks for tiles that are none: {error}") from None
+        check_wanted(indices, own.needed_by(plan.shards[peer.rank]), peer.title)
+        if indices:
+            wanted[peer.rank] = indices
+    return wanted
 
 
 def _send(file: ModelFile, cluster: Cluster, wanted: dict[int, list[int]], own: Assembly, progress: Progress) -> None:

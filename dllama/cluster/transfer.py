@@ -12,9 +12,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from dllama.cluster.manifest import Progress, digest_of
+from dllama.cluster.manifest import digest_of
 from dllama.cluster.reading import Bytes, TileReader, look_ahead
 from dllama.cluster.tiles import Tile
+from dllama.engine.loading import Progress, start_thread
 from dllama.errors import DllamaError
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 Sink = Callable[[int, Bytes], None]  # (tile, its bytes)
 RankProgress = Callable[[int, int, int], None]  # (rank, bytes done, bytes in all); each rank's in a thread of its own
 
-_BUFFERED_BYTES = 32 << 20  # that wait for sinks, or are started ahead on a worker
+_BUFFERED_BYTES = 24 << 20  # that wait for sinks, or are started ahead on a worker
 _NUM_HASHERS = 2
 
 
@@ -38,19 +39,20 @@ def stream_tiles(
 ) -> None:
     """Read all wanted tiles once, in order, and hand each to the sinks of the ranks that want it.
 
-    Each sink is called in a thread of its own, so that no rank waits for another until 32 MiB wait for the slowest.
+    Each sink is called in a thread of its own, so that no rank waits for another until 24 MiB wait for the slowest.
     When one raises, or Ctrl-C comes, the rest end after their tile; however it ends, no sink is called afterwards. A
-    sink must therefore end by itself when its peer is gone. Memory: those 32 MiB and the reader's 16.
+    sink must therefore end by itself when its peer is gone. Memory: those 24 MiB and the reader's 16.
 
     Args:
         file: The model.
         tiles: All its tiles.
-        wanted: Ascending indices by rank.
+        wanted: Ascending indices by rank, those of workers checked by ``check_wanted``.
         sinks: Where a rank's tiles go: they must not be kept. An ``Assembly.take`` is one.
         progress: Called after each tile.
 
     Raises:
         BadFile: The file changed or cannot be read.
+        NotEnoughMemory: The system refused a thread.
         Exception: What a sink raised, with a note that names its rank.
     """
     budget = _Budget(_BUFFERED_BYTES)
@@ -60,7 +62,7 @@ def stream_tiles(
     }
     try:
         for sender in senders.values():
-            sender.start()
+            start_thread(sender.start)
         _feed(file, tiles, wanted, senders, budget)
         _finish(senders)
         budget.check()
@@ -68,6 +70,13 @@ def stream_tiles(
         budget.fail(error)
         _finish(senders)
         raise
+
+
+def check_wanted(wanted: Sequence[int], needed: Sequence[int], peer: str) -> None:
+    """Raise DllamaError unless what worker ``peer`` asks for are some of the tiles it needs, ascending."""
+    left = iter(needed)
+    if not all(index in left for index in wanted):
+        raise DllamaError(f"{peer} asked for tiles that it does not need; are both of the same version?")
 
 
 def missing_tiles(
@@ -91,7 +100,7 @@ def load_tiles(
     Cached tiles are hashed when they are read here, not when they are announced, so that each is read from the disk
     once. One that turns out bad cannot be asked for at once, as the root is sending others: the rest is received and
     kept, and the worker must announce again what it then lacks, and load again with a new assembly. A tile that was bad
-    once is not taken from the cache again, so this ends. Memory: 32 MiB, and the assembly's.
+    once is not taken from the cache again, so this ends. Memory: 24 MiB, and the assembly's.
 
     Args:
         assembly: A new one.
@@ -107,6 +116,7 @@ def load_tiles(
 
     Raises:
         DllamaError: The root sent something else than the tile it had announced.
+        NotEnoughMemory: The system refused a thread.
     """
     tiles, needed, absent = assembly.tiles, assembly.needed, frozenset(missing)
 
@@ -123,7 +133,8 @@ def load_tiles(
     def started(pool: ThreadPoolExecutor) -> Iterator[tuple[int, Future[Bytes | None]]]:
         for index in needed:
             size = tiles[index].num_bytes
-            yield size, pool.submit(fetch, index, receive(index, size) if index in absent else None)
+            data = receive(index, size) if index in absent else None
+            yield size, start_thread(pool.submit, fetch, index, data)
 
     cache.hold(digests[index] for index in needed)
     done, total, is_whole = 0, sum(tiles[index].num_bytes for index in needed), True
@@ -180,6 +191,7 @@ class _Sender:
         self._total, self._progress = total, progress
         self._tiles: queue.SimpleQueue[tuple[int, memoryview] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=f"dllama-send-{rank}", daemon=True)
+        self._ended = threading.Event()  # an interrupted join() may take the thread for ended
         self.start = self._thread.start
 
     def put(self, index: int, data: memoryview) -> None:
@@ -190,6 +202,7 @@ class _Sender:
         """Wait until all is sent, or the transfer ended."""
         self._tiles.put(None)
         if self._thread.ident is not None:  # it may never have been started
+            self._ended.wait()
             self._thread.join()
 
     def _run(self) -> None:
@@ -198,6 +211,8 @@ class _Sender:
         except BaseException as error:  # noqa: BLE001 - raised again in the thread that reads
             error.add_note(f"while weights were sent to rank {self._rank}")
             self._budget.fail(error)
+        finally:
+            self._ended.set()
 
     def _send(self) -> None:
         done = 0

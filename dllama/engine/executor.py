@@ -14,9 +14,10 @@ import numpy.typing as npt
 
 from dllama import _native
 from dllama.engine.params import Output
+from dllama.engine.rows import Nodes, RowQuery, SlicedRow
 from dllama.engine.scheduler import Batch, Scheduler, Want, want_rows
 from dllama.engine.sequence import Sequence as TokenSequence
-from dllama.engine.tasks import Task
+from dllama.engine.tasks import Result, Task
 from dllama.errors import BadFile, DllamaError
 
 F32Array = npt.NDArray[np.float32]
@@ -41,6 +42,7 @@ class Executor:
     def __init__(self, node: _native.Node, scheduler: Scheduler, embed: Embed, explain: Explain | None = None) -> None:
         self._node: _native.Node | None = node
         self._scheduler, self._embed, self._explain = scheduler, embed, explain
+        self._is_alone = node.world_size == 1  # then whole rows of logits are there, and nothing need be asked
         self._tasks: dict[TokenSequence, Task] = {}
         self._reason = ""  # why it stopped
 
@@ -81,6 +83,7 @@ class Executor:
 
         Raises:
             EngineStopped: The step failed, or the executor stopped before.
+            WorkerLost, ClusterError: Another node is the reason.
             BadFile: The embeddings can no longer be read; every later call raises EngineStopped.
         """
         self.check()
@@ -89,14 +92,27 @@ class Executor:
         if not batch.spans:
             return
         wants = batch.wants
-        result = self._compute(batch, wants)
+        queries = self._queries(wants)
+        result = self._compute(batch, wants, queries)
         try:
             with self._whole():
-                self._hand_out(wants, result, deliver)
+                for want, value in _matched(wants, queries, result, self):
+                    if output := self._tasks[want.sequence].receive(want.position, value):
+                        deliver(output)
                 self._scheduler.commit(batch)
                 self._remove_finished(wants)
+        except _native.GroupFailedError as error:  # lost while a sampler asked for more
+            raise self._failed(error) from error
         except ValueError as error:  # logits that are no numbers: the weights are broken, and so is every later step
             raise EngineStopped(f"{error}; is the model file damaged?") from error
+
+    def full_logits(self, index: int) -> F32Array:
+        """Give the whole row of one query of the last step, from all nodes."""
+        return self.node.full_logits(index)
+
+    def draw(self, index: int, coin: float) -> tuple[int, float]:
+        """Draw a token and its logit from the whole row of one query of the last step."""
+        return self.node.draw(index, coin)
 
     def stop(self, reason: str) -> None:
         """Release the node and the other ranks, and refuse all further work for ``reason``."""
@@ -116,10 +132,12 @@ class Executor:
             self.stop(str(error) or "it was interrupted between two steps")
             raise
 
-    def _hand_out(self, wants: list[Want], result: _native.StepResult, deliver: Callable[[Output], None]) -> None:
-        for want, value in _matched(wants, result):
-            if output := self._tasks[want.sequence].receive(want.position, value):
-                deliver(output)
+    def _queries(self, wants: list[Want]) -> dict[Want, RowQuery]:
+        """What the tasks ask of rows that lie on several nodes."""
+        if self._is_alone:
+            return {}
+        rows = [want for want in wants if want.sequence.targets is None]
+        return {want: query for want in rows if (query := self._tasks[want.sequence].query())}
 
     def _remove_finished(self, wants: list[Want]) -> None:
         for want in wants:
@@ -127,34 +145,37 @@ class Executor:
             if task and task.is_finished:
                 self.remove(task)
 
-    def _compute(self, batch: Batch, wants: list[Want]) -> _native.StepResult:
+    def _compute(self, batch: Batch, wants: list[Want], queries: dict[Want, RowQuery]) -> _native.StepResult:
         try:
+            rows, asked = want_rows(wants, queries), [query.to_native() for query in queries.values()]
             embeddings, begin = self._embed(batch.token_ids), time.perf_counter()
             # No name for the node: who keeps the error keeps what has names in its frames, and so all weights.
-            result = self.node.step(embeddings, batch.span_rows, self._scheduler.page_changes, want_rows(wants))
+            result = self.node.step(embeddings, batch.span_rows, self._scheduler.page_changes, rows, asked)
             self._scheduler.pace.note(batch.num_tokens, time.perf_counter() - begin)
             return result
         except BadFile as error:  # cut while in use: no later step can do better
             self.stop(f"a step failed: {error}")
             raise
-        except _native.GroupFailedError as error:
-            if self._explain is None:
-                raise self._stopped(error) from error
-            why = self._explain(error)
-            self.stop(f"a step failed: {why}")
-            raise why from error
         except Exception as error:  # whatever it was, the nodes may no longer agree on what is in their pages
-            raise self._stopped(error) from error
+            raise self._failed(error) from error
 
-    def _stopped(self, error: Exception) -> EngineStopped:
-        """Stop for good, and make the error that says so."""
-        self.stop(f"a step failed: {error}")
-        return EngineStopped(f"a step failed: {error}; load the model again")
+    def _failed(self, error: Exception) -> DllamaError:
+        """Stop for good, and make the error that says why: the node that was lost, if one was."""
+        lost = self._explain(error) if self._explain and isinstance(error, _native.GroupFailedError) else None
+        self.stop(f"a step failed: {lost or error}")
+        return lost or EngineStopped(f"a step failed: {error}; load the model again")
 
 
-def _matched(wants: list[Want], result: _native.StepResult) -> Iterator[tuple[Want, F32Array | np.float32]]:
+def _matched(
+    wants: list[Want], queries: dict[Want, RowQuery], result: _native.StepResult, nodes: Nodes
+) -> Iterator[tuple[Want, Result]]:
     """Pair each want with its result and note it as delivered."""
     logits, scores = iter(result.logits), iter(result.scores)
+    sliced = enumerate(result.candidates)
     for want in wants:
-        yield want, next(logits if want.sequence.targets is None else scores)
+        if query := queries.get(want):
+            index, candidates = next(sliced)
+            yield want, SlicedRow(query, candidates, nodes, index)
+        else:
+            yield want, next(logits if want.sequence.targets is None else scores)
         want.sequence.first_wanted = want.position + 1

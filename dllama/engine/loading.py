@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dllama.formats.tensor import Tensor
 
 U8Array = npt.NDArray[np.uint8]
+T = TypeVar("T")
 Progress = Callable[[int, int], None]  # (bytes done, bytes in all)
 
 _ROW_GROUP = 64  # pieces begin at multiples of it; the core packs rows by 8 or 16, which differs between levels
@@ -81,6 +82,14 @@ def load_weights(node: _native.Node, file: ModelFile, shard: Shard, progress: Pr
                 progress(done, total)
 
 
+def start_thread(start: Callable[..., T], *arguments: object) -> T:
+    """Call what starts a thread; raise NotEnoughMemory if the system refuses it."""
+    try:
+        return start(*arguments)
+    except RuntimeError as error:  # what Python raises when it cannot
+        raise NotEnoughMemory(f"the system refused a thread that moves weights; {_FEWER_THREADS}") from error
+
+
 def _advice(error: MemoryError) -> str:
     """Say what to do about a refusal of the system; its text ends in what was refused (``csrc/base``)."""
     if str(error).endswith("threads"):
@@ -128,10 +137,7 @@ def _read_ahead(pieces: Iterator[Piece]) -> Generator[Piece, None, None]:
     Closing the generator waits for that thread.
     """
     with ThreadPoolExecutor(1, thread_name_prefix="dllama-read") as reader:
-        try:
-            upcoming = reader.submit(next, pieces, None)
-        except RuntimeError as error:  # what Python raises when it cannot start a thread
-            raise NotEnoughMemory(f"the system refused a thread that reads the model; {_FEWER_THREADS}") from error
+        upcoming = start_thread(reader.submit, next, pieces, None)
         while piece := upcoming.result():
             upcoming = reader.submit(next, pieces, None)
             yield piece

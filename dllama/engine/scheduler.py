@@ -10,8 +10,9 @@ fits the pool, makes progress.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
+from itertools import count
 
 import numpy as np
 import numpy.typing as npt
@@ -83,12 +84,18 @@ class Batch:
         return wants
 
 
-def want_rows(wants: list[Want]) -> I32Array:
-    """``[W, 3]`` of (row, kind, token to score)."""
+def want_rows(wants: list[Want], queried: Collection[Want] = ()) -> I32Array:
+    """``[W, 3]`` of (row, kind, value): a token to score, the number of a query, or 0 for logits.
+
+    ``queried``: those of the wants that ask for candidates, whose queries are numbered in this order.
+    """
+    queries = count()
     return _rows(
-        (want.row, _native.WANT_LOGITS, 0)
-        if want.sequence.targets is None
-        else (want.row, _native.WANT_SCORE, want.sequence.targets[want.position])
+        (want.row, _native.WANT_SCORE, want.sequence.targets[want.position])
+        if want.sequence.targets is not None
+        else (want.row, _native.WANT_CANDIDATES, next(queries))
+        if want in queried
+        else (want.row, _native.WANT_LOGITS, 0)
         for want in wants
     )
 

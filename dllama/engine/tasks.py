@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dllama.engine.params import FinishReason, Output, SamplingParams
-from dllama.engine.sampling import Sampler, log_probs
+from dllama.engine.rows import RowQuery, SlicedRow
+from dllama.engine.sampling import Row, Sampler, log_probs
 from dllama.engine.sequence import Sequence
 from dllama.text.stops import TextUntilStop
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from dllama.text.tokenizer import Tokenizer
 
 F32Array = npt.NDArray[np.float32]
+Result = Row | np.float32
 
 
 class Task(Protocol):
@@ -30,8 +32,14 @@ class Task(Protocol):
     def is_finished(self) -> bool:
         """Whether nothing more is wanted of the sequence."""
 
-    def receive(self, position: int, result: F32Array | np.float32) -> Output | None:
-        """Take the logits ``[vocab_size]`` or the score of ``position``; the array is valid during the call only."""
+    def query(self) -> RowQuery | None:
+        """Say what must be known of the next row of logits where rows lie on several nodes; None: all of it."""
+
+    def receive(self, position: int, result: Result) -> Output | None:
+        """Take the result of ``position``: logits ``[vocab_size]``, what a query gave, or a score.
+
+        It is valid during the call only.
+        """
 
 
 class Collection:
@@ -50,8 +58,12 @@ class Collection:
         """Whether every row is there."""
         return self.sequence.first_wanted == len(self._out)
 
-    def receive(self, position: int, result: F32Array | np.float32) -> None:
+    def query(self) -> None:
+        """Ask for whole rows."""
+
+    def receive(self, position: int, result: Result) -> None:
         """Keep one row."""
+        assert not isinstance(result, SlicedRow)  # nobody asked for one
         self._out[position] = result
 
 
@@ -70,7 +82,7 @@ class Generation:
     ) -> None:
         self.sequence, self._params = sequence, params
         num_candidates = min(vocab_size, tokenizer.vocab_size) if tokenizer else vocab_size
-        self._sampler = Sampler(params, len(sequence.token_ids), num_candidates)
+        self._sampler = Sampler(params, len(sequence.token_ids), num_candidates, vocab_size)
         self._text = text_until_stop(params, tokenizer, sequence.token_ids[-1])
         self._reason: FinishReason | None = None
 
@@ -79,10 +91,14 @@ class Generation:
         """Whether the last token is there."""
         return self._reason is not None
 
-    def receive(self, position: int, result: F32Array | np.float32) -> Output:
+    def query(self) -> RowQuery | None:
+        """Ask for what the sampler needs."""
+        return self._sampler.query(self.sequence.token_ids)
+
+    def receive(self, position: int, result: Result) -> Output:
         """Choose the next token from the logits of the last one."""
-        logits = np.asarray(result)
-        token = self._sampler.choose(logits, self.sequence.token_ids)
+        row = result if isinstance(result, SlicedRow) else np.asarray(result)
+        token = self._sampler.choose(row, self.sequence.token_ids)
         self.sequence.token_ids.append(token)
         text, stop = self._text.add(token)
         if stop is not None:
@@ -93,7 +109,7 @@ class Generation:
         output = self._output(token, text)
         output.stop_reason = stop
         if self._params.logprobs:
-            output.logprob, output.top_logprobs = log_probs(logits, token, self._params.logprobs)
+            output.logprob, output.top_logprobs = log_probs(row, token, self._params.logprobs)
         return output
 
     def cancel(self) -> Output:

@@ -49,6 +49,11 @@ def missing_packages() -> list[str]:
     return [package for package, is_there in found.items() if not is_there]
 
 
+def program() -> Path:
+    """The command ``dllama`` that a set-up leads to."""
+    return VENV / "bin" / "dllama"
+
+
 def check_system() -> None:
     """Raise UsageError if this system cannot build dllama."""
     missing = missing_packages()

@@ -11,13 +11,13 @@ import contextlib
 import difflib
 import json
 import os
-import subprocess
 import sys
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from dllama.errors import DllamaError, UsageError
 from dllama.hub import checkout, folders
 from dllama.hub.catalogue import CATALOGUE, Entry, find_entry
+from dllama.hub.local_workers import run_nodes
 from dllama.hub.progress import size_text
 
 if TYPE_CHECKING:
@@ -25,13 +25,19 @@ if TYPE_CHECKING:
 
 DEMO_PROMPT = "Once upon a time"
 DEMO_SEED = 2
+DEMO_NODES = 2
+MOST_NODES = 64
+
+_NODES_HELP = """run on N nodes of this machine: a root and N-1 workers, which end with it (default: 1; demo: 2). The
+physical cores are shared out equally, at least one thread for each; more nodes than cores work, but take turns.
+--nthreads in the environment or the configuration file is each node's instead"""
 
 NEXT_STEPS = """
-That was the bundled model, on this machine's CPU. Next things to try:
+That was the bundled model, on {where}. Next things to try:
 
   {dllama} chat --model demo
       talk to it
-  {launch} --list
+  python3 {launch} --list
       the models that can be downloaded by name, and talked to
   {dllama} chat --model YOUR.m --tokenizer YOUR.t
       a model file of distributed-llama's that you have
@@ -39,6 +45,8 @@ That was the bundled model, on this machine's CPU. Next things to try:
       another story, a new one each time; --seed N repeats one
   {dllama} bench -m demo -p 64 -n 32
       how fast this machine is
+  {dllama} worker --key-file cluster.key
+      on another machine: takes its part of a model that runs here with --workers HOST:9990; see {guide}
   {dllama} doctor
       what could make it faster
   {dllama} --help
@@ -68,6 +76,7 @@ def make_parser() -> Parser:
     parser.add_argument(
         "extras", nargs="*", help="with setup: extras of pyproject.toml to install as well (test, lint)"
     )
+    parser.add_argument("--nodes", type=_nodes, metavar="N", help=_NODES_HELP)
     models = parser.add_argument_group("models")
     models.add_argument("--list", action="store_true", help="show the models that can be downloaded")
     models.add_argument("--dry-run", action="store_true", help="say what would be fetched, and whether it fits")
@@ -80,6 +89,12 @@ def make_parser() -> Parser:
     demo.add_argument("--steps", type=int, default=256, help="most tokens to generate (default: %(default)s)")
     demo.add_argument("--seed", type=int, default=DEMO_SEED, help="another seed, another story")
     return parser
+
+
+def _nodes(text: str) -> int:
+    if text.isdecimal() and 1 <= int(text) <= MOST_NODES:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"expected a number from 1 to {MOST_NODES}, found {text!r:.80}")
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -95,6 +110,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         raise UsageError(f"unknown argument '{unknown[0]}'; see python3 launch.py --help")
     if options.dry_run and name in ("demo", "setup"):
         raise UsageError("--dry-run is for models that are downloaded; see python3 launch.py --list")
+    if options.nodes and (options.list or options.dry_run or name == "setup"):
+        raise UsageError("--nodes says how a model is run; leave it away with --list, --dry-run and setup")
     if options.json and not (options.list or options.dry_run):
         raise UsageError("--json goes with --list or --dry-run")
     return options
@@ -155,17 +172,17 @@ def run_demo(options: argparse.Namespace) -> int:
         if not file.is_file():
             back = f"git checkout -- {checkout.from_here(demo.folder)}"
             raise checkout.SetupError(f"{checkout.from_here(file)} is missing; get it back with: {back}")
-    dllama = checkout.VENV / "bin" / "dllama"
+    dllama = checkout.program()
     command = [str(dllama), "inference", "--model", str(demo.model), "--tokenizer", str(demo.tokenizer)]
     command += ["--prompt", options.prompt, "--steps", str(options.steps), "--seed", str(options.seed), "--text"]
-    try:
-        status = subprocess.run(command, check=False).returncode
-    except KeyboardInterrupt:  # dllama got it too, and has said so
-        return 130
+    nodes = options.nodes or DEMO_NODES
+    status = run_nodes(command, nodes)
     if status == 0:
-        launch = checkout.from_here(checkout.ROOT / "launch.py")
-        print(NEXT_STEPS.format(dllama=checkout.from_here(dllama), launch=f"python3 {launch}"), flush=True)
-    return status if status >= 0 else 128 - status
+        where = "this machine's CPU" if nodes == 1 else f"a cluster of {nodes} nodes, all of them on this machine"
+        files = {"dllama": dllama, "launch": checkout.ROOT / "launch.py", "guide": checkout.ROOT / "docs/cluster.md"}
+        paths = {name: checkout.from_here(file) for name, file in files.items()}
+        print(NEXT_STEPS.format(where=where, **paths), flush=True)
+    return status
 
 
 def main(arguments: list[str]) -> int:

@@ -17,6 +17,7 @@ from dllama.hub import checkout, folders
 from dllama.hub.catalogue import CONTEXT, Entry
 from dllama.hub.download import Download, Patience
 from dllama.hub.file_check import check_file
+from dllama.hub.local_workers import run_nodes
 from dllama.hub.model_plan import FilePlan, ModelPlan, make_plan
 from dllama.hub.part_state import remove_stray_state
 from dllama.hub.progress import size_text
@@ -72,10 +73,10 @@ def launch_model(entry: Entry, options: argparse.Namespace) -> int:
         found = folders.find_model(entry.name)
     if found is None:
         raise DownloadFailed(f"{entry.name}: another program has removed it; run the same command again")
-    command = _chat_command(found)
+    command, nodes = _chat_command(found), options.nodes or 1
     if not options.skip_script:
-        _write_script(entry, command)
-    return 0 if options.skip_run else _run(command)
+        _write_script(entry, command, nodes)
+    return 0 if options.skip_run else _run(entry, command, nodes)
 
 
 def _check_present(model: folders.Installed) -> None:
@@ -148,16 +149,22 @@ def _fetch_file(download: Download, file: FilePlan) -> None:
 
 
 def _chat_command(model: folders.Installed) -> list[str]:
-    command = [str(checkout.VENV / "bin" / "dllama"), "chat"]
+    command = [str(checkout.program()), "chat"]
     command += ["--model", str(model.model), "--tokenizer", str(model.tokenizer)]
     return [*command, "--max-seq-len", str(CONTEXT), "--buffer-float-type", "q80"]
 
 
-def _write_script(entry: Entry, command: list[str]) -> None:
+def _write_script(entry: Entry, command: list[str], nodes: int) -> None:
     """Write ``run_NAME.sh`` beside ``launch.py``, which works from any folder."""
     path = checkout.ROOT / f"run_{entry.name}.sh"
+    whose = ""
+    if nodes > 1:  # only launch.py starts workers, and ends them
+        launch = str(checkout.ROOT / "launch.py")
+        command = [sys.executable, launch, entry.name, "--nodes", str(nodes), "-skip-script"]
+        whose = " of launch.py's"
     text = (
-        f'#!/bin/sh\n# Talk to {entry.name}; flags given to this script are added.\nexec {shlex.join(command)} "$@"\n'
+        f"#!/bin/sh\n# Talk to {entry.name}; flags{whose} given to this script are added.\n"
+        f'exec {shlex.join(command)} "$@"\n'
     )
     fresh = path.with_name(path.name + ".new")
     try:
@@ -170,7 +177,12 @@ def _write_script(entry: Entry, command: list[str]) -> None:
         print(f"📝 {checkout.from_here(path)} starts it again", flush=True)
 
 
-def _run(command: list[str]) -> int:
-    """Become the conversation: keys and exit code are its own."""
-    sys.stdout.flush()
-    os.execv(command[0], command)
+def _run(entry: Entry, command: list[str], nodes: int) -> int:
+    """Begin the conversation; on one node by becoming it, so that keys and exit code are its own."""
+    if nodes == 1:
+        sys.stdout.flush()
+        os.execv(command[0], command)
+    # Each node compares its own part alone with the memory that is free; here all parts are in one memory.
+    for problem in make_plan(entry, Server.from_environment(), is_offline=True).problems(is_run=True):
+        raise problem
+    return run_nodes(command, nodes)

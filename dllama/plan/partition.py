@@ -115,19 +115,10 @@ def make_plan(config: ModelConfig, world_size: int = 1, shares: Sequence[float] 
     weights = _weights(world_size, shares)
     heads = _cut_heads(config, weights)
     kv_heads = [_kv_heads_of(part, config.group_size) for part in heads]
-    ffn = cut(config.intermediate_size, BLOCK_SIZE, weights)
-    vocab = cut(config.vocab_size, BLOCK_SIZE, weights)
+    ffn = _cut(config.intermediate_size, BLOCK_SIZE, weights)
+    vocab = _cut(config.vocab_size, BLOCK_SIZE, weights)
     shards = tuple(Shard(*ranges) for ranges in zip(heads, kv_heads, ffn, vocab, strict=True))
     return Plan(stages=(Stage(layers=Range(0, config.num_layers), shards=shards),))
-
-
-def cut(size: int, unit: int, weights: Sequence[Fraction]) -> list[Range]:
-    """Cut ``size`` things into consecutive ranges of whole units (the last unit may be ragged), one per weight.
-
-    Every range has at least one unit if there are enough of them.
-    """
-    bounds = accumulate(_deal(math.ceil(size / unit), weights), initial=0)
-    return [Range(begin * unit, min(end * unit, size)) for begin, end in pairwise(bounds)]
 
 
 def _num_blocks(config: ModelConfig) -> dict[str, int]:
@@ -153,7 +144,7 @@ def _cut_heads(config: ModelConfig, weights: Sequence[Fraction]) -> list[Range]:
     kv_heads = kv_heads_per_unit(config)
     heads, num_units = kv_heads * config.group_size, config.num_kv_heads // kv_heads
     if len(weights) <= num_units:
-        return cut(config.num_heads, heads, weights)
+        return _cut(config.num_heads, heads, weights)
     # All query heads of a node must use the same number of KV heads, so only a single KV head's can be shared out.
     part = BLOCK_SIZE // math.gcd(BLOCK_SIZE, config.head_dim) if kv_heads == 1 else heads
     counts: list[int] = []
@@ -178,6 +169,12 @@ def _borders(num_units: int, weights: Sequence[Fraction]) -> list[int]:
         possible = range(borders[-1] + 1, len(weights) - (num_units - unit) + 1)
         borders.append(min(possible, key=lambda border: abs(sums[border] - target)))
     return [*borders, len(weights)]
+
+
+def _cut(size: int, unit: int, weights: Sequence[Fraction]) -> list[Range]:
+    """Cut ``size`` things into consecutive ranges of whole units (the last unit may be ragged), one per weight."""
+    bounds = accumulate(_deal(math.ceil(size / unit), weights), initial=0)
+    return [Range(begin * unit, min(end * unit, size)) for begin, end in pairwise(bounds)]
 
 
 def _deal(num_units: int, weights: Sequence[Fraction]) -> list[int]:

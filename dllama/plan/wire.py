@@ -1,6 +1,6 @@
 """How many bytes the nodes send each other in a step: pure arithmetic over the frames that the core exchanges.
 
-Knows the sizes of frames (``csrc/net/frame.h``, ``csrc/model/batch.h``), not what is in them. Heartbeats and the
+Knows the sizes of frames (``csrc/net/frame.h``, ``csrc/model/batch.cpp``), not what is in them. Heartbeats and the
 headers of TCP and IP come on top.
 """
 
@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from fractions import Fraction
 
 from dllama.config import BLOCK_SIZE, DType, ModelConfig
-from dllama.plan.partition import cut
 
 PAGE_SIZE = 64  # positions in one KV page, as in the core
 _HEADER = 32  # bytes before every message
-_COUNTS, _ITEM = 16, 12  # of a step frame: how many of each kind, and each span, page change and want
-_CANDIDATES = 64  # about what a worker answers for one token that is sampled, its header included
+_COUNTS, _ITEM = 28, 12  # of a step frame: how many of each kind and which exchange; each span, page change and want
+_QUERY = 16  # what a step frame asks of a row that is sampled
+_CANDIDATES = 64  # a worker's answer, its header included, where one candidate is asked for; each more has 8
 _SQUARES = 4  # the sum of squares of a node's range of one token, F32
 _ACTIVATION_BLOCK = BLOCK_SIZE + 4  # what quantized products read: 8-bit values and a scale in F32
 _EXCHANGES_PER_LAYER = 2  # behind o_proj and behind down_proj
+_PIECE_TOKENS, _MOST_PIECES = 64, 4  # a long step's sums travel in pieces, each a message
 
 
 class Exchange(Enum):
@@ -39,10 +39,6 @@ class Traffic:
     def __add__(self, other: Traffic) -> Traffic:
         return Traffic(self.sent + other.sent, self.received + other.received)
 
-    def times(self, count: int) -> Traffic:
-        """The same ``count`` times."""
-        return Traffic(self.sent * count, self.received * count)
-
 
 def step_traffic(
     config: ModelConfig, world_size: int, wire_type: DType, exchange: Exchange, num_tokens: int, num_wants: int
@@ -60,30 +56,35 @@ def step_traffic(
     Returns:
         The traffic of each rank.
     """
-    peers = world_size - 1
+    peers, count = world_size - 1, _EXCHANGES_PER_LAYER * config.num_layers
+    headers = peers * _HEADER * min(max(num_tokens // _PIECE_TOKENS, 1), _MOST_PIECES)
     if exchange is Exchange.DIRECT:
-        message = _HEADER + num_tokens * wire_type.row_bytes(config.hidden_size)
-        sums = [Traffic(peers * message, peers * message)] * world_size
+        size = count * (headers + peers * num_tokens * wire_type.row_bytes(config.hidden_size))
+        sums = [Traffic(size, size)] * world_size
     else:
-        sums = _reduce_scatter(config, world_size, wire_type, num_tokens)
+        headers = (2 * count - 1) * headers + (peers * _HEADER if num_wants else 0)
+        # What the last sums give is wanted only of the tokens that are sampled.
+        sums = _reduce_scatter(config, world_size, wire_type, count * num_tokens, (count - 1) * num_tokens + num_wants)
+        sums = [each + Traffic(headers, headers) for each in sums]
     frame = _step_frame(config, wire_type, num_tokens, num_wants)
     answer = num_wants * _CANDIDATES
     ends = [Traffic(peers * frame, peers * answer), *[Traffic(answer, frame)] * peers]
-    count = _EXCHANGES_PER_LAYER * config.num_layers
-    return [one.times(count) + end for one, end in zip(sums, ends, strict=True)]
+    return [one + end for one, end in zip(sums, ends, strict=True)]
 
 
-def _reduce_scatter(config: ModelConfig, world_size: int, wire_type: DType, num_tokens: int) -> list[Traffic]:
-    """Bytes of one exchange: to each peer its range of the sums, and then this rank's range of the total to all."""
-    peers, hidden = world_size - 1, config.hidden_size
+def _reduce_scatter(
+    config: ModelConfig, world_size: int, wire_type: DType, num_sums: int, num_totals: int
+) -> list[Traffic]:
+    """Bytes without headers: of sums to each peer its range, and of totals this rank's range to all."""
+    peers, blocks = world_size - 1, config.hidden_size // BLOCK_SIZE
     traffic = []
-    for part in cut(hidden, BLOCK_SIZE, [Fraction(1)] * world_size):
-        others = hidden - part.size
-        own_total, others_total = (_activation_bytes(config, size) for size in (part.size, others))
-        sent = wire_type.row_bytes(others) + peers * (own_total + _SQUARES)
-        received = peers * wire_type.row_bytes(part.size) + others_total + peers * _SQUARES
-        headers = 2 * peers * _HEADER
-        traffic.append(Traffic(headers + num_tokens * sent, headers + num_tokens * received))
+    for rank in range(world_size):
+        own = (blocks * (rank + 1) // world_size - blocks * rank // world_size) * BLOCK_SIZE
+        others = config.hidden_size - own
+        sent = peers * (_activation_bytes(config, own) + _SQUARES)
+        received = _activation_bytes(config, others) + peers * _SQUARES
+        sums = Traffic(wire_type.row_bytes(others) * num_sums, peers * wire_type.row_bytes(own) * num_sums)
+        traffic.append(sums + Traffic(sent * num_totals, received * num_totals))
     return traffic
 
 
@@ -97,4 +98,4 @@ def _activation_bytes(config: ModelConfig, num_values: int) -> int:
 def _step_frame(config: ModelConfig, wire_type: DType, num_tokens: int, num_wants: int) -> int:
     """Bytes of what the root sends each worker before a step."""
     items = 1 + num_tokens // PAGE_SIZE + num_wants
-    return _HEADER + _COUNTS + items * _ITEM + num_tokens * wire_type.row_bytes(config.hidden_size)
+    return _HEADER + _COUNTS + items * _ITEM + num_wants * _QUERY + num_tokens * wire_type.row_bytes(config.hidden_size)

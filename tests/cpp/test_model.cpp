@@ -211,6 +211,20 @@ std::vector<float> logits_of(Node& node, const std::vector<size_t>& tokens, size
   return logits;
 }
 
+// The same in one step of which nothing is wanted.
+void run_prompt(Node& node, const std::vector<size_t>& tokens) {
+  Batch batch;
+  batch.spans = {{0, 0, static_cast<int32_t>(tokens.size())}};
+  for (const size_t token : tokens) {
+    const auto row = embedding(token);
+    batch.embeddings.insert(batch.embeddings.end(), row.begin(), row.end());
+  }
+  for (int32_t page = 0; page <= static_cast<int32_t>((tokens.size() - 1) / kPageSize); ++page) {
+    batch.pages.push_back({0, page, page});
+  }
+  node.step(std::move(batch));
+}
+
 std::vector<size_t> some_tokens(size_t count) {
   std::vector<size_t> tokens;
   for (size_t i = 0; i < count; ++i) tokens.push_back((i * 31 + 7) % kVocab);
@@ -237,6 +251,51 @@ TEST(several_ranks_compute_what_one_computes) {
     CHECK_NEAR(largest_difference(logits_of(cluster.root(), tokens, 150), expected), 0.0, 1e-4);
     CHECK_NEAR(largest_difference(logits_of(cluster.root(), tokens, 3, 1), expected), 0.0, 1e-4);
   }
+}
+
+// Which way the ranks exchange their sums, in how many pieces a step is cut for it, and how it is cut into chunks: no
+// bit depends on it. With 5 ranks one owns no block of the hidden size.
+TEST(scatter_gives_the_bits_of_direct_exchange) {
+  const auto tokens = some_tokens(140);
+  for (const DType wire : {DType::F32, DType::F16, DType::Q80}) {
+    for (const size_t ranks : {2, 3, 4, 5}) {
+      const check::Scope scope("wire", static_cast<int>(wire), "ranks", ranks);
+      const DType weights = wire == DType::F32 ? DType::F32 : DType::Q40;
+      Cluster cluster(make_config(ranks, weights, wire, ranks == 2 ? 2 : 1));
+      const auto expected = logits_of(cluster.root(), tokens, 140);
+      for (const size_t chunk : {21, 139}) {  // the second leaves a step of one token
+        cluster.root().set_scatter_from(0);
+        CHECK(check::same_bits(logits_of(cluster.root(), tokens, chunk), expected));
+        cluster.root().set_scatter_from(1);
+        CHECK(check::same_bits(logits_of(cluster.root(), tokens, chunk), expected));
+      }
+    }
+  }
+}
+
+TEST(scatter_saves_bytes_from_three_ranks_on) {
+  const auto tokens = some_tokens(140);
+  Cluster cluster(make_config(4, DType::Q40, DType::Q80, 1));
+  uint64_t bytes[2];
+  for (const size_t scatter : {0, 1}) {
+    const uint64_t before = cluster.group(1).counters().sent_bytes;
+    cluster.root().set_scatter_from(scatter);
+    run_prompt(cluster.root(), tokens);
+    bytes[scatter] = cluster.group(1).counters().sent_bytes - before;
+  }
+  CHECK(static_cast<double>(bytes[1]) < 0.6 * static_cast<double>(bytes[0]));
+}
+
+TEST(probes_of_either_way_leave_sequences_alone) {
+  const auto tokens = some_tokens(70);
+  Cluster cluster(make_config(3, DType::Q40, DType::Q80));
+  const auto expected = logits_of(cluster.root(), tokens, 70);
+  for (const bool scatter : {false, true}) {
+    for (const size_t count : {1, 200}) CHECK(cluster.root().probe(count, scatter) > 0.0);
+  }
+  CHECK_THROWS(cluster.root().probe(0, false), InvalidArgument, "tokens");
+  CHECK_THROWS(cluster.root().probe(201, true), InvalidArgument, "tokens");
+  CHECK(check::same_bits(logits_of(cluster.root(), tokens, 70), expected));
 }
 
 // Quantized weights and wire: every exchange adds at most half a Q80 step (1/254 of a block's largest value) per rank,
@@ -363,19 +422,181 @@ TEST(frames_carry_batches_and_lies_are_refused) {
   batch.pages = {{1, 0, 3}};
   batch.wants = {{1, WantKind::Score, 9}};
   batch.embeddings = random_values(2 * kHidden, 1, 1.0f);
-  const auto frame = batch.to_frame(kernels(), DType::F32);
+  const auto frame = batch.to_frame(kernels(), config);
   const Batch back = Batch::from_frame(kernels(), config, frame);
   CHECK(check::same_bits(back.embeddings, batch.embeddings));
-  CHECK_EQ(back.wants[0].token, 9);
+  CHECK_EQ(back.wants[0].value, 9);
   CHECK(frame.size() <= Batch::max_frame_bytes(config));
   for (size_t size = 0; size < frame.size(); ++size) {
     CHECK_THROWS(Batch::from_frame(kernels(), config, std::span(frame).first(size)), InvalidArgument, "");
   }
-  for (size_t i = 0; i < 16; ++i) {  // the counts
+  for (size_t i = 0; i < 28; ++i) {  // the counts
     auto lie = frame;
     lie[i] ^= std::byte{0x81};
     CHECK_THROWS(Batch::from_frame(kernels(), config, lie), InvalidArgument, "");
   }
+}
+
+// --- what is wanted of rows on several ranks ------------------------------------------------------------------------
+
+namespace {
+
+// One token of slot 0 whose candidates are wanted.
+Batch candidate_batch(CandidateQuery query) {
+  Batch batch;
+  batch.spans = {{0, 0, 1}};
+  batch.pages = {{0, 0, 3}};
+  batch.wants = {{0, WantKind::Candidates, 0}};
+  batch.embeddings = embedding(3);
+  batch.queries = {std::move(query)};
+  return batch;
+}
+
+}  // namespace
+
+TEST(candidates_of_any_number_of_ranks_are_the_best_of_the_row) {
+  for (const size_t ranks : {1, 2, 5}) {
+    const check::Scope scope("ranks", ranks);
+    Cluster cluster(make_config(ranks, DType::F32, DType::F32, 1));
+    const auto row = logits_of(cluster.root(), {3}, 1);
+    const CandidateQuery query{4, 70, 0.8f, {2, 50, 76}};
+    const Outputs& outputs = cluster.root().step(candidate_batch(query));
+    const std::vector<Range> whole{{0, kVocab}};
+    const std::vector<SliceAnswer> answers{answer(kernels(), query, whole[0], row.data())};
+    const SliceAnswer expected = joined(query, whole, answers);
+    const SliceAnswer& got = outputs.candidates[0];
+    CHECK(got.best.size() >= 4);
+    for (size_t i = 0; i < 4; ++i) CHECK_EQ(got.best[i].id, expected.best[i].id);
+    CHECK(check::same_bits(got.values, expected.values));
+    CHECK_EQ(got.candidates.max, expected.candidates.max);
+    CHECK_NEAR(got.candidates.sum, expected.candidates.sum, 1e-6 * expected.candidates.sum);
+    CHECK_NEAR(log_of(got.all), log_of(expected.all), 1e-6);
+
+    std::vector<float> fetched(kVocab);
+    cluster.root().full_logits(0, fetched.data());
+    CHECK(check::same_bits(fetched, row));
+    std::vector<double> cumulative{0.0};
+    for (int32_t id = 0; id < 70; ++id) {
+      const bool is_candidate = id != 2 && id != 50;
+      const double weight =
+          is_candidate ? std::exp((double{row[static_cast<size_t>(id)]} - got.candidates.max) / 0.8) : 0;
+      cumulative.push_back(cumulative.back() + weight);
+    }
+    for (double coin = 0.004; coin < 1.0; coin += 0.05) {
+      const TokenLogit token = cluster.root().draw(0, coin);
+      const auto id = static_cast<size_t>(token.id);
+      CHECK_EQ(token.logit, row[id]);
+      CHECK(cumulative[id] <= coin * cumulative.back() * (1 + 1e-6));
+      CHECK(cumulative[id + 1] >= coin * cumulative.back() * (1 - 1e-6));
+    }
+  }
+}
+
+TEST(queries_out_of_range_are_refused_and_do_no_harm) {
+  Cluster cluster(make_config(2, DType::F32, DType::F32, 1));
+  const auto refused = [&](auto change, const char* message) {
+    Batch bad = candidate_batch({2, kVocab, 1.0f, {5}});
+    change(bad);
+    CHECK_THROWS(cluster.root().step(bad), InvalidArgument, message);
+  };
+  refused([](Batch& b) { b.queries[0].count = 0; }, "candidates");
+  refused([](Batch& b) { b.queries[0].count = kVocab + 1; }, "candidates");
+  refused([](Batch& b) { b.queries[0].limit = kVocab + 1; }, "limit");
+  refused([](Batch& b) { b.queries[0].temperature = 0.0f; }, "temperature");
+  refused([](Batch& b) { b.queries[0].temperature = std::nanf(""); }, "temperature");
+  refused([](Batch& b) { b.queries[0].ids = {5, 5}; }, "ascend");
+  refused([](Batch& b) { b.queries[0].ids = {-1}; }, "ascend");
+  refused([](Batch& b) { b.queries[0].ids = {static_cast<int32_t>(kVocab)}; }, "ascend");
+  refused([](Batch& b) { b.queries.clear(); }, "every query");
+  refused([](Batch& b) { b.wants.clear(); }, "every query");
+  refused([](Batch& b) { b.wants[0].value = 1; }, "order");
+  std::vector<float> row(kVocab);
+  CHECK_THROWS(cluster.root().full_logits(0, row.data()), InvalidArgument, "no such query");
+  CHECK_THROWS(cluster.root().draw(0, 0.5), InvalidArgument, "no such query");
+  cluster.root().step(candidate_batch({2, kVocab, 1.0f, {5}}));
+  CHECK_THROWS(cluster.root().full_logits(1, row.data()), InvalidArgument, "no such query");
+  CHECK_THROWS(cluster.root().draw(0, 1.0), InvalidArgument, "coin");
+  CHECK_THROWS(cluster.root().draw(0, -0.1), InvalidArgument, "coin");
+  CHECK(cluster.root().draw(0, 0.999).id < static_cast<int32_t>(kVocab));
+}
+
+// --- a peer that speaks, but lies -----------------------------------------------------------------------------------
+
+namespace {
+
+// One node of a pair, and the bare socket in place of the other.
+struct HalfPair {
+  int ends[2];
+  std::shared_ptr<Group> group;
+  std::unique_ptr<Node> node;
+  FrameHeader header;
+
+  HalfPair(size_t rank, NodeConfig config) {
+    socketpair(AF_UNIX, SOCK_STREAM, 0, ends);
+    const std::vector<std::string> names{rank == 0 ? "worker a" : "the root"};
+    group = std::make_shared<Group>(rank, std::vector<int>{ends[0]}, names);
+    close(ends[0]);
+    node = std::make_unique<Node>(std::move(config), group);
+    load_slices(*node, rank);
+  }
+  ~HalfPair() { close(ends[1]); }
+
+  void send(FrameType type, uint32_t layer, std::span<const std::byte> payload) {
+    header.type = type;
+    header.layer = layer;
+    header.length = payload.size();
+    CHECK_EQ(write(ends[1], &header, sizeof(header)), static_cast<ssize_t>(sizeof(header)));
+    CHECK_EQ(write(ends[1], payload.data(), payload.size()), static_cast<ssize_t>(payload.size()));
+  }
+};
+
+}  // namespace
+
+TEST(commands_that_cannot_be_end_a_follower_with_the_reason) {
+  const auto refused = [](FrameType type, std::vector<uint32_t> words, const char* message) {
+    HalfPair pair(1, make_config(2, DType::F32, DType::F32, 1));
+    pair.header.step = 1;
+    pair.send(type, 0, std::as_bytes(std::span(words)));
+    CHECK_THROWS(pair.node->follow(), GroupFailed, message);
+    CHECK(pair.group->failed_rank() == size_t{0});
+  };
+  refused(FrameType::Probe, {0, 0}, "the root sent a command that cannot be: a probe");
+  refused(FrameType::Probe, {201, 0}, "a probe");
+  refused(FrameType::Probe, {1, 2}, "unknown way");
+  refused(FrameType::Probe, {1}, "wrong length");
+  refused(FrameType::SendRow, {0}, "no such query");
+  refused(FrameType::SendRow, {0, 0}, "wrong length");
+  refused(FrameType::Draw, {0, 1, 0, 0}, "no such query");
+  refused(FrameType::Draw, {0, 1}, "wrong length");
+  refused(FrameType::Step, {1, 0, 0, 1, 0, 0, 0}, "disagree");
+  refused(FrameType::Step, {0, 0, 0, 0, 0, 0, 0}, "at least one span");
+  refused(FrameType::Step, {0, 0, 0, 0, 0, 0, 2}, "unknown way");
+  refused(FrameType::Step, {0, 0, 0, 0, 1, 0, 0, 1, 7, 0x3f800000, 3}, "disagree with its counts");
+  refused(FrameType::Sums, {0}, "frame type 16");
+}
+
+// A worker that answers a step with sums of zero, and then with these candidates.
+TEST(candidates_that_cannot_be_end_the_root_with_the_workers_name) {
+  const auto answered = [](std::vector<TokenLogit> best) {
+    HalfPair pair(0, make_config(2, DType::F32, DType::F32, 1));
+    pair.header.step = 1;
+    const std::vector<std::byte> sums(kHidden * sizeof(float)), head(24);
+    for (uint32_t layer = 1; layer <= 4; ++layer) pair.send(FrameType::Sums, layer, sums);
+    auto results = head;
+    const auto tokens = std::as_bytes(std::span(best));
+    results.insert(results.end(), tokens.begin(), tokens.end());
+    pair.send(FrameType::Results, 5, results);
+    pair.node->step(candidate_batch({2, kVocab, 1.0f, {}}));
+    return pair.node->counters().steps;
+  };
+  CHECK_EQ(answered({{2.0f, 40}, {2.0f, 41}}), uint64_t{1});
+  CHECK_THROWS(answered({{2.0f, 40}, {2.0f, 40}}), GroupFailed, "worker a sent candidates out of order");
+  CHECK_THROWS(answered({{1.0f, 40}, {2.0f, 41}}), GroupFailed, "worker a sent candidates out of order");
+  CHECK_THROWS(answered({{2.0f, 31}, {1.0f, 41}}), GroupFailed, "worker a sent a token that is no candidate");
+  CHECK_THROWS(answered({{2.0f, 77}, {1.0f, 41}}), GroupFailed, "no candidate");
+  CHECK_THROWS(answered({{2.0f, -1}, {1.0f, 41}}), GroupFailed, "no candidate");
+  CHECK_THROWS(answered({{std::nanf(""), 40}, {1.0f, 41}}), GroupFailed, "no candidate");
+  CHECK_THROWS(answered({{2.0f, 40}}), GroupFailed, "worker a sent frame type 18");
 }
 
 TEST(a_follower_outlives_a_root_that_leaves) {

@@ -1,6 +1,7 @@
 // Ops against plain double arithmetic.
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <map>
 #include <random>
 #include <vector>
@@ -11,6 +12,7 @@
 #include "kernels/dispatch.h"
 #include "ops/attention.h"
 #include "ops/bandwidth.h"
+#include "ops/candidates.h"
 #include "ops/matmul.h"
 #include "ops/norm.h"
 #include "ops/sample.h"
@@ -47,19 +49,35 @@ TEST(rms_norm_is_the_formula) {
   }
 }
 
-TEST(add_norm_store_updates_the_residual_and_stores_the_norm) {
-  const size_t hidden = 64;
-  auto residual = random_values(hidden, 1);
-  const auto before = residual, update = random_values(hidden, 2), weight = random_values(hidden, 3);
+// The two steps of a norm whose ranges lie on several nodes: the quants do not know of 1/rms, the scales do.
+TEST(a_norm_in_two_steps_is_the_norm) {
+  const size_t hidden = 96;
+  const auto x = random_values(hidden, 1), weight = random_values(hidden, 3);
   std::vector<float> scratch(hidden), expected(hidden);
-  ActivationRows rows(false, 3, hidden);
-  add_norm_store(kernels(), residual.data(), update.data(), weight.data(), 1e-6f, hidden, scratch.data(), rows, 2);
-  for (size_t i = 0; i < hidden; ++i) CHECK_EQ(residual[i], before[i] + update[i]);
-  rms_norm(kernels(), residual.data(), weight.data(), 1e-6f, expected.data(), hidden);
-  const auto* stored = static_cast<const float*>(rows.row(2));
-  for (size_t i = 0; i < hidden; ++i) CHECK_EQ(stored[i], expected[i]);
-  add_norm_store(kernels(), residual.data(), nullptr, weight.data(), 1e-6f, hidden, scratch.data(), rows, 0);
-  for (size_t i = 0; i < hidden; ++i) CHECK_EQ(residual[i], before[i] + update[i]);
+  rms_norm(kernels(), x.data(), weight.data(), 1e-6f, expected.data(), hidden);
+  for (const bool quantized : {false, true}) {
+    ActivationRows rows(quantized, 3, hidden), received(quantized, 3, hidden);
+    float squares = 0.0f;
+    for (const Range range : {Range{0, 32}, Range{32, 32}, Range{32, 96}}) {
+      squares += kernels().sum_squares(x.data() + range.begin, range.size());
+      store_weighted(kernels(), x.data(), weight.data(), range, scratch.data(), rows, 2);
+      std::vector<std::byte> bytes(ActivationRows::wire_bytes(quantized, range.size()));
+      rows.to_wire(2, range.begin, range.size(), bytes.data());
+      received.from_wire(1, range.begin, range.size(), bytes.data());
+    }
+    const size_t row_size = ActivationRows::bytes(quantized, 1, hidden);
+    CHECK(std::memcmp(rows.row(2), received.row(1), row_size) == 0);
+    rows.scale(2, inverse_rms(squares, 1e-6f, hidden));
+    for (size_t i = 0; i < hidden; ++i) {
+      if (quantized) {
+        const auto& block = static_cast<const ActivationQ80*>(rows.row(2))[i / kBlockSize];
+        CHECK_NEAR(block.quants[i % kBlockSize] * block.scale, expected[i], 0.51 * block.scale);
+      } else {
+        // Three roundings in another order, and the sum of squares in another one.
+        CHECK_NEAR(static_cast<const float*>(rows.row(2))[i], expected[i], 10 * kEps * std::abs(expected[i]));
+      }
+    }
+  }
 }
 
 namespace {
@@ -251,6 +269,128 @@ TEST(log_sum_exp_of_many_terms) {
   double total = 0;
   for (const float l : logits) total += std::exp(double{l});
   CHECK_NEAR(log_sum_exp(kernels(), logits.data(), logits.size()), std::log(total), 1e-5);
+}
+
+// --- slices of a row ---
+
+namespace {
+
+CandidateQuery make_query(size_t count, size_t limit, float temperature, std::vector<int32_t> ids) {
+  return {count, limit, temperature, std::move(ids)};
+}
+
+// The answers of slices that end at `ends`, and what they say together.
+struct Sliced {
+  std::vector<Range> slices;
+  std::vector<SliceAnswer> answers;
+  SliceAnswer whole;
+
+  Sliced(const CandidateQuery& query, const std::vector<float>& row, const std::vector<size_t>& ends) {
+    size_t begin = 0;
+    for (const size_t end : ends) {
+      slices.push_back({begin, end});
+      answers.push_back(answer(kernels(), query, slices.back(), row.data() + begin));
+      begin = end;
+    }
+    whole = joined(query, slices, answers);
+  }
+};
+
+}  // namespace
+
+TEST(slices_say_what_the_row_says) {
+  for (unsigned seed = 0; seed < 40; ++seed) {
+    const check::Scope scope("seed", seed);
+    auto row = random_values(500, seed, 4.0f);
+    if (seed % 2 == 0) {  // many equals
+      for (float& v : row) v = std::round(v);
+    }
+    const auto query = make_query(1 + seed % 20, seed % 3 == 0 ? 500 : 431, 0.7f, {0, 3, 77, 201, 430, 499});
+    const Sliced sliced(query, row, {100, 101, 350, 500});
+    std::vector<TokenLogit> candidates;
+    double sum = 0, all = 0;
+    const double max = static_cast<double>(kernels().max(row.data(), row.size()));
+    for (int32_t id = 0; id < 500; ++id) {
+      const auto i = static_cast<size_t>(id);
+      all += std::exp(row[i] - max);
+      if (i >= query.limit || std::binary_search(query.ids.begin(), query.ids.end(), id)) continue;
+      candidates.push_back({row[i], id});
+      sum += std::exp((row[i] - max) / 0.7);
+    }
+    std::sort(candidates.begin(), candidates.end(), is_better);
+    CHECK(sliced.whole.best.size() >= query.count);
+    for (size_t i = 0; i < sliced.whole.best.size(); ++i) CHECK_EQ(sliced.whole.best[i].id, candidates[i].id);
+    for (size_t i = 0; i < query.ids.size(); ++i) {
+      CHECK_EQ(sliced.whole.values[i], row[static_cast<size_t>(query.ids[i])]);
+    }
+    // Exponentials err by 2 units in the last place, which is far more than the sums in double add.
+    const ExpSum& got = sliced.whole.candidates;
+    CHECK_NEAR(got.sum * std::exp((got.max - max) / 0.7), sum, 1e-6 * sum);
+    CHECK_NEAR(log_of(sliced.whole.all), max + std::log(all), 1e-6 * std::abs(max + std::log(all)));
+  }
+}
+
+TEST(a_draw_over_slices_is_the_draw_from_the_row) {
+  const auto row = random_values(500, 9, 3.0f);
+  const auto query = make_query(1, 431, 0.9f, {});
+  const Sliced sliced(query, row, {100, 101, 430, 460, 500});
+  std::vector<double> cumulative{0.0};
+  for (size_t i = 0; i < 431; ++i) cumulative.push_back(cumulative.back() + std::exp(row[i] / 0.9));
+  for (double coin = 0.00371; coin < 1.0; coin += 0.01) {
+    const SliceShare share = slice_at(query, sliced.answers, coin);
+    const Range slice = sliced.slices[share.slice];
+    const TokenLogit token = draw_from_slice(kernels(), query, slice, row.data() + slice.begin, share.fraction);
+    const auto id = static_cast<size_t>(token.id);
+    CHECK(cumulative[id] <= coin * cumulative.back() * (1 + 1e-6));
+    CHECK(cumulative[id + 1] >= coin * cumulative.back() * (1 - 1e-6));
+    CHECK_EQ(token.logit, row[id]);
+  }
+}
+
+TEST(slices_of_extreme_logits) {
+  const float infinity = std::numeric_limits<float>::infinity();
+  const auto query = make_query(3, 8, 1.0f, {});
+  std::vector<float> row(8, -infinity);
+  const Sliced nothing(query, row, {4, 8});
+  CHECK_THROWS(slice_at(query, nothing.answers, 0.5), InvalidArgument, "not finite");
+  row[6] = 1.0f;
+  const Sliced one(query, row, {4, 8});
+  CHECK_EQ(one.whole.best[0].id, 6);
+  CHECK_EQ(slice_at(query, one.answers, 0.0).slice, size_t{1});
+  CHECK_EQ(slice_at(query, one.answers, 0.9999).slice, size_t{1});
+  for (const float strange : {infinity, std::nanf("")}) {
+    row[1] = strange;
+    const Sliced broken(query, row, {4, 8});
+    CHECK_THROWS(slice_at(query, broken.answers, 0.5), InvalidArgument, "not finite");
+  }
+}
+
+// Drawn from the best alone: the same token as from all, or nothing.
+TEST(the_best_are_enough_or_say_that_they_are_not) {
+  size_t drawn = 0, refused = 0;
+  for (unsigned seed = 0; seed < 300; ++seed) {
+    const check::Scope scope("seed", seed);
+    auto row = random_values(200, seed, 1.0f + static_cast<float>(seed % 5));
+    if (seed % 2 == 0) {
+      for (float& v : row) v = std::round(v);
+    }
+    const std::vector<SamplingFilters> filters{{0.8f, 0, 0.9f, 0.0f}, {1.0f, 10, 1.0f, 0.0f}, {1.0f, 12, 0.5f, 0.0f},
+                                               {1.3f, 0, 1.0f, 0.1f}, {0.5f, 0, 0.7f, 0.3f},  {1.0f, 0, 1.0f, 0.0f}};
+    const SamplingFilters& filter = filters[seed % filters.size()];
+    const auto query = make_query(18, 200, filter.temperature, {});
+    const Sliced sliced(query, row, {70, 200});
+    std::vector<float> logits;
+    std::vector<int32_t> ids;
+    for (const TokenLogit& token : sliced.whole.best) {
+      logits.push_back(token.logit);
+      ids.push_back(token.id);
+    }
+    const float coin = static_cast<float>(seed) / 300.0f;
+    const auto token = sample_best(kernels(), logits, ids, sliced.whole.candidates.sum, 200, filter, coin);
+    token ? ++drawn : ++refused;
+    if (token) CHECK_EQ(static_cast<size_t>(*token), sample(kernels(), row.data(), 200, filter, coin));
+  }
+  CHECK(drawn > 100 && refused > 50);
 }
 
 TEST(the_bandwidth_probe_gives_a_rate) {

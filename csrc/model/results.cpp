@@ -1,0 +1,278 @@
+#include "model/results.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "base/errors.h"
+#include "model/layer.h"
+
+namespace dllama {
+
+namespace {
+
+// As answers travel: no padding.
+struct WireSums {
+  double sum;
+  double all_sum;
+  float max;
+  float all_max;
+};
+struct WireScore {
+  double sum;
+  float max;
+  float target;
+};
+static_assert(sizeof(WireSums) == 24 && sizeof(WireScore) == 16);
+
+size_t answer_bytes(const CandidateQuery& query, Range slice) {
+  return sizeof(WireSums) + listed_in(query, slice) * sizeof(TokenLogit) + ids_in(query, slice).size() * sizeof(float);
+}
+
+// Writes and reads structs one behind the other; the length was checked before.
+template <typename T>
+void put(std::byte*& out, std::span<const T> items) {
+  if (!items.empty()) std::memcpy(out, items.data(), items.size_bytes());
+  out += items.size_bytes();
+}
+
+template <typename T>
+void take(const std::byte*& data, std::span<T> items) {
+  if (!items.empty()) std::memcpy(items.data(), data, items.size_bytes());
+  data += items.size_bytes();
+}
+
+void put_answer(const SliceAnswer& answer, std::byte*& out) {
+  const WireSums sums{answer.candidates.sum, answer.all.sum, answer.candidates.max, answer.all.max};
+  put(out, std::span(&sums, 1));
+  put(out, std::span<const TokenLogit>(answer.best));
+  put(out, std::span<const float>(answer.values));
+}
+
+// Throws InvalidArgument unless the best are candidates of the slice, in order.
+SliceAnswer take_answer(const CandidateQuery& query, Range slice, const std::byte*& data) {
+  WireSums sums;
+  SliceAnswer answer;
+  answer.best.resize(listed_in(query, slice));
+  answer.values.resize(ids_in(query, slice).size());
+  take(data, std::span(&sums, 1));
+  take(data, std::span(answer.best));
+  take(data, std::span(answer.values));
+  answer.candidates = {sums.max, sums.sum};
+  answer.all = {sums.all_max, sums.all_sum};
+  for (size_t i = 0; i < answer.best.size(); ++i) {
+    check_token(query, slice, answer.best[i]);
+    require(i == 0 || is_better(answer.best[i - 1], answer.best[i]), "candidates out of order");
+  }
+  return answer;
+}
+
+size_t results_bytes(const Outputs& outputs, Range slice) {
+  size_t bytes = outputs.scores.size() * sizeof(WireScore);
+  for (const CandidateQuery& query : outputs.queries) bytes += answer_bytes(query, slice);
+  return bytes;
+}
+
+std::vector<std::byte> pack_results(const Outputs& outputs, Range slice, size_t rank) {
+  std::vector<std::byte> packed(results_bytes(outputs, slice));
+  std::byte* out = packed.data();
+  for (const auto& answers : outputs.answers) put_answer(answers[rank], out);
+  for (const ScoreAnswer& answer : outputs.score_answers[rank]) {
+    const WireScore score{answer.all.sum, answer.all.max, answer.target};
+    put(out, std::span(&score, 1));
+  }
+  return packed;
+}
+
+void unpack_results(std::span<const std::byte> packed, Range slice, size_t rank, Outputs& outputs) {
+  const std::byte* data = packed.data();
+  for (size_t i = 0; i < outputs.queries.size(); ++i) {
+    outputs.answers[i][rank] = take_answer(outputs.queries[i], slice, data);
+  }
+  for (ScoreAnswer& answer : outputs.score_answers[rank]) {
+    WireScore score;
+    take(data, std::span(&score, 1));
+    answer = {{score.max, score.sum}, score.target};
+  }
+}
+
+void receive_results(Step& step, Outputs& outputs) {
+  std::vector<std::vector<std::byte>> packed(step.group.world_size());
+  step.group.begin_exchange();
+  for (size_t rank = 1; rank < packed.size(); ++rank) {
+    packed[rank].resize(results_bytes(outputs, vocab_slice(step.config, rank)));
+    step.group.receive(rank, FrameType::Results, packed[rank]);
+  }
+  step.group.wait();
+  for (size_t rank = 1; rank < packed.size(); ++rank) {
+    try {
+      unpack_results(packed[rank], vocab_slice(step.config, rank), rank, outputs);
+    } catch (const InvalidArgument& error) {
+      step.group.reject(rank, step.group.name_of(rank) + " sent " + error.what());
+    }
+  }
+}
+
+void send_results(Step& step, const Outputs& outputs) {
+  const size_t rank = step.group.rank();
+  const auto packed = pack_results(outputs, vocab_slice(step.config, rank), rank);
+  step.group.begin_exchange();
+  step.group.send(0, FrameType::Results, packed);
+  step.group.wait();
+}
+
+float join_scores(const NodeConfig& config, const Outputs& outputs, size_t score, int32_t target) {
+  ExpSum total;
+  float logit = 0.0f;
+  for (size_t rank = 0; rank < config.shards.size(); ++rank) {
+    const ScoreAnswer& answer = outputs.score_answers[rank][score];
+    const Range slice = vocab_slice(config, rank);
+    total = joined(total, answer.all, 1.0f);
+    if (static_cast<size_t>(target) >= slice.begin && static_cast<size_t>(target) < slice.end) logit = answer.target;
+  }
+  return static_cast<float>(logit - log_of(total));
+}
+
+void grow(Buffer& buffer, size_t bytes) {
+  if (buffer.size() >= bytes) return;
+  buffer = Buffer();  // first, so that never both are held
+  buffer = Buffer(bytes);
+}
+
+// Brings the rows' slices together on the root, where its own stand in `rows` already; the others send theirs.
+void gather(Group& group, const NodeConfig& config, size_t num_rows, float* rows, size_t stride) {
+  group.begin_exchange();
+  for (size_t row = 0; row < num_rows; ++row) {
+    float* logits = rows + row * stride;
+    if (!group.is_root()) {
+      group.send(0, FrameType::Logits, std::as_bytes(std::span(logits, vocab_slice(config, group.rank()).size())));
+      continue;
+    }
+    for (size_t rank = 1; rank < group.world_size(); ++rank) {
+      const Range slice = vocab_slice(config, rank);
+      group.receive(rank, FrameType::Logits, std::as_writable_bytes(std::span(logits + slice.begin, slice.size())));
+    }
+  }
+  group.wait();
+}
+
+// This rank's slice of the logits of `num_rows` rows of buffers.normed from `first_row` on. Ends in a barrier.
+void project_logits(Step& step, size_t thread, size_t first_row, size_t num_rows, float* out, size_t stride) {
+  project_chunks(step, thread, step.weights.lm_head, step.buffers.normed, first_row, num_rows, out, stride);
+  step.pool.barrier();
+}
+
+void compute_logits(Step& step, size_t thread, const Wanted& wanted, Outputs& outputs) {
+  if (wanted.num_logits == 0) return;
+  auto* logits = outputs.logits->as<float>();
+  project_logits(step, thread, 0, wanted.num_logits, logits, outputs.stride);
+  if (step.is_alone()) return;
+  on_links(step, thread, [&] { gather(step.group, step.config, wanted.num_logits, logits, outputs.stride); });
+  step.pool.barrier();
+}
+
+void compute_candidates(Step& step, size_t thread, const Wanted& wanted, Outputs& outputs) {
+  if (wanted.num_candidates == 0) return;
+  const Range slice = vocab_slice(step.config, step.group.rank());
+  project_logits(step, thread, wanted.num_logits, wanted.num_candidates, outputs.kept.as<float>(),
+                 outputs.slice_stride);
+  const Range own = part_of(step, {0, wanted.num_candidates}, thread);
+  for (size_t i = own.begin; i < own.end; ++i) {
+    outputs.answers[i][step.group.rank()] = answer(step.kernels, outputs.queries[i], slice, outputs.kept_slice(i));
+  }
+}
+
+ScoreAnswer answer_score(const Step& step, const float* logits, int32_t target) {
+  const Range slice = vocab_slice(step.config, step.group.rank());
+  const auto token = static_cast<size_t>(target);
+  const bool is_own = token >= slice.begin && token < slice.end;
+  return {exp_sum(step.kernels, logits, slice.size(), 1.0f), is_own ? logits[token - slice.begin] : 0.0f};
+}
+
+// Scores in tiles of kScoreRows, so that a long text never needs all its logits at once.
+void compute_scores(Step& step, size_t thread, const Wanted& wanted, Outputs& outputs) {
+  auto& answers = outputs.score_answers[step.group.rank()];
+  const size_t first_row = wanted.num_logits + wanted.num_candidates;
+  for (size_t first = 0; first < answers.size(); first += kScoreRows) {
+    const size_t rows = std::min(kScoreRows, answers.size() - first);
+    auto* logits = outputs.scored.as<float>();
+    project_logits(step, thread, first_row + first, rows, logits, outputs.slice_stride);
+    const Range own = part_of(step, {0, rows}, thread);
+    for (size_t i = own.begin; i < own.end; ++i) {
+      answers[first + i] = answer_score(step, logits + i * outputs.slice_stride, wanted.targets[first + i]);
+    }
+    step.pool.barrier();
+  }
+}
+
+}  // namespace
+
+Wanted::Wanted(const Batch& batch) {
+  for (const WantKind kind : {WantKind::Logits, WantKind::Candidates, WantKind::Score}) {
+    for (const Want& want : batch.wants) {
+      if (want.kind != kind) continue;
+      tokens.push_back(static_cast<size_t>(want.row));
+      if (kind == WantKind::Logits) ++num_logits;
+      if (kind == WantKind::Candidates) ++num_candidates;
+      if (kind == WantKind::Score) targets.push_back(want.value);
+    }
+  }
+}
+
+Range vocab_slice(const NodeConfig& config, size_t rank) {
+  return {config.shards[rank].vocab_begin, config.shards[rank].vocab_end};
+}
+
+void check_token(const CandidateQuery& query, Range slice, const TokenLogit& token) {
+  const auto id = static_cast<size_t>(token.id);
+  require(token.id >= 0 && id >= slice.begin && id < std::min(slice.end, query.limit) && !std::isnan(token.logit),
+          "a token that is no candidate");
+}
+
+void size_outputs(const Step& step, const Batch& batch, const Wanted& wanted, Outputs& outputs) {
+  const size_t group = step.kernels.row_group;
+  const auto padded = [=](size_t width) { return (width + group) / group * group; };  // at least one value more
+  outputs.slice_stride = padded(step.shard.vocab_size());
+  outputs.stride = step.group.is_root() ? padded(step.config.vocab_size) : outputs.slice_stride;
+  outputs.num_logits = wanted.num_logits;
+  outputs.scores.assign(wanted.targets.size(), 0.0f);
+  outputs.queries = batch.queries;
+  outputs.answers.assign(batch.queries.size(), std::vector<SliceAnswer>(step.group.world_size()));
+  outputs.score_answers.assign(step.group.world_size(), std::vector<ScoreAnswer>(wanted.targets.size()));
+  const size_t logits_bytes = wanted.num_logits * outputs.stride * sizeof(float);
+  if (outputs.logits->size() < logits_bytes) {
+    outputs.logits = std::make_shared<Buffer>();  // whoever still holds the old one keeps it
+    *outputs.logits = Buffer(logits_bytes);
+  }
+  grow(outputs.kept, wanted.num_candidates * outputs.slice_stride * sizeof(float));
+  grow(outputs.scored, std::min(kScoreRows, wanted.targets.size()) * outputs.slice_stride * sizeof(float));
+}
+
+void compute_results(Step& step, size_t thread, const Wanted& wanted, Outputs& outputs) {
+  compute_logits(step, thread, wanted, outputs);
+  compute_candidates(step, thread, wanted, outputs);
+  compute_scores(step, thread, wanted, outputs);
+}
+
+void gather_results(Step& step, const Wanted& wanted, Outputs& outputs) {
+  if (outputs.queries.empty() && wanted.targets.empty()) return;
+  if (!step.group.is_root()) return send_results(step, outputs);
+  if (!step.is_alone()) receive_results(step, outputs);
+  std::vector<Range> slices;
+  for (size_t rank = 0; rank < step.group.world_size(); ++rank) slices.push_back(vocab_slice(step.config, rank));
+  outputs.candidates.clear();
+  for (size_t i = 0; i < outputs.queries.size(); ++i) {
+    outputs.candidates.push_back(joined(outputs.queries[i], slices, outputs.answers[i]));
+  }
+  for (size_t i = 0; i < outputs.scores.size(); ++i) {
+    outputs.scores[i] = join_scores(step.config, outputs, i, wanted.targets[i]);
+  }
+}
+
+void gather_row(Group& group, const NodeConfig& config, const Outputs& outputs, size_t query, float* out) {
+  float* own = outputs.kept_slice(query);
+  if (group.is_root()) std::copy_n(own, vocab_slice(config, 0).size(), out);
+  gather(group, config, 1, group.is_root() ? out : own, 0);
+}
+
+}  // namespace dllama
