@@ -12,6 +12,7 @@ from cluster_world import WorkerProcess, free_port, generate  # type: ignore[imp
 
 from dllama.cluster import Cluster, addresses
 from dllama.cluster.addresses import Address, check_distinct, connect, listen, parse_address
+from dllama.cluster.channel import Channel
 from dllama.engine import Engine
 from dllama.errors import ClusterError, UsageError
 
@@ -181,6 +182,32 @@ def test_a_taken_port_and_a_foreign_address_are_said():
         listen("192.0.2.1", 0)
     with pytest.raises(UsageError, match="no machine of that name is known"):
         listen("no-such-host.invalid", 0)
+
+
+@pytest.mark.slow
+def test_a_peer_that_is_busy_for_long_is_not_given_up():
+    """The system's limit on what is not acknowledged counts a full window, too: heartbeats must decide instead."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        sender = Channel(connect(Address("127.0.0.1", listener.getsockname()[1]), "worker x"))
+        connection, _ = listener.accept()
+        receiver = Channel(connection)
+        thread = threading.Thread(target=sender.send_bytes, args=(bytes(32 << 20), 60))
+        thread.start()
+        time.sleep(20)
+        assert receiver.receive_bytes(32 << 20, time.monotonic() + 10) == bytes(32 << 20)
+        thread.join()
+        sender.close()
+        receiver.close()
+
+
+def test_only_links_without_heartbeats_are_given_up_by_the_system():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        connection = connect(Address("127.0.0.1", listener.getsockname()[1]), "worker x")
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 0
+        addresses.limit_stalls(connection)
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) >= 30_000
+        connection.close()
 
 
 def test_several_workers_on_one_machine(tiny, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -131,6 +132,33 @@ def inference(model: Path, *nodes: WorkerProcess) -> Process:
     return Process("inference", *flags, "--ignore-eos", "--nthreads", 1, "--workers", *(each.address for each in nodes))
 
 
+def test_a_root_that_is_interrupted_leaves_its_worker_free(large, one):
+    root = inference(large, one)
+    root.wait_for("🔶 Pred")
+    root.send_signal(signal.SIGINT)
+    assert root.wait() == 130
+    one.wait_for(ENDED, FREED_S)
+    one.assert_serves(large)
+    root.stop()
+
+
+def test_a_worker_lost_while_the_root_hashes_ends_it(large, tmp_path, one):
+    model = tmp_path / "unknown.m"
+    shutil.copy(large, model)
+    calls: list[str] = []
+
+    def progress(name: str, _done: int, _total: int) -> None:
+        calls.append(name)
+        if len(calls) == 1:
+            one.kill()
+            time.sleep(0.3)
+
+    with pytest.raises(WorkerLost) as caught:
+        load(model, [one], node_progress=progress)
+    assert caught.value.name == one.address
+    assert calls == ["hashing"]
+
+
 def test_a_worker_that_is_asked_to_end_is_lost_in_words(large, one):
     with load(large, [one]) as engine:
         outputs = engine.generate(PROMPT, GREEDY)
@@ -177,6 +205,23 @@ def test_a_frozen_worker_is_detected(large, two):
     two[1].send_signal(signal.SIGCONT)
     two[1].wait_for(ENDED, 5)
     assert len(generate(large, two, 2)) == 2  # it was only asleep
+
+
+@pytest.mark.slow
+def test_a_worker_that_freezes_while_it_gets_weights_is_detected(large, one):
+    frozen = 0.0
+
+    def freeze() -> None:
+        nonlocal frozen
+        frozen = time.monotonic()
+        one.send_signal(signal.SIGSTOP)
+
+    with pytest.raises(WorkerLost, match="no sign of life from it"):
+        load(large, [one], node_progress=Transfer(one, 0.5, freeze))
+    assert time.monotonic() - frozen < FROZEN_S
+    one.send_signal(signal.SIGCONT)
+    one.wait_for(ENDED, 5)
+    one.assert_serves(large)
 
 
 def test_a_frozen_root_is_detected(large, one):

@@ -270,14 +270,6 @@ def test_a_flood_of_messages_ends_the_session(worker, setup):
         assert root.ends()
 
 
-def test_a_root_that_sends_nothing_is_lost(worker):
-    with HostileRoot(worker.port) as root:
-        begin = time.monotonic()
-        assert root.ends(10)
-        assert 4 < time.monotonic() - begin < 10
-    worker.wait_for("the root is gone: no sign of life from it")
-
-
 def agreed(worker: WorkerProcess, setup: Setup) -> HostileRoot:
     root = HostileRoot(worker.port)
     root.receive()
@@ -360,7 +352,7 @@ def test_weights_that_stop_coming_are_waited_for_as_long_as_the_root_lives(worke
     with root:
         link.send_bytes(b"x", 5)
         for _ in range(3):
-            time.sleep(1)
+            time.sleep(0.5)
             root.send(Pulse())
     link.close()
     worker.wait_for("the root is gone: it closed its connection", 5)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from dllama import _native, machine
 from dllama.cluster import handshake, protocol
-from dllama.cluster.addresses import Address, connect
+from dllama.cluster.addresses import Address, connect, limit_stalls
 from dllama.cluster.auth import link_key
 from dllama.cluster.cache import TileCache
 from dllama.cluster.channel import Channel, ChannelClosed
@@ -132,6 +132,8 @@ class Session:
                 return
             self._links[rank] = link
             self._linked.notify_all()
+        if rank > 0:
+            limit_stalls(link.socket)
 
     @property
     def _rank(self) -> int:
@@ -193,6 +195,7 @@ class Session:
             self._links[rank] = link
         if self._lost:  # while it was connecting; from here on the handshake is ended by ``abort``
             raise Lost(self._lost)
+        limit_stalls(link.socket)
         handshake.connect(link, Hello("link", b"", False, self.session_id, setup.rank), key, name)
 
     def _make_node(self, setup: Setup, plan: Plan, options: NodeOptions, size: NodeSize) -> _native.Node:
