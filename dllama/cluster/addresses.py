@@ -16,8 +16,8 @@ DEFAULT_PORT = 9990
 CONNECT_S = 5.0  # for an address to answer
 _HIGHEST_PORT = 65535
 _BACKLOG = 1024  # connections that come at once: beyond it each would wait for a second
-# Two workers send each other no heartbeats: the system gives up a link on which nothing gets through for so long. A peer
-# that is busy and does not read counts, too, so it is longer than any layer of a step takes.
+# Two workers send each other no heartbeats: the system gives up a link on which nothing gets through for so long. That
+# counts a peer that is busy and does not read, too, so it is longer than any layer of a step takes.
 _STUCK_MS = 60_000
 _KEEPALIVE_S = 30  # routers forget connections that are idle for minutes
 
