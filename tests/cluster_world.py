@@ -30,6 +30,7 @@ from dllama.config import DType, LayerSpec
 from dllama.engine import Engine, SamplingParams
 from dllama.formats.m_file import open_m_file
 from dllama.plan import make_plan
+from dllama.version import build
 
 READY_S = 20.0  # for a worker to start on a busy machine
 SERVED_S = 2.0  # for a worker to serve a good root, whatever happened before
@@ -40,8 +41,8 @@ PROMPT = [5, 6, 7, 8]
 class Process:
     """A ``dllama`` command in a process of its own, and its lines; ended by ``stop``."""
 
-    def __init__(self, *arguments: object, env: dict[str, str] | None = None, limits: Sequence[str] = ()) -> None:
-        command = [*limits, sys.executable, "-m", "dllama", *map(str, arguments)]
+    def __init__(self, *arguments: object, env: dict[str, str] | None = None) -> None:
+        command = [sys.executable, "-m", "dllama", *map(str, arguments)]
         self.lines: list[str] = []
         self._seen = 0
         self._queue: queue.SimpleQueue[str | None] = queue.SimpleQueue()
@@ -132,8 +133,8 @@ class Process:
 class WorkerProcess(Process):
     """``dllama worker`` on a port of its own, listening once this is made."""
 
-    def __init__(self, cache: Path, *flags: object, port: int = 0, env: dict[str, str] | None = None, **kinds) -> None:
-        super().__init__("worker", "--port", port, "--nthreads", 1, "--cache-dir", cache, *flags, env=env, **kinds)
+    def __init__(self, cache: Path, *flags: object, port: int = 0, env: dict[str, str] | None = None) -> None:
+        super().__init__("worker", "--port", port, "--nthreads", 1, "--cache-dir", cache, *flags, env=env)
         try:
             line = self.wait_for("Listening on")
         except BaseException:
@@ -225,6 +226,7 @@ def setup_of(model: Path, addresses: Sequence[Address], rank: int = 1, **changes
         kv_tokens=64,
         max_batch_tokens=16,
         manifest=manifest.id,
+        commit=build()["commit"],
     )
     return msgspec.structs.replace(setup, **changes)
 

@@ -437,9 +437,10 @@ def test_an_idle_cluster_rests(large, two):
 
 
 def test_an_idle_worker_rests(one):
+    time.sleep(0.3)  # its start is over
     begin = one.cpu_seconds()
     time.sleep(1)
-    assert one.cpu_seconds() - begin <= 0.02
+    assert one.cpu_seconds() - begin < 0.05
 
 
 def test_a_root_that_only_pulses_keeps_its_worker(one):

@@ -198,6 +198,11 @@ def test_a_refusal_reaches_the_root_and_the_user(worker, setup):
     worker.wait_for("🛑 The session is over: the root sent rank 7 of 2 nodes")
 
 
+def test_another_build_is_told_to_the_worker_s_user(worker, setup):
+    with agreed(worker, msgspec.structs.replace(setup, commit="abc\x1b[2J")):
+        worker.wait_for("⚠️ The root is of another build, commit abc?[2J; this one's is ")
+
+
 def test_too_large_a_model_is_refused_before_anything_is_allocated(worker, setup):
     rss = worker.rss_mib()
     huge = msgspec.structs.replace(of_config(setup, max_seq_len=1 << 28), max_seq_len=1 << 24, kv_tokens=1 << 24)

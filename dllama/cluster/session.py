@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from dllama import _native, machine
@@ -28,6 +29,7 @@ from dllama.cluster.tiles import num_tiles, tiles_of
 from dllama.engine.sizing import NodeOptions, NodeSize, make_node_config, settle_size
 from dllama.errors import ClusterError, DllamaError
 from dllama.plan import Plan, make_plan
+from dllama.version import build, isa
 
 MIB = 1 << 20
 MOST_TILES = 1 << 20  # of a model; Llama 3.1 405B has 625 thousand
@@ -158,6 +160,8 @@ class Session:
         self._setup = setup
         cache = TileCache(self._options.cache_dir, self._options.cache_bytes)
         manifest = cached_manifest(setup, cache)
+        if setup.commit != _commit():
+            self._say(f"⚠️ The root is of another build, commit {setup.commit}; this one's is {_commit()}")
         self._say(f"⭕ nNodes: {len(setup.names)}")
         self._say(f"⭕ NodeIndex: {setup.rank}")
         self._say(f"📀 RequiredMemory: {size.memory.total // MIB} MB")
@@ -234,10 +238,13 @@ class Session:
         machine.give_back_freed_memory()
 
 
-def _facts(options: WorkerOptions) -> Facts:
-    from dllama.version import build, isa
+@cache
+def _commit() -> str:
+    return build()["commit"]
 
-    return Facts(build()["commit"], isa(), options.num_threads, machine.available_memory())
+
+def _facts(options: WorkerOptions) -> Facts:
+    return Facts(_commit(), isa(), options.num_threads, machine.available_memory())
 
 
 def check_setup(setup: Setup, num_threads: int) -> tuple[Plan, NodeOptions, NodeSize]:
