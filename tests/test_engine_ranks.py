@@ -308,6 +308,22 @@ def test_an_idle_group_uses_no_cpu(model):
         assert time.process_time() - begin < 0.03
 
 
+def test_a_node_lost_while_a_token_is_drawn_stops_the_engine(model, monkeypatch):
+    class LosingNode:
+        def __init__(self, node):
+            self.step, self.stop = node.step, node.stop
+
+        def draw(self, index, coin):
+            raise _native.GroupFailedError("worker 10.0.0.2 is gone")
+
+    with ranks(model, 2) as engine:
+        monkeypatch.setattr(engine._executor, "_node", LosingNode(engine._executor._node))
+        with pytest.raises(EngineStopped, match=r"a step failed: worker 10\.0\.0\.2 is gone; load"):
+            list(engine.generate([1, 2, 3], SamplingParams(temperature=1.0, top_p=1.0)))
+        with pytest.raises(EngineStopped, match=r"worker 10\.0\.0\.2 is gone"):
+            engine.check()
+
+
 def test_errors_name_the_peer():
     root, other = socket.socketpair()
     group = _native.Group(0, [root.fileno()], ["worker 10.0.0.2:9999"])

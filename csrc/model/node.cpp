@@ -45,6 +45,19 @@ T read(std::span<const std::byte> frame) {
   return value;
 }
 
+// Adds the time until its end to a total.
+class Stopwatch {
+ public:
+  explicit Stopwatch(std::atomic<uint64_t>& total_ns) : total_ns_(total_ns) {}
+  ~Stopwatch() { total_ns_ += now_ns() - start_ns_; }
+  Stopwatch(const Stopwatch&) = delete;
+  Stopwatch& operator=(const Stopwatch&) = delete;
+
+ private:
+  std::atomic<uint64_t>& total_ns_;
+  uint64_t start_ns_ = now_ns();
+};
+
 NodeConfig checked(NodeConfig config, const Group& group) {
   config.validate();
   require(config.shards.size() == group.world_size(), "one shard per rank is needed");
@@ -99,7 +112,7 @@ void Node::run_probe(size_t num_tokens, bool scatter) {
 // --- rank 0 ---
 
 const Outputs& Node::step(Batch batch) {
-  const uint64_t start_ns = now_ns();
+  const Stopwatch stopwatch(busy_ns_);
   require(group_->is_root(), "only rank 0 starts steps");
   accept(batch);  // before anyone else hears of it
   if (group_->world_size() > 1) {
@@ -110,11 +123,11 @@ const Outputs& Node::step(Batch batch) {
     group_->command(FrameType::Step, frame);
   }
   run(batch);
-  step_ns_ += now_ns() - start_ns;
   return outputs_;
 }
 
 double Node::probe(size_t num_tokens, bool scatter) {
+  const Stopwatch stopwatch(busy_ns_);
   require(group_->is_root(), "only rank 0 starts probes");
   const ProbeFrame frame{static_cast<uint32_t>(std::min<size_t>(num_tokens, UINT32_MAX)), scatter};
   check(frame, config_);
@@ -129,6 +142,7 @@ void Node::check_query(size_t query) const {
 }
 
 void Node::full_logits(size_t query, float* out) {
+  const Stopwatch stopwatch(busy_ns_);
   require(group_->is_root(), "only rank 0 asks for logits");
   check_query(query);
   const RowFrame frame{static_cast<uint32_t>(query)};
@@ -142,6 +156,7 @@ TokenLogit Node::draw_here(size_t query, double fraction) {
 }
 
 TokenLogit Node::draw(size_t query, double coin) {
+  const Stopwatch stopwatch(busy_ns_);
   require(group_->is_root(), "only rank 0 draws");
   check_query(query);
   require(coin >= 0.0 && coin < 1.0, "a coin is in [0, 1)");
@@ -175,13 +190,12 @@ void Node::follow() {
   while (true) {
     const FrameType command = group_->receive_command(frame, max_frame);
     if (command == FrameType::Stop) return;
-    const uint64_t start_ns = now_ns();
+    const Stopwatch stopwatch(busy_ns_);
     try {
       obey(command, frame);
     } catch (const InvalidArgument& error) {
       group_->reject(0, group_->name_of(0) + " sent a command that cannot be: " + error.what());
     }
-    step_ns_ += now_ns() - start_ns;
   }
 }
 
@@ -216,8 +230,8 @@ StepCounters Node::counters() const {
   counters.steps = steps_;
   counters.tokens = tokens_;
   counters.traffic = group_->counters();
-  const uint64_t step_ns = step_ns_;
-  counters.compute_ns = step_ns > counters.traffic.wait_ns ? step_ns - counters.traffic.wait_ns : 0;
+  const uint64_t busy_ns = busy_ns_;  // without the command that is under way
+  counters.compute_ns = busy_ns > counters.traffic.wait_ns ? busy_ns - counters.traffic.wait_ns : 0;
   return counters;
 }
 

@@ -15,7 +15,7 @@ namespace dllama {
 struct StepCounters {
   uint64_t steps = 0;
   uint64_t tokens = 0;
-  uint64_t compute_ns = 0;  // wall time of steps less the time in exchanges
+  uint64_t compute_ns = 0;  // wall time of all the root commands, less the time in exchanges
   TrafficCounters traffic;
 };
 
@@ -68,7 +68,7 @@ class Node {
   size_t scatter_from_ = 0;
   std::atomic<uint64_t> steps_{0};
   std::atomic<uint64_t> tokens_{0};
-  std::atomic<uint64_t> step_ns_{0};
+  std::atomic<uint64_t> busy_ns_{0};
 };
 
 }  // namespace dllama

@@ -80,6 +80,7 @@ def open_cluster(
         node.scatter_from = choose_exchange(node, cluster.world_size)
     except _native.GroupFailedError as error:
         raise cluster.explain(error) from error
+    cluster.start_counting()
     return node, size
 
 

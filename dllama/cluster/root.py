@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
@@ -44,6 +44,7 @@ class Peer:
     facts: Facts | None = None
     link: Channel | None = None
     is_loaded: bool = False
+    counted: dict[str, int] = field(default_factory=dict)  # counters before there was work
 
     @property
     def title(self) -> str:
@@ -160,8 +161,19 @@ class Cluster:
         return messages
 
     def counters(self) -> list[dict[str, int]]:
-        """Give the counters of all workers, by rank."""
-        return [*self._all(lambda peer: self.control(peer).ask_pulse(_LAST_PULSE_S), self.peers).values()]
+        """Give the counters of all workers since ``start_counting``, by rank."""
+        return [
+            {name: value - peer.counted.get(name, 0) for name, value in counters.items()}
+            for peer, counters in self._ask_counters().items()
+        ]
+
+    def start_counting(self) -> None:
+        """Let the counters begin anew: what was measured when the cluster was opened is no work."""
+        for peer, counters in self._ask_counters().items():
+            peer.counted = counters
+
+    def _ask_counters(self) -> dict[Peer, dict[str, int]]:
+        return self._all(lambda peer: self.control(peer).ask_pulse(_LAST_PULSE_S), self.peers)
 
     def check(self) -> None:
         """Raise WorkerLost if a worker is gone; for work that does not need the workers but takes long."""

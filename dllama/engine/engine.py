@@ -73,6 +73,7 @@ class Engine:
         scheduler = Scheduler(pool, options.max_batch_tokens, max_logits(self.config), options.step_seconds)
         self._executor = Executor(node, scheduler, file.embedding_rows, cluster.explain if cluster else None)
         self._file, self._cluster = file, cluster
+        self._counted = node.counters()  # before there was work: a cluster measures how to exchange
         self._requests: dict[int, Generation] = {}
         self._ready: list[Output] = []  # for step()
         self._inboxes: dict[int, list[Output]] = {}  # for generate(), by request
@@ -268,7 +269,7 @@ class Engine:
 
     def counters(self) -> dict[str, int]:
         """Give the node's steps, tokens, compute_us, sync_us, sent_bytes and received_bytes since it was loaded."""
-        return self._executor.node.counters()
+        return {name: value - self._counted[name] for name, value in self._executor.node.counters().items()}
 
     def nodes(self) -> list[dict[str, int | str]]:
         """Give the counters of every node, by rank, each with its ``name``; workers are asked for theirs."""
