@@ -17,7 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from model_files import tiny_config, write_tiny_model, write_tiny_tokenizer  # type: ignore[import-not-found]
+import msgspec
+from model_files import tiny_config, write_tiny_model  # type: ignore[import-not-found]
 
 from dllama.cluster import handshake, protocol
 from dllama.cluster.addresses import Address, connect
@@ -29,6 +30,7 @@ from dllama.config import DType, LayerSpec
 from dllama.engine import Engine, SamplingParams
 from dllama.formats.m_file import open_m_file
 from dllama.plan import make_plan
+from dllama.version import build
 
 READY_S = 20.0  # for a worker to start on a busy machine
 SERVED_S = 2.0  # for a worker to serve a good root, whatever happened before
@@ -39,8 +41,8 @@ PROMPT = [5, 6, 7, 8]
 class Process:
     """A ``dllama`` command in a process of its own, and its lines; ended by ``stop``."""
 
-    def __init__(self, *arguments: object, env: dict[str, str] | None = None, limits: Sequence[str] = ()) -> None:
-        command = [*limits, sys.executable, "-m", "dllama", *map(str, arguments)]
+    def __init__(self, *arguments: object, env: dict[str, str] | None = None) -> None:
+        command = [sys.executable, "-m", "dllama", *map(str, arguments)]
         self.lines: list[str] = []
         self._seen = 0
         self._queue: queue.SimpleQueue[str | None] = queue.SimpleQueue()
@@ -121,7 +123,7 @@ class Process:
         return int(_status(self.pid)["Threads"])
 
     def num_fds(self) -> int:
-        return len(os.listdir(f"/proc/{self.pid}/fd"))
+        return num_fds(self.pid)
 
     def cpu_seconds(self) -> float:
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
@@ -131,8 +133,8 @@ class Process:
 class WorkerProcess(Process):
     """``dllama worker`` on a port of its own, listening once this is made."""
 
-    def __init__(self, cache: Path, *flags: object, port: int = 0, env: dict[str, str] | None = None, **kinds) -> None:
-        super().__init__("worker", "--port", port, "--nthreads", 1, "--cache-dir", cache, *flags, env=env, **kinds)
+    def __init__(self, cache: Path, *flags: object, port: int = 0, env: dict[str, str] | None = None) -> None:
+        super().__init__("worker", "--port", port, "--nthreads", 1, "--cache-dir", cache, *flags, env=env)
         try:
             line = self.wait_for("Listening on")
         except BaseException:
@@ -172,8 +174,7 @@ def workers(tmp_path: Path, count: int, *flags: object) -> Iterator[list[WorkerP
     """Start several workers, each with a cache of its own, and stop them again."""
     started: list[WorkerProcess] = []
     try:
-        for index in range(count):
-            started.append(WorkerProcess(tmp_path / f"cache-{index}", *flags))
+        started.extend(WorkerProcess(tmp_path / f"cache-{index}", *flags) for index in range(count))
         yield started
     finally:
         for worker in started:
@@ -225,8 +226,9 @@ def setup_of(model: Path, addresses: Sequence[Address], rank: int = 1, **changes
         kv_tokens=64,
         max_batch_tokens=16,
         manifest=manifest.id,
+        commit=build()["commit"],
     )
-    return Setup(**({name: getattr(setup, name) for name in setup.__struct_fields__} | changes))  # type: ignore[arg-type]
+    return msgspec.structs.replace(setup, **changes)
 
 
 class HostileRoot:
@@ -301,6 +303,10 @@ def busy_cores() -> Iterator[None]:
         for hog in hogs:
             hog.kill()
             hog.wait()
+
+
+def num_fds(pid: int) -> int:
+    return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
 
 
 def own_rss_mib() -> float:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 
 import pytest
 from cluster_world import WorkerProcess, free_port, generate  # type: ignore[import-not-found]
 
 from dllama.cluster import Cluster, addresses
 from dllama.cluster.addresses import Address, check_distinct, connect, listen, parse_address
+from dllama.cluster.channel import Channel
 from dllama.engine import Engine
 from dllama.errors import ClusterError, UsageError
 
@@ -42,8 +43,24 @@ def test_ipv6_is_written_as_it_is_read():
 
 @pytest.mark.parametrize(
     "text",
-    ["", ":9999", "a b:1", "a\n:1", "a\0:1", "a:0", "a:65536", "a:-1", "a:1e3", "a:٣", "a:", "a:999999", "x" * 256]
-    + ["fd00::2", "fd00::2:9999", "[fd00::2", "[fd00::2]9999", "[10.0.0.2]:1", "[]:1", "[fd00::2]:"],
+    [
+        *(
+            "",
+            ":9999",
+            "a b:1",
+            "a\n:1",
+            "a\0:1",
+            "a:0",
+            "a:65536",
+            "a:-1",
+            "a:1e3",
+            "a:٣",
+            "a:",
+            "a:999999",
+            "x" * 256,
+        ),
+        *("fd00::2", "fd00::2:9999", "[fd00::2", "[fd00::2]9999", "[10.0.0.2]:1", "[]:1", "[fd00::2]:"),
+    ],
 )
 def test_what_is_no_address_is_refused(text):
     with pytest.raises(UsageError, match=r"worker address: expected host:port"):
@@ -91,10 +108,12 @@ def test_a_silent_address_is_given_up(monkeypatch):
     with socket.create_server(
         ("127.0.0.1", 0), backlog=0
     ) as listener:  # the kernel answers for as long as there is room
-        port, waiting = listener.getsockname()[1], []
+        address = Address("127.0.0.1", listener.getsockname()[1])
+        waiting = [socket.create_connection((address.host, address.port), 0.1)]
+        with suppress(TimeoutError):
+            waiting.extend(socket.create_connection((address.host, address.port), 0.1) for _ in range(64))
         with pytest.raises(ClusterError, match="no answer within 0 s; is the machine on"):
-            for _ in range(64):
-                waiting.append(connect(Address("127.0.0.1", port), "worker x"))
+            connect(address, "worker x")
         for each in waiting:
             each.close()
 
@@ -163,6 +182,32 @@ def test_a_taken_port_and_a_foreign_address_are_said():
         listen("192.0.2.1", 0)
     with pytest.raises(UsageError, match="no machine of that name is known"):
         listen("no-such-host.invalid", 0)
+
+
+@pytest.mark.slow
+def test_a_peer_that_is_busy_for_long_is_not_given_up():
+    """The system's limit on what is not acknowledged counts a full window, too: heartbeats must decide instead."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        sender = Channel(connect(Address("127.0.0.1", listener.getsockname()[1]), "worker x"))
+        connection, _ = listener.accept()
+        receiver = Channel(connection)
+        thread = threading.Thread(target=sender.send_bytes, args=(bytes(32 << 20), 60))
+        thread.start()
+        time.sleep(20)
+        assert receiver.receive_bytes(32 << 20, time.monotonic() + 10) == bytes(32 << 20)
+        thread.join()
+        sender.close()
+        receiver.close()
+
+
+def test_only_links_without_heartbeats_are_given_up_by_the_system():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        connection = connect(Address("127.0.0.1", listener.getsockname()[1]), "worker x")
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 0
+        addresses.limit_stalls(connection)
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) >= 30_000
+        connection.close()
 
 
 def test_several_workers_on_one_machine(tiny, tmp_path):

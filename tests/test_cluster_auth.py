@@ -301,7 +301,7 @@ def test_keys_come_from_a_file_or_the_environment(tmp_path, monkeypatch):
 def test_keys_that_are_none_are_refused(tmp_path, text):
     file = tmp_path / "cluster.key"
     file.write_bytes(text)
-    with pytest.raises(UsageError, match="expected a key of 16 to 4096 bytes, found .*; make one: head -c 32"):
+    with pytest.raises(UsageError, match=r"expected a key of 16 to 4096 bytes, found .*; make one: head -c 32"):
         load_key(str(file))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,13 +16,14 @@ from pathlib import Path
 import pytest
 from cluster_world import (  # type: ignore[import-not-found]
     PROMPT,
-    own_rss_mib,
     HostileRoot,
     Process,
     WorkerProcess,
     busy_cores,
     generate,
     load,
+    num_fds,
+    own_rss_mib,
     wait_until,
     workers,
     write_large_model,
@@ -79,15 +81,17 @@ def loss(engine: Engine, worker: WorkerProcess, at: str) -> tuple[WorkerLost, fl
         killed = time.monotonic()
         worker.send_signal(signal.SIGKILL)
 
-    with pytest.raises(WorkerLost) as caught:
-        if at == "prefill":
-            threading.Timer(0.15, kill).start()
-            for _ in engine.generate(LONG_PROMPT, GREEDY):
-                raise AssertionError("the prompt was read before the worker was killed")
-        for count, _ in enumerate(engine.generate(PROMPT, GREEDY), 1):
-            if count == int(at):
+    if at == "prefill":
+        threading.Timer(0.15, kill).start()
+    count = 0
+    try:
+        for count, _ in enumerate(engine.generate(LONG_PROMPT if at == "prefill" else PROMPT, GREEDY), 1):
+            if str(count) == at:
                 kill()
-    return caught.value, time.monotonic() - killed
+    except WorkerLost as error:
+        assert count == 0 if at == "prefill" else int(at) <= count <= int(at) + 2
+        return error, time.monotonic() - killed
+    raise AssertionError("it was not lost")
 
 
 @pytest.mark.parametrize(("num_workers", "victim"), [(1, 0), (2, 0), (2, 1)])
@@ -126,6 +130,33 @@ def inference(model: Path, *nodes: WorkerProcess) -> Process:
     """Start a root that generates for long."""
     flags = ["--model", model, "--tokenizer", model.with_suffix(".t"), "--prompt", "Hello", "--steps", 4000]
     return Process("inference", *flags, "--ignore-eos", "--nthreads", 1, "--workers", *(each.address for each in nodes))
+
+
+def test_a_root_that_is_interrupted_leaves_its_worker_free(large, one):
+    root = inference(large, one)
+    root.wait_for("🔶 Pred")
+    root.send_signal(signal.SIGINT)
+    assert root.wait() == 130
+    one.wait_for(ENDED, FREED_S)
+    one.assert_serves(large)
+    root.stop()
+
+
+def test_a_worker_lost_while_the_root_hashes_ends_it(large, tmp_path, one):
+    model = tmp_path / "unknown.m"
+    shutil.copy(large, model)
+    calls: list[str] = []
+
+    def progress(name: str, _done: int, _total: int) -> None:
+        calls.append(name)
+        if len(calls) == 1:
+            one.kill()
+            time.sleep(0.3)
+
+    with pytest.raises(WorkerLost) as caught:
+        load(model, [one], node_progress=progress)
+    assert caught.value.name == one.address
+    assert calls == ["hashing"]
 
 
 def test_a_worker_that_is_asked_to_end_is_lost_in_words(large, one):
@@ -174,6 +205,23 @@ def test_a_frozen_worker_is_detected(large, two):
     two[1].send_signal(signal.SIGCONT)
     two[1].wait_for(ENDED, 5)
     assert len(generate(large, two, 2)) == 2  # it was only asleep
+
+
+@pytest.mark.slow
+def test_a_worker_that_freezes_while_it_gets_weights_is_detected(large, one):
+    frozen = 0.0
+
+    def freeze() -> None:
+        nonlocal frozen
+        frozen = time.monotonic()
+        one.send_signal(signal.SIGSTOP)
+
+    with pytest.raises(WorkerLost, match="no sign of life from it"):
+        load(large, [one], node_progress=Transfer(one, 0.5, freeze))
+    assert time.monotonic() - frozen < FROZEN_S
+    one.send_signal(signal.SIGCONT)
+    one.wait_for(ENDED, 5)
+    one.assert_serves(large)
 
 
 def test_a_frozen_root_is_detected(large, one):
@@ -324,7 +372,7 @@ def test_nothing_leaks_when_workers_are_killed(large, tmp_path, rounds):
             del engine, error
             restarted(nodes, 1, tmp_path)
             wait_until(lambda: is_free(nodes[0]), FREED_S)
-            own = len(os.listdir("/proc/self/fd")), threading.active_count()
+            own = num_fds(os.getpid()), threading.active_count()
             sizes.append((own, nodes[0].num_fds(), nodes[0].rss_mib()))
         (own_first, fds_first, rss_first), (own_last, fds_last, rss_last) = sizes[0], sizes[-1]
         assert own_last <= own_first
@@ -389,9 +437,10 @@ def test_an_idle_cluster_rests(large, two):
 
 
 def test_an_idle_worker_rests(one):
+    time.sleep(0.3)  # its start is over
     begin = one.cpu_seconds()
     time.sleep(1)
-    assert one.cpu_seconds() - begin <= 0.02
+    assert one.cpu_seconds() - begin < 0.05
 
 
 def test_a_root_that_only_pulses_keeps_its_worker(one):

@@ -64,15 +64,11 @@ def survives(request: pytest.FixtureRequest) -> Iterator[None]:
     assert worker.rss_mib() < rss + 8
 
 
-def changed(setup: Setup, **changes: object) -> Setup:
-    return Setup(**({name: getattr(setup, name) for name in setup.__struct_fields__} | changes))  # type: ignore[arg-type]
-
-
 def of_config(setup: Setup, **changes: object) -> Setup:
     config = replace(setup.config, **changes)  # type: ignore[arg-type]
     with suppress(Exception):
-        return changed(setup, config=config, plan=make_plan(config, len(setup.names)).digest())
-    return changed(setup, config=config)
+        return msgspec.structs.replace(setup, config=config, plan=make_plan(config, len(setup.names)).digest())
+    return msgspec.structs.replace(setup, config=config)
 
 
 @pytest.fixture
@@ -89,13 +85,13 @@ def test_a_sound_setup_is_accepted(setup):
 @pytest.mark.parametrize("rank", [-1, 0, 2, 1 << 40])
 def test_ranks_out_of_range(setup, rank):
     with pytest.raises(ClusterError, match=f"the root sent rank {rank} of 2 nodes at 1 addresses"):
-        check_setup(changed(setup, rank=rank), 1)
+        check_setup(msgspec.structs.replace(setup, rank=rank), 1)
 
 
 @pytest.mark.parametrize(("names", "hosts"), [(0, 0), (1, 0), (2, 0), (2, 2), (3, 1), (1025, 1024)])
 def test_worlds_that_cannot_be(setup, names, hosts):
     with pytest.raises(ClusterError, match=f"the root sent rank 1 of {names} nodes at {hosts} addresses"):
-        check_setup(changed(setup, names=["x"] * names, hosts=[("h", 1)] * hosts), 1)
+        check_setup(msgspec.structs.replace(setup, names=["x"] * names, hosts=[("h", 1)] * hosts), 1)
 
 
 @pytest.mark.parametrize(
@@ -103,11 +99,15 @@ def test_worlds_that_cannot_be(setup, names, hosts):
 )
 def test_shares_that_cannot_be(setup, shares):
     with pytest.raises(DllamaError, match="shares: expected 2 positive numbers"):
-        check_setup(changed(setup, shares=shares), 1)
+        check_setup(msgspec.structs.replace(setup, shares=shares), 1)
 
 
 def test_another_plan(setup):
-    for other in (changed(setup, plan="0" * 64), changed(setup, shares=[3.0, 1.0]), changed(setup, plan="")):
+    for other in (
+        msgspec.structs.replace(setup, plan="0" * 64),
+        msgspec.structs.replace(setup, shares=[3.0, 1.0]),
+        msgspec.structs.replace(setup, plan=""),
+    ):
         with pytest.raises(ClusterError, match="root and worker compute different plans; install the same version"):
             check_setup(other, 1)
 
@@ -146,7 +146,7 @@ def test_models_that_cannot_be(setup, changes):
 @pytest.mark.parametrize("value", [0, -1, 1 << 40, 1 << 63])
 def test_sizes_out_of_range(setup, name, value):
     with pytest.raises(DllamaError, match=f"{name}: expected a whole number from 1 to"):
-        check_setup(changed(setup, **{name: value}), 1)
+        check_setup(msgspec.structs.replace(setup, **{name: value}), 1)
 
 
 LARGEST = {
@@ -168,7 +168,7 @@ def test_products_do_not_overflow(setup):
         check_setup(largest, 1)
     wide = of_config(setup, hidden_size=1 << 17, vocab_size=1 << 24)
     with pytest.raises(NotEnoughMemory, match=r"needs \d+ MiB of memory .* but \d+ MiB are free"):
-        check_setup(changed(wide, max_seq_len=1 << 24, kv_tokens=1 << 24, max_batch_tokens=4096), 1)
+        check_setup(msgspec.structs.replace(wide, max_seq_len=1 << 24, kv_tokens=1 << 24, max_batch_tokens=4096), 1)
     assert time.monotonic() - begin < 2
 
 
@@ -194,13 +194,18 @@ def refusal(worker: WorkerProcess, setup: Setup) -> Refused:
 
 
 def test_a_refusal_reaches_the_root_and_the_user(worker, setup):
-    assert "rank 7 of 2 nodes" in refusal(worker, changed(setup, rank=7)).reason
+    assert "rank 7 of 2 nodes" in refusal(worker, msgspec.structs.replace(setup, rank=7)).reason
     worker.wait_for("🛑 The session is over: the root sent rank 7 of 2 nodes")
+
+
+def test_another_build_is_told_to_the_worker_s_user(worker, setup):
+    with agreed(worker, msgspec.structs.replace(setup, commit="abc\x1b[2J")):
+        worker.wait_for("⚠️ The root is of another build, commit abc?[2J; this one's is ")
 
 
 def test_too_large_a_model_is_refused_before_anything_is_allocated(worker, setup):
     rss = worker.rss_mib()
-    huge = changed(of_config(setup, max_seq_len=1 << 28), max_seq_len=1 << 24, kv_tokens=1 << 24)
+    huge = msgspec.structs.replace(of_config(setup, max_seq_len=1 << 28), max_seq_len=1 << 24, kv_tokens=1 << 24)
     huge = of_config(huge, num_layers=200, layers=(LayerSpec(),) * 200)
     answer = refusal(worker, huge)
     assert re.search(r"needs \d+ MiB of memory \(weights .*\), but \d+ MiB are free", answer.reason)
@@ -268,14 +273,6 @@ def test_a_flood_of_messages_ends_the_session(worker, setup):
             for _ in range(200):
                 root.send(setup)
         assert root.ends()
-
-
-def test_a_root_that_sends_nothing_is_lost(worker):
-    with HostileRoot(worker.port) as root:
-        begin = time.monotonic()
-        assert root.ends(10)
-        assert 4 < time.monotonic() - begin < 10
-    worker.wait_for("the root is gone: no sign of life from it")
 
 
 def agreed(worker: WorkerProcess, setup: Setup) -> HostileRoot:
@@ -360,7 +357,7 @@ def test_weights_that_stop_coming_are_waited_for_as_long_as_the_root_lives(worke
     with root:
         link.send_bytes(b"x", 5)
         for _ in range(3):
-            time.sleep(1)
+            time.sleep(0.5)
             root.send(Pulse())
     link.close()
     worker.wait_for("the root is gone: it closed its connection", 5)
@@ -432,23 +429,27 @@ def test_the_same_root_twice_is_told_so(worker):
 def test_a_worker_connects_to_nobody_else(tmp_path):
     """Only to workers of higher rank, and only once the root says so."""
     model = write_large_model(tmp_path / "model.m", 8)
-    with socket.create_server(("127.0.0.1", 0)) as lower, socket.create_server(("127.0.0.1", 0)) as higher:
-        with WorkerProcess(tmp_path) as worker:
-            ports = [lower.getsockname()[1], worker.port, higher.getsockname()[1]]
-            addresses = [Address("127.0.0.1", port) for port in ports]
-            setup = setup_of(model, addresses, rank=2)
-            with agreed(worker, setup) as root:
-                for each in (lower, higher):
-                    each.settimeout(0.3)
-                    with pytest.raises(TimeoutError):
-                        each.accept()
-                root.send(Connect())
-                higher.settimeout(5)
-                connection, _ = higher.accept()
-                connection.close()
+    here = ("127.0.0.1", 0)
+    with (
+        socket.create_server(here) as lower,
+        socket.create_server(here) as higher,
+        WorkerProcess(tmp_path) as worker,
+    ):
+        ports = [lower.getsockname()[1], worker.port, higher.getsockname()[1]]
+        addresses = [Address("127.0.0.1", port) for port in ports]
+        setup = setup_of(model, addresses, rank=2)
+        with agreed(worker, setup) as root:
+            for each in (lower, higher):
+                each.settimeout(0.3)
                 with pytest.raises(TimeoutError):
-                    lower.accept()
-                assert f"worker 127.0.0.1:{ports[2]}: it closed its connection" in failure(root).reason
+                    each.accept()
+            root.send(Connect())
+            higher.settimeout(5)
+            connection, _ = higher.accept()
+            connection.close()
+            with pytest.raises(TimeoutError):
+                lower.accept()
+            assert f"worker 127.0.0.1:{ports[2]}: it closed its connection" in failure(root).reason
 
 
 def test_nothing_is_written_beside_the_cache(tmp_path, tiny):

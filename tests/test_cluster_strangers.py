@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import socket
 import struct
 import time
@@ -173,8 +174,9 @@ def test_a_flood_of_data_is_not_kept(worker):
 
 def test_few_descriptors(tmp_path, tiny):
     """A worker that may not open more files sends new connections to wait, and goes on when some are free again."""
-    with WorkerProcess(tmp_path, limits=["prlimit", "--nofile=40"]) as small:
+    with WorkerProcess(tmp_path) as small:
         small.assert_serves(tiny.model)
+        resource.prlimit(small.pid, resource.RLIMIT_NOFILE, (40, 40))
         connections = [small.connect() for _ in range(60)]
         time.sleep(0.5)
         begin = small.cpu_seconds()

@@ -105,6 +105,7 @@ class _Terminated(Exception):
 
 
 def _terminate(_number: int, _frame: Any) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends what takes too long
     raise _Terminated
 
 

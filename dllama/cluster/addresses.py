@@ -16,8 +16,9 @@ DEFAULT_PORT = 9990
 CONNECT_S = 5.0  # for an address to answer
 _HIGHEST_PORT = 65535
 _BACKLOG = 1024  # connections that come at once: beyond it each would wait for a second
-# Two workers send each other no heartbeats: the kernel gives up a link whose data nobody acknowledges.
-_UNACKNOWLEDGED_MS = 8000
+# Two workers send each other no heartbeats: the system gives up a link on which nothing gets through for so long. That
+# counts a peer that is busy and does not read, too, so it is longer than any layer of a step takes.
+_STUCK_MS = 60_000
 _KEEPALIVE_S = 30  # routers forget connections that are idle for minutes
 
 
@@ -139,14 +140,23 @@ def _is_here(host: str) -> bool:
 
 
 def tune(connection: socket.socket) -> None:
-    """Send at once what is sent, and notice within seconds that nobody acknowledges it."""
-    options = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
-    for name, value in (("TCP_USER_TIMEOUT", _UNACKNOWLEDGED_MS), ("TCP_KEEPIDLE", _KEEPALIVE_S)):
-        if hasattr(socket, name):
-            options.append((socket.IPPROTO_TCP, getattr(socket, name), value))
-    with suppress(OSError):  # the peer may be gone already, which the next read says better
-        for level, option, value in options:
-            connection.setsockopt(level, option, value)
+    """Send at once what is sent, and show routers that the connection is still there."""
+    _set(connection, "TCP_NODELAY", 1)
+    _set(connection, "TCP_KEEPIDLE", _KEEPALIVE_S)
+    with suppress(OSError):
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
+def limit_stalls(connection: socket.socket) -> None:
+    """Have the system give up a connection that no heartbeats go with, when nothing gets through for a minute."""
+    _set(connection, "TCP_USER_TIMEOUT", _STUCK_MS)
+
+
+def _set(connection: socket.socket, option: str, value: int) -> None:
+    """Set an option of TCP where there is such; the peer may be gone already, which the next read says better."""
+    if hasattr(socket, option):
+        with suppress(OSError):
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
 def listen(host: str | None, port: int) -> socket.socket:

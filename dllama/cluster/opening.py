@@ -17,6 +17,7 @@ from dllama.engine.loading import load_weights
 from dllama.engine.sizing import NodeOptions, NodeSize, make_node_config, settle_sizes
 from dllama.errors import ClusterError, NotEnoughMemory
 from dllama.plan import Plan, make_plan
+from dllama.version import build
 
 if TYPE_CHECKING:
     from dllama.config import ModelConfig
@@ -99,6 +100,7 @@ def _setup_of(
         kv_tokens=options.kv_tokens or size.max_seq_len,
         max_batch_tokens=options.max_batch_tokens,
         manifest=manifest.id,
+        commit=build()["commit"],
     )
 
 

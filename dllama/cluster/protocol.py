@@ -112,6 +112,7 @@ class Setup(Message, frozen=True):
     kv_tokens: int
     max_batch_tokens: int
     manifest: bytes  # id of the list of all weight tiles
+    commit: Text  # of the root's build
 
 
 class Agreed(Message, frozen=True):

@@ -260,7 +260,7 @@ class Cluster:
         except Said as said:
             message = said.message
             if isinstance(message, Failed) and message.rank != peer.rank:
-                raise self.explain(ClusterError(f"{peer.title}: {message.reason}")) from None
+                raise self.explain(ClusterError(f"{peer.title}: {shown(message.reason)}")) from None
             raise _said(peer, message.reason, message.exit_code) from None
         except Lost as error:
             raise WorkerLost(peer.name, str(error)) from None

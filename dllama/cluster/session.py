@@ -13,21 +13,23 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from dllama import _native, machine
 from dllama.cluster import handshake, protocol
-from dllama.cluster.addresses import Address, connect
+from dllama.cluster.addresses import Address, connect, limit_stalls
 from dllama.cluster.auth import link_key
 from dllama.cluster.cache import TileCache
 from dllama.cluster.channel import Channel, ChannelClosed
 from dllama.cluster.control import ENDED, Control, Lost
 from dllama.cluster.protocol import Agreed, Connect, Facts, Failed, Hello, Linked, Loaded, Refused, Setup, shown
 from dllama.cluster.reception import cached_manifest, receive_manifest, receive_weights
-from dllama.cluster.tiles import num_tiles
+from dllama.cluster.tiles import num_tiles, tiles_of
 from dllama.engine.sizing import NodeOptions, NodeSize, make_node_config, settle_size
 from dllama.errors import ClusterError, DllamaError
 from dllama.plan import Plan, make_plan
+from dllama.version import build, isa
 
 MIB = 1 << 20
 MOST_TILES = 1 << 20  # of a model; Llama 3.1 405B has 625 thousand
@@ -132,6 +134,8 @@ class Session:
                 return
             self._links[rank] = link
             self._linked.notify_all()
+        if rank > 0:
+            limit_stalls(link.socket)
 
     @property
     def _rank(self) -> int:
@@ -156,6 +160,8 @@ class Session:
         self._setup = setup
         cache = TileCache(self._options.cache_dir, self._options.cache_bytes)
         manifest = cached_manifest(setup, cache)
+        if setup.commit != _commit():
+            self._say(f"⚠️ The root is of another build, commit {setup.commit}; this one's is {_commit()}")
         self._say(f"⭕ nNodes: {len(setup.names)}")
         self._say(f"⭕ NodeIndex: {setup.rank}")
         self._say(f"📀 RequiredMemory: {size.memory.total // MIB} MB")
@@ -175,11 +181,7 @@ class Session:
         """Link to the nodes of higher rank, and wait for those of lower rank to link to this one."""
         key = link_key(self._options.key, self.session_id)
         for rank in range(setup.rank + 1, len(setup.names)):
-            if self._lost:
-                raise Lost(self._lost)
-            link = open_link(setup, rank, setup.rank, self.session_id, key)
-            with self._linked:
-                self._links[rank] = link
+            self._open_link(setup, rank, key)
         deadline = time.monotonic() + LINK_S
         with self._linked:
             while not self._lost and len(self._links) < len(setup.names) - 1:
@@ -188,6 +190,17 @@ class Session:
                     raise ClusterError(f"{setup.names[absent]} has not linked to it within {LINK_S:.0f} s")
         if self._lost:
             raise Lost(self._lost)
+
+    def _open_link(self, setup: Setup, rank: int, key: bytes) -> None:
+        """Link to the worker of ``rank``; raises ClusterError if it cannot be reached, or is another."""
+        name = setup.names[rank]
+        link = Channel(connect(Address(*setup.hosts[rank - 1]), name))
+        with self._linked:
+            self._links[rank] = link
+        if self._lost:  # while it was connecting; from here on the handshake is ended by ``abort``
+            raise Lost(self._lost)
+        limit_stalls(link.socket)
+        handshake.connect(link, Hello("link", b"", False, self.session_id, setup.rank), key, name)
 
     def _make_node(self, setup: Setup, plan: Plan, options: NodeOptions, size: NodeSize) -> _native.Node:
         others = sorted(self._links)
@@ -220,26 +233,18 @@ class Session:
             for link in self._links.values():
                 link.close()
             self._links.clear()
+        tiles_of.cache_clear()
         gc.collect()  # what failed may be in a circle of an exception and its frames, and hold the node's memory
         machine.give_back_freed_memory()
 
 
-def open_link(setup: Setup, rank: int, own_rank: int, session_id: bytes, key: bytes) -> Channel:
-    """Link to the worker of ``rank``; raises ClusterError if it cannot be reached, or is another."""
-    name = setup.names[rank]
-    channel = Channel(connect(Address(*setup.hosts[rank - 1]), name))
-    try:
-        handshake.connect(channel, Hello("link", b"", False, session_id, own_rank), key, name)
-    except BaseException:
-        channel.close()
-        raise
-    return channel
+@cache
+def _commit() -> str:
+    return build()["commit"]
 
 
 def _facts(options: WorkerOptions) -> Facts:
-    from dllama.version import build, isa
-
-    return Facts(build()["commit"], isa(), options.num_threads, machine.available_memory())
+    return Facts(_commit(), isa(), options.num_threads, machine.available_memory())
 
 
 def check_setup(setup: Setup, num_threads: int) -> tuple[Plan, NodeOptions, NodeSize]:

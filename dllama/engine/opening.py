@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
@@ -77,7 +78,15 @@ def open_nodes(
 
     try:
         node, size = open_cluster(file, options, cluster, node_progress or (lambda _name, _done, _total: None))
-    except BaseException:
+    except BaseException as error:
         cluster.close()
+        _forget_locals(error)
         raise
     return Nodes(node, size, cluster)
+
+
+def _forget_locals(error: BaseException | None) -> None:
+    """Let go of what the frames of an error refer to: who keeps the error would keep the node, and so all weights."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__

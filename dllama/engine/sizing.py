@@ -17,7 +17,6 @@ LOGITS_BYTES = 16 << 20  # that one step gives to a caller who wants the logits 
 _DEFAULT_MAX_SEQ_LEN = 8192
 _LEAST_MAX_SEQ_LEN = 256  # a context that nobody asked for is not made shorter than this
 _ROW_PADDING = 64  # values: the core makes rows of logits longer than the vocabulary, to a multiple of 8 or 16
-_ENOUGH = 1 << 62  # bytes, for a node of which nobody knows what it has
 _MAX_SLOTS = 32  # sequences with pages at once: far above what one machine serves at a useful speed
 _MAX_STEP_S = 3600
 _NONE_ALLOWED = ("max_seq_len", "kv_tokens")
@@ -114,25 +113,27 @@ def settle_sizes(
         NotEnoughMemory: One cannot fit; the text names it, with need and have in MiB and what to change.
     """
 
-    def sizes_for(kv_tokens: int) -> list[NodeSize]:
-        return _sizes(config, plan, options, min(max_seq_len, kv_tokens), kv_tokens)
+    def sizes_for(kv_tokens: int, ranks: Sequence[int]) -> list[NodeSize]:
+        return _sizes(config, plan, options, min(max_seq_len, kv_tokens), kv_tokens, ranks)
 
     def lacks(kv_tokens: int) -> list[int]:
-        """Bytes that each rank needs beyond what it has."""
-        return [size.memory.total - have for size, have in zip(sizes_for(kv_tokens), free, strict=True)]
+        """Bytes that each rank in ``known`` needs beyond what it has."""
+        return [size.memory.total - free[rank] for size, rank in zip(sizes_for(kv_tokens, known), known, strict=True)]
 
-    free = [_ENOUGH if have is None else have for have in available]
+    everyone = range(len(available))
+    free = {rank: have for rank, have in enumerate(available) if have is not None}
+    known = list(free)
     max_seq_len = min(config.max_seq_len, options.max_seq_len or _DEFAULT_MAX_SEQ_LEN)
     wanted = options.kv_tokens or max_seq_len
-    sizes = sizes_for(wanted)
-    if max(lacks(wanted)) <= 0:
+    sizes = sizes_for(wanted, everyone)
+    if max(lacks(wanted), default=0) <= 0:
         return sizes
     fitting = bisect_right(range(1, wanted + 1), 0, key=lambda kv_tokens: max(lacks(kv_tokens)))
     if options.max_seq_len is None and options.kv_tokens is None and fitting >= _LEAST_MAX_SEQ_LEN:
-        return sizes_for(fitting)
+        return sizes_for(fitting, everyone)
     lack = lacks(fitting + 1)
-    rank = lack.index(max(lack))  # the one that allows no more
-    name = "" if len(free) == 1 else names[rank] if names else node_name(rank)
+    rank = known[lack.index(max(lack))]  # the one that allows no more
+    name = "" if len(everyone) == 1 else names[rank] if names else node_name(rank)
     sizes[rank].memory.check(free[rank], _advice(fitting, options), name)
     return sizes
 
@@ -181,7 +182,9 @@ def _check_type(name: str, value: object, allowed: tuple[DType, ...]) -> None:
         raise UsageError(f"{name}: expected {expected}, found {value!r:.80}")
 
 
-def _sizes(config: ModelConfig, plan: Plan, options: NodeOptions, max_seq_len: int, kv_tokens: int) -> list[NodeSize]:
+def _sizes(
+    config: ModelConfig, plan: Plan, options: NodeOptions, max_seq_len: int, kv_tokens: int, ranks: Sequence[int]
+) -> list[NodeSize]:
     num_pages = -(-kv_tokens // _native.PAGE_SIZE)
     num_slots = min(_MAX_SLOTS, num_pages, options.max_batch_tokens)
     node = make_node_config(config, plan, options, num_pages, num_slots)
@@ -192,7 +195,7 @@ def _sizes(config: ModelConfig, plan: Plan, options: NodeOptions, max_seq_len: i
         buffers = node.buffer_bytes(rank) + _logits_bytes(config, plan, rank, options, num_slots) + loading
         return MemoryPlan(weights=node.weight_bytes(rank), kv=node.kv_bytes(rank), buffers=buffers)
 
-    return [NodeSize(max_seq_len, num_pages, num_slots, memory_of(rank)) for rank in range(len(plan.shards))]
+    return [NodeSize(max_seq_len, num_pages, num_slots, memory_of(rank)) for rank in ranks]
 
 
 def _logits_bytes(config: ModelConfig, plan: Plan, rank: int, options: NodeOptions, num_slots: int) -> int:
