@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 
 from dllama.cluster import cache as module
-from dllama.cluster.cache import TileCache
+from dllama.cluster.cache import CHECKSUM, TileCache
 from dllama.cluster.manifest import digest_of
 
 MIB = 1 << 20
-DATA = [bytes([number]) * MIB for number in range(8)]
+SIZE = MIB - CHECKSUM.size  # so that each file has a MiB
+DATA = [bytes([number]) * SIZE for number in range(8)]
 DIGESTS = [digest_of(data) for data in DATA]
 
 
@@ -60,11 +61,11 @@ def present(folder) -> set[int]:
 
 def test_what_was_written_is_read(folder):
     cache = make_cache(folder)
-    assert not cache.has(DIGESTS[0], MIB)
+    assert not cache.has(DIGESTS[0], SIZE)
     cache.write(DIGESTS[0], DATA[0])
     for other in (cache, make_cache(folder)):
-        assert other.has(DIGESTS[0], MIB)
-        assert other.read(DIGESTS[0], MIB) == DATA[0]
+        assert other.has(DIGESTS[0], SIZE)
+        assert other.read(DIGESTS[0], SIZE) == DATA[0]
     assert not cache.problem
     assert folder.stat().st_mode & 0o077 == 0
     assert [path.name for path in folder.iterdir()] == [DIGESTS[0].hex()[:2]]
@@ -72,8 +73,8 @@ def test_what_was_written_is_read(folder):
 
 def test_what_is_not_there_is_missing(folder):
     cache = make_cache(folder)
-    assert not cache.has(DIGESTS[0], MIB)
-    assert cache.read(DIGESTS[0], MIB) is None
+    assert not cache.has(DIGESTS[0], SIZE)
+    assert cache.read(DIGESTS[0], SIZE) is None
 
 
 @pytest.mark.parametrize("digest", [b"", b"short", bytes(31), bytes(33), b"/" * 64, b"../../../../etc/passwd"])
@@ -89,16 +90,15 @@ def test_only_hashes_name_files(folder, digest):
 def test_a_rotten_file_is_removed_and_missing(folder, damage):
     fill(folder, [0])
     path = file_of(folder, 0)
-    path.write_bytes(
-        {"flipped": b"x" + DATA[0][1:], "cut": DATA[0][:-1], "longer": DATA[0] + b"x", "empty": b""}[damage]
-    )
+    raw = path.read_bytes()
+    path.write_bytes({"flipped": b"x" + raw[1:], "cut": raw[:-1], "longer": raw + b"x", "empty": b""}[damage])
     cache = make_cache(folder)
-    assert cache.has(DIGESTS[0], MIB) == (damage == "flipped")
-    assert cache.read(DIGESTS[0], MIB) is None
+    assert cache.has(DIGESTS[0], SIZE) == (damage == "flipped")
+    assert cache.read(DIGESTS[0], SIZE) is None
     assert not path.exists()
     cache.write(DIGESTS[0], DATA[0])
-    assert not cache.has(DIGESTS[0], MIB)  # a disk that rots once is not asked again
-    assert make_cache(folder).read(DIGESTS[0], MIB) == DATA[0]
+    assert not cache.has(DIGESTS[0], SIZE)  # a disk that rots once is not asked again
+    assert make_cache(folder).read(DIGESTS[0], SIZE) == DATA[0]
 
 
 @pytest.mark.parametrize("kind", ["folder", "pipe", "link"])
@@ -113,13 +113,13 @@ def test_things_that_are_no_files_are_missing(folder, tmp_path, kind):
     else:
         path.symlink_to(tmp_path / "none")
     cache = make_cache(folder)
-    assert not cache.has(DIGESTS[0], MIB)
-    assert cache.read(DIGESTS[0], MIB) is None
+    assert not cache.has(DIGESTS[0], SIZE)
+    assert cache.read(DIGESTS[0], SIZE) is None
 
 
 def test_those_not_used_for_longest_go_first(folder):
     fill(folder, [0, 1, 2, 3])
-    assert make_cache(folder).read(DIGESTS[0], MIB) == DATA[0]
+    assert make_cache(folder).read(DIGESTS[0], SIZE) == DATA[0]
     cache = make_cache(folder, 4 * MIB)
     cache.write(DIGESTS[4], DATA[4])
     assert present(folder) == {0, 2, 3, 4}
@@ -132,7 +132,7 @@ def test_what_another_process_uses_meanwhile_stays(folder):
     fill(folder, [0, 1, 2])
     cache = make_cache(folder, 4 * MIB)
     cache.write(DIGESTS[3], DATA[3])
-    assert make_cache(folder).read(DIGESTS[0], MIB) == DATA[0]
+    assert make_cache(folder).read(DIGESTS[0], SIZE) == DATA[0]
     cache.write(DIGESTS[4], DATA[4])
     assert present(folder) == {0, 2, 3, 4}
 
@@ -167,7 +167,7 @@ def test_some_of_the_disk_is_left_free(folder, monkeypatch):
     cache.write(DIGESTS[2], DATA[2])
     assert present(folder) == {1}
     assert cache.problem == f"{folder}: less than 1024 MiB of the disk are free; no more is kept there"
-    assert cache.read(DIGESTS[1], MIB) == DATA[1]
+    assert cache.read(DIGESTS[1], SIZE) == DATA[1]
 
 
 def test_foreign_files_in_the_folder_are_left_alone(folder):
@@ -187,8 +187,8 @@ def test_a_folder_that_cannot_be_is_no_failure(tmp_path):
     (tmp_path / "file").write_bytes(b"mine")
     cache = make_cache(tmp_path / "file")
     cache.write(DIGESTS[0], DATA[0])
-    assert not cache.has(DIGESTS[0], MIB)
-    assert cache.read(DIGESTS[0], MIB) is None
+    assert not cache.has(DIGESTS[0], SIZE)
+    assert cache.read(DIGESTS[0], SIZE) is None
     assert cache.problem.startswith(f"{tmp_path / 'file'}: cannot be written: ")
 
 
@@ -231,7 +231,7 @@ def test_several_share_a_folder(folder):
         cache = make_cache(folder, 5 * MIB)
         for number in [*range(first, 8), *range(first)] * 3:
             cache.write(DIGESTS[number], DATA[number])
-            data = cache.read(DIGESTS[number], MIB)
+            data = cache.read(DIGESTS[number], SIZE)
             if cache.problem or data not in (None, DATA[number]):
                 wrong.append((cache.problem, number))
 

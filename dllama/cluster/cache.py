@@ -1,8 +1,9 @@
 """A worker's cache on disk: tiles and manifests, named by the hash of what is in them.
 
-Nothing in it is trusted: what is read is hashed, and what is not what its name says is removed and counts as missing.
-It is a help, never a need: when the disk is full or cannot be written, the session goes on without. Several processes
-may share a folder. A peer chooses hashes, never paths.
+What was received is hashed before it is written, with a checksum behind it; a file whose checksum does not hold when
+it is read is removed and counts as missing. (Disks rot, and hashing again would take most of a second start.) It is a
+help, never a need: when the disk is full or cannot be written, the session goes on without. Several processes may share
+a folder. A peer chooses hashes, never paths.
 """
 
 from __future__ import annotations
@@ -12,19 +13,22 @@ import re
 import secrets
 import shutil
 import stat
+import struct
 import threading
 import time
+import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from dllama.cluster.manifest import DIGEST_SIZE, digest_of
+from dllama.cluster.manifest import DIGEST_SIZE
 from dllama.cluster.reading import Bytes
 from dllama.errors import BadFile, UsageError
 from dllama.formats.checked_file import CheckedFile
 
+CHECKSUM = struct.Struct("<I")  # CRC-32 of what is before it, at the end of each file
 RESERVED_BYTES = 1 << 30  # of the disk, left free for others
 _STRAY_AGE_S = 600  # an unfinished file this old has no writer any more
 _STRAY = re.compile(r"new-[0-9a-f]{16}")
@@ -69,40 +73,40 @@ class TileCache:
         self._held.update(digests)
 
     def has(self, digest: bytes, size: int) -> bool:
-        """Whether there is a file of ``size`` bytes under this hash; what is in it is known when it is read."""
+        """Whether there is a file of ``size`` bytes under this hash; whether it is sound is known when it is read."""
         if digest in self._lost:
             return False
         try:
             status = self._path(digest).lstat()
         except OSError:
             return False
-        return stat.S_ISREG(status.st_mode) and status.st_size == size
+        return stat.S_ISREG(status.st_mode) and status.st_size == size + CHECKSUM.size
 
     def read(self, digest: bytes, size: int) -> Bytes | None:
         """Give the ``size`` bytes of this hash; if they are not there or are others, None now and ever after."""
         path = self._path(digest)
         try:
             with CheckedFile(path, "cached") as file:
-                data = bytearray(size if file.size == size else 0)
-                file.read_into(0, memoryview(data), "tile")
+                data = memoryview(bytearray(size + CHECKSUM.size if file.size == size + CHECKSUM.size else 0))
+                file.read_into(0, data, "tile")
         except UsageError:  # not there, or not to be opened
             self._lost.add(digest)
             return None
         except BadFile:
-            data = bytearray()
-        if len(data) != size or digest_of(data) != digest:
+            data = memoryview(b"")
+        if not data or CHECKSUM.pack(zlib.crc32(data[:size])) != data[size:]:
             self._lost.add(digest)
             _remove(path)
             return None
         with suppress(OSError):
             os.utime(path)
-        return data
+        return data[:size]
 
     def write(self, digest: bytes, data: Bytes) -> None:
         """Keep bytes under their hash, which the caller has checked; ``problem`` says when that is no longer done."""
         path = self._path(digest)
         try:
-            if not self.problem and self._make_room(len(data)):
+            if not self.problem and self._make_room(len(data) + CHECKSUM.size):
                 self._write(path, data)
         except OSError as error:
             self.problem = f"{self._folder}: cannot be written: {error.strerror or error}"
@@ -120,6 +124,7 @@ class TileCache:
         try:
             with new.open("xb") as file:
                 file.write(data)
+                file.write(CHECKSUM.pack(zlib.crc32(data)))
             new.replace(path)
         finally:
             with suppress(OSError):

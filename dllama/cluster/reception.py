@@ -12,15 +12,13 @@ from dllama.cluster.manifest import Manifest, manifest_size, parse_manifest
 from dllama.cluster.protocol import Missing, Setup
 from dllama.cluster.transfer import load_tiles, missing_tiles
 from dllama.errors import DllamaError
+from dllama.hub.progress import size_text
 
 if TYPE_CHECKING:
     from dllama import _native
     from dllama.cluster.cache import TileCache
     from dllama.cluster.channel import Channel
     from dllama.plan import Plan
-
-MIB = 1 << 20
-
 
 def cached_manifest(setup: Setup, cache: TileCache) -> Manifest | None:
     """Give the manifest that the root means, if it is in the cache."""
@@ -81,4 +79,4 @@ def _tell(assembly: Assembly, missing: list[int], say: Callable[[str], None]) ->
     total, lacking = (
         sum(assembly.tiles[index].num_bytes for index in indices) for indices in (assembly.needed, missing)
     )
-    say(f"💿 {(total - lacking) // MIB} of {total // MIB} MB of weights are in the cache; the root sends the rest")
+    say(f"💿 {size_text(total - lacking)} of {size_text(total)} of weights are in the cache; the root sends the rest")
