@@ -104,6 +104,12 @@ class Process:
         assert self._process.stdout is not None
         self._process.stdout.close()
 
+    def stop_reading(self) -> None:
+        """Close this end of its output, which it then cannot write."""
+        fd = self._process.stdout.fileno() if self._process.stdout else -1
+        with open(os.devnull, "rb") as null:  # noqa: PTH123  # the reader may be in the middle of a read
+            os.dup2(null.fileno(), fd)
+
     def _read(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:

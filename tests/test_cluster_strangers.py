@@ -133,6 +133,7 @@ def test_messages_out_of_order(worker, message):
         b"\xc6\xff\xff\xff\xff",
         b"\x82\xa4type\xa5Hello\xa4role\xa9\x1b[31mboss",
         b"\x82\xa4type\xa6\x1b[31mX",
+        b"\x82\xa4type\xa5Hello\xa4r\xbdle\x00",
     ],
 )
 def test_messages_that_are_none(worker, data):
@@ -170,6 +171,14 @@ def test_a_flood_of_data_is_not_kept(worker):
             connection.settimeout(1)
             connection.sendall(start + bytes(8 * MIB))
     assert worker.rss_mib() < rss + 4
+
+
+def test_nobody_need_read_what_a_worker_says(tmp_path, tiny):
+    with WorkerProcess(tmp_path) as unread:
+        unread.stop_reading()
+        for _ in range(3):
+            say(unread, HTTP, 5)
+            unread.assert_serves(tiny.model)
 
 
 def test_few_descriptors(tmp_path, tiny):

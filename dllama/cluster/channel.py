@@ -118,7 +118,7 @@ class Channel:
         data = self.receive_bytes(length, deadline)
         try:
             return protocol.decode(data), data
-        except (msgspec.DecodeError, RecursionError) as error:
+        except msgspec.DecodeError as error:
             raise ChannelClosed(f"it sent what is no message: {shown(str(error))}") from None
 
     def shut(self) -> None:

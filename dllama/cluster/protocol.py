@@ -175,7 +175,10 @@ def encode(message: Message) -> bytes:
 
 def decode(data: bytes) -> Message:
     """Read one; raises msgspec.DecodeError if it is none."""
-    message: Message = _decoder.decode(data)
+    try:
+        message: Message = _decoder.decode(data)
+    except (ValueError, RecursionError) as error:  # text that is no UTF-8, endless nesting
+        raise msgspec.DecodeError(str(error)) from None
     return message
 
 
