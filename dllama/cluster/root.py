@@ -198,11 +198,10 @@ class Cluster:
             if time.monotonic() > deadline:
                 break
             time.sleep(0.02)
-        accused = next((failure.rank for _, failure in failures if failure is not None and failure.rank > 0), None)
-        rank = accused or (self._group.failed_rank if self._group else None)
-        if rank and 0 < rank < self.world_size:
-            return WorkerLost(self.peers[rank - 1].name, str(error))
-        return ClusterError(str(error))
+        said = ((failure.rank, f"{peer.title}: {shown(failure.reason)}") for peer, failure in failures if failure)
+        own = (self._group.failed_rank or 0 if self._group else 0, str(error))
+        rank, why = next((each for each in said if 0 < each[0] < self.world_size), own)
+        return WorkerLost(self.peers[rank - 1].name, why) if rank else ClusterError(why)
 
     def close(self) -> None:
         """End the sessions of all workers and close all connections; a second call does nothing."""
