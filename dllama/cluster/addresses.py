@@ -114,10 +114,7 @@ def connect(address: Address, what: str) -> socket.socket:
     try:
         connection = socket.create_connection((address.host, address.port), CONNECT_S)
     except ConnectionRefusedError:
-        hint = " (this machine; the root itself needs no entry)" if _is_here(address.host) else ""
-        raise ClusterError(
-            f"{what}: no worker listens there{hint}; start one: dllama worker --port {address.port}"
-        ) from None
+        raise _no_worker(address, what) from None
     except TimeoutError:
         advice = "is the machine on, the address right, and the port open in its firewall?"
         raise ClusterError(f"{what}: no answer within {CONNECT_S:.0f} s; {advice}") from None
@@ -125,9 +122,15 @@ def connect(address: Address, what: str) -> socket.socket:
         raise ClusterError(f"{what}: cannot be reached: {getattr(error, 'strerror', None) or error}") from None
     if connection.getsockname() == connection.getpeername():  # a free port of this machine can connect to itself
         connection.close()
-        raise ClusterError(f"{what}: no worker listens there; start one: dllama worker --port {address.port}")
+        raise _no_worker(address, what)
     tune(connection)
     return connection
+
+
+def _no_worker(address: Address, what: str) -> ClusterError:
+    hint = " (this machine; the root itself needs no entry)" if _is_here(address.host) else ""
+    key = "" if is_loopback(address.host) else " --key-file FILE (without a key it listens to its own machine only)"
+    return ClusterError(f"{what}: no worker listens there{hint}; start one: dllama worker --port {address.port}{key}")
 
 
 def _is_here(host: str) -> bool:
