@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dllama.cluster.channel import Channel
     from dllama.plan import Plan
 
+
 def cached_manifest(setup: Setup, cache: TileCache) -> Manifest | None:
     """Give the manifest that the root means, if it is in the cache."""
     data = cache.read(setup.manifest, manifest_size(setup.config))
