@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import msgspec
 from model_files import tiny_config, write_tiny_model  # type: ignore[import-not-found]
@@ -41,8 +41,8 @@ PROMPT = [5, 6, 7, 8]
 class Process:
     """A ``dllama`` command in a process of its own, and its lines; ended by ``stop``."""
 
-    def __init__(self, *arguments: object, env: dict[str, str] | None = None) -> None:
-        command = [sys.executable, "-m", "dllama", *map(str, arguments)]
+    def __init__(self, *arguments: object, env: dict[str, str] | None = None, within: Sequence[str] = ()) -> None:
+        command = [*within, sys.executable, "-m", "dllama", *map(str, arguments)]
         self.lines: list[str] = []
         self._seen = 0
         self._queue: queue.SimpleQueue[str | None] = queue.SimpleQueue()
@@ -139,8 +139,8 @@ class Process:
 class WorkerProcess(Process):
     """``dllama worker`` on a port of its own, listening once this is made."""
 
-    def __init__(self, cache: Path, *flags: object, port: int = 0, env: dict[str, str] | None = None) -> None:
-        super().__init__("worker", "--port", port, "--nthreads", 1, "--cache-dir", cache, *flags, env=env)
+    def __init__(self, cache: Path, *flags: object, port: int = 0, **kinds: Any) -> None:
+        super().__init__("worker", "--port", port, "--nthreads", 1, "--cache-dir", cache, *flags, **kinds)
         try:
             line = self.wait_for("Listening on")
         except BaseException:

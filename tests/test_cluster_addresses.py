@@ -200,14 +200,22 @@ def test_a_peer_that_is_busy_for_long_is_not_given_up():
         receiver.close()
 
 
-def test_only_links_without_heartbeats_are_given_up_by_the_system():
+def test_a_peer_that_does_not_read_still_answers():
+    """Its window is full, and its system says so; ``tests/lan`` has links that are cut."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         connection = connect(Address("127.0.0.1", listener.getsockname()[1]), "worker x")
         assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 0
-        addresses.limit_stalls(connection)
-        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) >= 30_000
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 0  # it counts a full window
+        peer, _ = listener.accept()
+        connection.setblocking(False)
+        with suppress(BlockingIOError):
+            while True:
+                connection.send(bytes(1 << 20))
+        time.sleep(0.5)
+        assert addresses.unanswered_s(connection) == 0.0
         connection.close()
+        peer.close()
+    assert addresses.unanswered_s(connection) == 0.0
 
 
 def test_several_workers_on_one_machine(tiny, tmp_path):

@@ -6,6 +6,7 @@ import errno
 import ipaddress
 import os
 import socket
+import struct
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,9 +17,7 @@ DEFAULT_PORT = 9990
 CONNECT_S = 5.0  # for an address to answer
 _HIGHEST_PORT = 65535
 _BACKLOG = 1024  # connections that come at once: beyond it each would wait for a second
-# Two workers send each other no heartbeats: the system gives up a link on which nothing gets through for so long. That
-# counts a peer that is busy and does not read, too, so it is longer than any layer of a step takes.
-_STUCK_MS = 60_000
+_TCP_INFO = struct.Struct("@8x16xI28xI")  # of Linux: tcpi_unacked, tcpi_last_ack_recv (ms)
 _KEEPALIVE_S = 30  # routers forget connections that are idle for minutes
 
 
@@ -150,9 +149,21 @@ def tune(connection: socket.socket) -> None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
-def limit_stalls(connection: socket.socket) -> None:
-    """Have the system give up a connection that no heartbeats go with, when nothing gets through for a minute."""
-    _set(connection, "TCP_USER_TIMEOUT", _STUCK_MS)
+def unanswered_s(connection: socket.socket) -> float:
+    """Say for how long the other side's system has not acknowledged what was sent to it.
+
+    A system answers whether its program reads or computes, so this tells a link that is cut from a peer that is busy,
+    which TCP_USER_TIMEOUT does not. Linux alone says it.
+
+    Returns:
+        Seconds; 0 if nothing waits to be acknowledged, or nobody knows.
+    """
+    try:
+        info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+        unacknowledged, since_ms = _TCP_INFO.unpack(info)
+    except (AttributeError, OSError, struct.error):
+        return 0.0
+    return since_ms / 1000 if unacknowledged else 0.0
 
 
 def _set(connection: socket.socket, option: str, value: int) -> None:

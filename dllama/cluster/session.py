@@ -18,11 +18,11 @@ from pathlib import Path
 
 from dllama import _native, machine
 from dllama.cluster import handshake, protocol
-from dllama.cluster.addresses import Address, connect, limit_stalls
+from dllama.cluster.addresses import Address, connect, unanswered_s
 from dllama.cluster.auth import link_key
 from dllama.cluster.cache import TileCache
 from dllama.cluster.channel import Channel, ChannelClosed
-from dllama.cluster.control import ENDED, Control, Lost
+from dllama.cluster.control import ENDED, LOST_S, Control, Lost
 from dllama.cluster.protocol import Agreed, Connect, Facts, Failed, Hello, Linked, Loaded, Refused, Setup, shown
 from dllama.cluster.reception import cached_manifest, receive_manifest, receive_weights
 from dllama.cluster.tiles import num_tiles, tiles_of
@@ -74,6 +74,7 @@ class Session:
         self._control: Control | None = None
         self._group: _native.Group | None = None
         self._node: _native.Node | None = None
+        self._accused = 0  # the rank of a worker that is no longer heard
         self._lost = ""  # why the session is over
 
     @property
@@ -134,20 +135,28 @@ class Session:
                 return
             self._links[rank] = link
             self._linked.notify_all()
-        if rank > 0:
-            limit_stalls(link.socket)
 
     @property
     def _rank(self) -> int:
         return self._setup.rank if self._setup else -1
 
     def _counters(self) -> dict[str, int]:
+        """Give what goes into a pulse; every second the moment to look after links that have no pulses."""
+        for rank, link in [*self._links.items()]:
+            if rank > 0 and unanswered_s(link.socket) > LOST_S:
+                self._accuse(rank)
         node = self._node
         return node.counters() if node is not None else {}
 
+    def _accuse(self, rank: int) -> None:
+        """End the session because the node of ``rank`` is not heard, though its link has not ended."""
+        self._accused = rank
+        if self._group is not None and self._setup is not None:
+            self._group.abort(f"no sign of life from {self._setup.names[rank]}")
+
     def _failed_rank(self) -> int:
-        rank = self._group.failed_rank if self._group is not None else None
-        return self._rank if rank is None else rank
+        failed = self._group.failed_rank if self._group is not None else None
+        return self._accused or (self._rank if failed is None else failed)
 
     def _serve(self, control: Control) -> None:
         control.send(_facts(self._options))
@@ -199,7 +208,6 @@ class Session:
             self._links[rank] = link
         if self._lost:  # while it was connecting; from here on the handshake is ended by ``abort``
             raise Lost(self._lost)
-        limit_stalls(link.socket)
         handshake.connect(link, Hello("link", b"", False, self.session_id, setup.rank), key, name)
 
     def _make_node(self, setup: Setup, plan: Plan, options: NodeOptions, size: NodeSize) -> _native.Node:

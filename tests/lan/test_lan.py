@@ -58,7 +58,7 @@ def workers(hosts: Sequence[Host], folder: Path, key: Path, *, is_ipv6: bool = F
         started = []
         for host in hosts:
             flags = ("--host", host.ipv6 if is_ipv6 else host.ipv4, "--key-file", key)
-            worker = WorkerProcess(folder / f"cache-{host.number}", *flags, port=PORT, limits=host.command())
+            worker = WorkerProcess(folder / f"cache-{host.number}", *flags, port=PORT, within=host.command())
             started.append(stack.enter_context(worker))
         yield started
 
@@ -89,7 +89,7 @@ def tokens(host: Host, model: Path, *flags: object) -> list[int]:
 @contextmanager
 def generating(root: Host, model: Path, *flags: object) -> Iterator[Process]:
     """Run a root that generates for minutes, and wait until it does."""
-    process = Process(*inference(model, "--steps", 0, *flags), limits=root.command())
+    process = Process(*inference(model, "--steps", 0, *flags), within=root.command())
     try:
         for _ in range(10):
             process.wait_for("Pred")
@@ -158,7 +158,7 @@ def test_a_worker_listens_where_it_was_told(
     host = lan.hosts[1]
     meanings = {"IPV4": host.ipv4, "IPV6": host.ipv6, "[IPV6]": f"[{host.ipv6}]", "KEY": str(key_file)}
     arguments = [meanings.get(flag, flag) for flag in flags]
-    with WorkerProcess(tmp_path, *arguments, port=PORT, limits=host.command()):
+    with WorkerProcess(tmp_path, *arguments, port=PORT, within=host.command()):
         listed = subprocess.run(host.command("ss", "-Hltn"), capture_output=True, encoding="utf-8", check=True)
     assert [line.split()[3] for line in listed.stdout.splitlines()] == [f"{meanings.get(local, local)}:{PORT}"]
 
