@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from conftest import Command, Files  # type: ignore[import-not-found]
 
+from dllama.cli import cluster_flags
 from dllama.cli.common import StepCost, to_json
 from dllama.cli.inference import Run, rate, summary_lines
 from dllama.cli.perplexity import chunks, results
@@ -201,3 +203,19 @@ def test_rates() -> None:
     assert rate(0, 10) == rate(5, 0) == (0.0, 0.0)
     run = Run("Hi", 4, 512, evaluation=StepCost(wall_us=8_000))
     assert "   tokens/s: 500.00 (2.00 ms/tok)" in summary_lines(run)
+
+
+def test_bars_take_news_from_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster_flags, "_LINE_S", 0.0)
+    lines: list[str] = []
+    bars = cluster_flags.Bars(lines.append, is_live=False)
+
+    def load(name: str) -> None:
+        for number in range(200):
+            bars(f"{name}{number}", number, 200)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(load, "abcd"))
+    bars.close()
+    assert len(lines) == 800
+    assert "d199 0/0 MB" in lines[-1]

@@ -53,13 +53,13 @@ def test_tables(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = run(capsys, "--model", model, "--nodes", 3, "--shares", "2,1,1", "--max-seq-len", 1024).splitlines()
     assert lines[0] == "context: 1024 tokens, of 4096 that the model can have"
     assert lines[2].split() == ["heads", "KV", "heads", "FFN", "columns", "vocabulary"]
-    assert lines[3].split() == ["root", "4", "1", "64", "160"]
+    assert lines[3].split()[1:] == ["root", "4", "1", "64", "160"]
     assert lines[4].split() == ["worker", "1", "2", "1", "32", "96"]
     assert lines[5].split() == ["worker", "2", "2", "1", "32", "64"]
     assert lines[7].split() == ["MiB", "weights", "KV", "buffers", "total"]
-    assert len(lines[8].split()) == 5
-    # Generated: 4 exchanges of 32 + 68 bytes to each of two, and a step frame of 32 + 20 + 24 + 68, or 64 bytes back.
-    assert lines[13].split()[:3] == ["root", f"{2 * (4 * 100 + 144) / 1024:.1f}", f"{2 * (4 * 100 + 64) / 1024:.1f}"]
+    assert len(lines[8].split()) == 6
+    # Generated: 4 exchanges of 32 + 68 bytes to each of two, and a step frame of 32 + 28 + 40 + 68, or 64 back.
+    assert lines[13].split()[1:4] == ["root", f"{2 * (4 * 100 + 168) / 1024:.1f}", f"{2 * (4 * 100 + 64) / 1024:.1f}"]
     assert lines[-1] == "held by several nodes, who share their query heads: KV heads 1"
     assert all(len(line) <= 80 and line == line.rstrip() for line in lines)
 
@@ -74,9 +74,9 @@ def test_json(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     facts = json.loads(run(capsys, "--model", model, "--nodes", 2, "--buffer-float-type", "f32", "--json"))
     assert (facts["wire_type"], facts["context"], facts["problem"]) == ("f32", 4096, None)
     root, worker = facts["nodes"]
-    assert (root["name"], sizes_of(root), sizes_of(worker)) == ("root", [4, 1, 64, 160], [4, 1, 64, 160])
-    assert root["decode"]["sent_bytes"] == 4 * (32 + 256) + 32 + 20 + 24 + 256
-    assert root["prompt"]["sent_bytes"] == (7 * 128 + 512 * (4 * 128 + 3 * 40) + 32 + 20 + 9 * 12 + 512 * 256) / 512
+    assert (root["name"], sizes_of(root), sizes_of(worker)) == ("the root", [4, 1, 64, 160], [4, 1, 64, 160])
+    assert root["decode"]["sent_bytes"] == 4 * (32 + 256) + 32 + 28 + 24 + 16 + 256
+    assert root["prompt"]["sent_bytes"] == (7 * 128 + 512 * (4 * 128 + 3 * 40) + 32 + 28 + 9 * 12 + 512 * 256) / 512
     assert worker["decode"] == {name: root["decode"][other] for name, other in SWAPPED.items()}
     assert worker["prompt"] == {name: root["prompt"][other] for name, other in SWAPPED.items()}
     sizes = settle_sizes(CONFIG, make_plan(CONFIG, 2), NodeOptions(wire_type=DType.F32), [None, None])
@@ -138,7 +138,7 @@ def test_an_impossible_need_of_memory_is_shown_and_fails(
     assert main(["plan", "--model", str(model), "--nodes", "2"]) == 5
     out, err = capsys.readouterr()
     assert "does not fit" in out
-    assert err.startswith("🚨 root needs ")
+    assert err.startswith("🚨 the root needs ")
     assert err.count("\n") == 1
 
 

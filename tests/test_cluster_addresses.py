@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 import threading
 import time
 from contextlib import closing, suppress
@@ -207,15 +208,65 @@ def test_a_peer_that_does_not_read_still_answers():
         assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 0  # it counts a full window
         peer, _ = listener.accept()
+        silence = addresses.Silence(connection)
         connection.setblocking(False)
         with suppress(BlockingIOError):
             while True:
                 connection.send(bytes(1 << 20))
         time.sleep(0.5)
-        assert addresses.unanswered_s(connection) == 0.0
+        assert silence.seconds() == 0.0
         connection.close()
         peer.close()
-    assert addresses.unanswered_s(connection) == 0.0
+    assert silence.seconds() == 0.0
+
+
+class FakeConnection(socket.socket):
+    """Says what the system would: bytes not acknowledged, and the milliseconds since the last answer."""
+
+    unacknowledged = last_answer_ms = 0
+
+    def getsockopt(self, *_what: int) -> bytes:  # type: ignore[override]
+        return struct.pack("@8x16xI28xI", self.unacknowledged, self.last_answer_ms)
+
+
+@pytest.fixture
+def quiet():
+    with FakeConnection() as connection:
+        yield connection
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that is set by hand."""
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_what_is_sent_after_a_long_rest_is_not_late(clock, quiet):
+    silence = addresses.Silence(connection := quiet)
+    for _ in range(10):
+        clock[0] += 1
+        connection.last_answer_ms += 1000
+        assert silence.seconds() == 0.0
+    connection.unacknowledged = 1  # sent a moment ago; the last answer is ten seconds old
+    assert silence.seconds() == 0.0
+    clock[0] += 1
+    connection.last_answer_ms = 900
+    assert silence.seconds() == 0.0  # answered, and something else is on its way
+
+
+def test_silence_counts_from_when_something_waits(clock, quiet):
+    silence = addresses.Silence(connection := quiet)
+    clock[0] += 10
+    connection.unacknowledged, connection.last_answer_ms = 5, 10_500
+    assert silence.seconds() == 0.0
+    for second in range(1, 8):
+        clock[0] += 1
+        connection.last_answer_ms += 1000
+        assert silence.seconds() == second
+    connection.unacknowledged = 0
+    assert silence.seconds() == 0.0
 
 
 def test_several_workers_on_one_machine(tiny, tmp_path):

@@ -355,7 +355,8 @@ def test_nothing_leaks_when_roots_are_killed(large, one, rounds):
             wait_until(lambda: is_free(one), FREED_S)
             sizes.append((one.num_fds(), one.num_threads(), one.rss_mib()))
     (first_fds, first_threads, first_rss), (fds, threads, rss) = sizes[0], sizes[-1]
-    assert (fds, threads) <= (first_fds, first_threads)
+    assert fds <= first_fds
+    assert threads <= first_threads
     assert rss < 1.02 * first_rss + 2
 
 
@@ -372,10 +373,13 @@ def test_nothing_leaks_when_workers_are_killed(large, tmp_path, rounds):
             del engine, error
             restarted(nodes, 1, tmp_path)
             wait_until(lambda: is_free(nodes[0]), FREED_S)
-            own = num_fds(os.getpid()), threading.active_count()
-            sizes.append((own, nodes[0].num_fds(), nodes[0].rss_mib()))
-        (own_first, fds_first, rss_first), (own_last, fds_last, rss_last) = sizes[0], sizes[-1]
+            sizes.append((num_fds(os.getpid()), threading.active_count(), nodes[0].num_fds(), nodes[0].rss_mib()))
+        (own_first, threads_first, fds_first, rss_first), (own_last, threads_last, fds_last, rss_last) = (
+            sizes[0],
+            sizes[-1],
+        )
         assert own_last <= own_first
+        assert threads_last <= threads_first
         assert fds_last <= fds_first
         assert rss_last < 1.02 * rss_first + 4
 

@@ -58,7 +58,7 @@ def survives(request: pytest.FixtureRequest) -> Iterator[None]:
     fds, threads, rss = worker.num_fds(), worker.num_threads(), worker.rss_mib()
     yield
     worker.assert_serves(tiny.model)
-    wait_until(lambda: (worker.num_fds(), worker.num_threads()) <= (fds, threads), 7)
+    wait_until(lambda: worker.num_fds() <= fds and worker.num_threads() <= threads, 7)
     assert worker.rss_mib() < rss + 8
 
 

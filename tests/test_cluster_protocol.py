@@ -47,7 +47,7 @@ def messages(tiny) -> list[Message]:
         Agreed(True),
         Missing(b"\x01\x02"),
         Failed("a disk broke", 1),
-        Pulse({"steps": 1}),
+        Pulse(3, {"steps": 1}),
         Bye(),
     ]
 
@@ -82,7 +82,7 @@ def test_changed_messages_are_refused_or_read(messages):
         Challenge(b"", False),
         Proof(bytes(33)),
         Refused("x" * 1025),
-        Pulse({str(number): 0 for number in range(65)}),
+        Pulse(0, {str(number): 0 for number in range(65)}),
         Facts("x" * 2000, "", 1, 1),
     ],
 )

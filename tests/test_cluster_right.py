@@ -137,6 +137,13 @@ def test_nodes_of_different_levels_agree(model, nodes):
         assert tokens(engine) == expected
 
 
+def test_small_steps_on_many_nodes(model, nodes):
+    with Engine.load(model, num_threads=1) as engine:
+        expected = tokens(engine)
+    with load(model, nodes[1:3], wire_type=DType.F32, max_batch_tokens=3) as engine:
+        assert tokens(engine) == expected
+
+
 def test_requests_share_the_steps_of_a_cluster(model, nodes):
     prompts = [PROMPT, [9] * 100, [7, 8, 9]]
     with load(model, nodes[1:3], wire_type=DType.F32) as engine:

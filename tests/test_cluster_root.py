@@ -84,13 +84,13 @@ class FakeWorker:
             if isinstance(message, wanted):
                 return message
 
-    def come_to(self, stage: str) -> None:
+    def come_to(self, stage: str, *, has_manifest: bool = True) -> None:
         """Behave as far as a stage."""
         self.say(FACTS)
         if stage == "facts":
             return
         self.hear(Setup)
-        self.say(Agreed(True))
+        self.say(Agreed(has_manifest))
         if stage == "agreed":
             return
         self.hear(Connect)
@@ -150,9 +150,10 @@ def test_errors_of_workers_keep_their_exit_code(tiny, play, code, kind):
     assert type(error_of(tiny, play(part))) is kind
 
 
+@pytest.mark.parametrize("has_manifest", [True, False])
 @pytest.mark.parametrize("stage", ["facts", "agreed", "linked"])
-def test_a_worker_that_breaks_off_is_lost(tiny, play, stage):
-    error = error_of(tiny, play(lambda it: it.come_to(stage)))
+def test_a_worker_that_breaks_off_is_lost(tiny, play, stage, has_manifest):
+    error = error_of(tiny, play(lambda it: it.come_to(stage, has_manifest=has_manifest)))
     assert isinstance(error, WorkerLost)
 
 
@@ -200,7 +201,7 @@ def test_bytes_that_are_no_message(tiny, play):
 
 def test_counters_of_a_worker_are_few(tiny, play):
     def part(it: FakeWorker) -> None:
-        it.say(Pulse({str(number): number for number in range(1000)}))
+        it.say(Pulse(0, {str(number): number for number in range(1000)}))
         time.sleep(0.2)
 
     assert "it sent what is no message" in str(error_of(tiny, play(part)))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 import pytest
@@ -13,13 +15,19 @@ from cluster_world import (  # type: ignore[import-not-found]
 )
 from model_files import tiny_config  # type: ignore[import-not-found]
 
+from dllama import machine
 from dllama.cluster.addresses import Address
-from dllama.cluster.protocol import Setup
+from dllama.cluster.opening import settle_cluster
+from dllama.cluster.protocol import Facts, Setup
 from dllama.cluster.session import check_setup
 from dllama.cluster.tiles import num_tiles, tiles_of
 from dllama.config import DType, LayerSpec, RopeScaling
+from dllama.engine.sizing import NodeOptions, settle_sizes
 from dllama.errors import ClusterError, DllamaError, NotEnoughMemory
 from dllama.plan import make_plan
+
+if TYPE_CHECKING:
+    from dllama.cluster import Cluster
 
 HERE = [Address("127.0.0.1", 9)]
 
@@ -137,3 +145,21 @@ def test_tiles_are_counted_as_they_are_cut():
         config = tiny_config(weight_type=DType.F32, **changes)
         config = replace(config, layers=config.layers[: config.num_layers])
         assert num_tiles(config) == len(tiles_of(config))
+
+
+def test_a_context_that_memory_limits_is_one_that_the_worker_takes(setup, monkeypatch):
+    """Free memory is looked at twice, seconds apart, and a worker needs some for lists."""
+    layers = (LayerSpec(),) * 16
+    sizes = {"hidden_size": 2048, "intermediate_size": 8192, "num_heads": 32, "num_kv_heads": 8, "head_dim": 64}
+    config = replace(setup.config, **sizes, num_layers=16, layers=layers, max_seq_len=1 << 17)
+    plan, options = make_plan(config, 2), NodeOptions(max_seq_len=2048)
+    free = max(size.memory.total for size in settle_sizes(config, plan, options, [None, None])) + (64 << 20)
+    monkeypatch.setattr(machine, "available_memory", lambda: free)
+    peer = SimpleNamespace(facts=Facts("commit", "avx2", 1, free))
+    cluster = SimpleNamespace(world_size=2, shares=None, names=["the root", "worker"], peers=[peer])
+    context = settle_cluster(config, NodeOptions(), cast("Cluster", cluster))[1][0].max_seq_len
+    assert 2048 < context < 8192
+    asked = msgspec.structs.replace(setup, config=config, plan=plan.digest(), max_seq_len=context, kv_tokens=context)
+    asked = msgspec.structs.replace(asked, max_batch_tokens=512, kv_type=options.kv_type_for(config))
+    monkeypatch.setattr(machine, "available_memory", lambda: free - (8 << 20))
+    assert check_setup(asked, 1)[2].max_seq_len == context

@@ -249,3 +249,9 @@ def test_no_thread_reads_the_file_when_loading_ends(files, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         Engine.load(files / "q40.m", progress=progress)
     assert closed_while_reading == [False]
+
+
+@pytest.mark.parametrize("more", [{"shares": [3, 1]}, {"key_file": "cluster.key"}])
+def test_what_is_for_workers_needs_some(files, more):
+    with pytest.raises(UsageError, match="goes with addresses of workers"):
+        Engine.load(files / "model.m", **more)

@@ -52,7 +52,7 @@ def test_the_node_that_lacks_memory_is_named():
     free = [totals(1024)[0], totals(512)[1]]
     with pytest.raises(NotEnoughMemory, match=r"^worker 1 needs \d+ MiB .*; it fits with a context of 512 tokens"):
         settle_sizes(CONFIG, PLAN, asked, free)
-    with pytest.raises(NotEnoughMemory, match=r"^root needs .*; it fits with a context of 1024 tokens"):
+    with pytest.raises(NotEnoughMemory, match=r"^the root needs .*; it fits with a context of 1024 tokens"):
         settle_sizes(CONFIG, PLAN, asked, [free[0], None])
     with pytest.raises(NotEnoughMemory, match=r"^10\.0\.0\.2:9999 needs "):
         settle_sizes(CONFIG, PLAN, asked, free, ["root", "10.0.0.2:9999"])

@@ -296,3 +296,10 @@ def test_usage(arguments: list[str], words: str, capsys: pytest.CaptureFixture[s
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert words in err
+
+
+def test_ignored_children_are_waited_for_all_the_same() -> None:
+    """Some parents ignore SIGCHLD, and their children inherit that."""
+    code = "import sys; from dllama.hub import local_workers; sys.exit(local_workers.run_in_front(['/bin/false']))"
+    command = ["bash", "-c", "trap '' CHLD; exec \"$@\"", "bash", sys.executable, "-c", code]
+    assert subprocess.run(command, cwd=checkout.ROOT, timeout=20).returncode == 1

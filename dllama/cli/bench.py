@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dllama.cli.cluster_flags import add_cluster_flags, add_wire_flag, wire_type
+from dllama.cli.cluster_flags import add_cluster_flags, add_wire_flag, are_workers_given, wire_type
 from dllama.cli.common import find_model, say
 from dllama.cli.parser import file_name, list_of, whole
 from dllama.errors import UsageError
@@ -207,7 +207,8 @@ def _records_of(
     fillers = max((Bench.fillers(test, longest, batch) for test in tests), key=len)
     room = longest + sum(filler + 2 * PAGE for filler in fillers)
     options: dict[str, Any] = {"num_threads": threads, "max_batch_tokens": batch, "max_seq_len": longest}
-    options |= {"workers": args.workers or None, "shares": args.shares, "key_file": args.key_file}
+    if are_workers_given(args):
+        options |= {"workers": args.workers, "shares": args.shares, "key_file": args.key_file}
     options["wire_type"] = wire_type(args)
     with Engine.load(model, kv_tokens=room, **options) as engine:
         if engine.max_seq_len < longest:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from dllama.cli.parser import file_name, list_of, number
+from dllama.errors import UsageError
 
 if TYPE_CHECKING:
     from dllama.cluster import Cluster
@@ -27,6 +29,11 @@ def add_cluster_flags(parser: argparse._ActionsContainer) -> None:
     group.add_argument("--workers", nargs="+", action="extend", default=[], metavar="HOST:PORT", help=help_)
     help_ = "weight of each node, this machine first, e.g. 3,1,1 (default: equal)"
     group.add_argument("--shares", type=list_of(number(1e-6, 1e6)), metavar="N,…", help=help_)
+    add_key_flag(group)
+
+
+def add_key_flag(group: argparse._ActionsContainer) -> None:
+    """Add the flag of the cluster's key."""
     help_ = "the cluster's key, the same on all machines (or its text in DLLAMA_CLUSTER_KEY)"
     group.add_argument("--key-file", type=file_name, metavar="FILE", help=help_)
 
@@ -40,13 +47,21 @@ def add_wire_flag(group: argparse._ActionsContainer) -> None:
     )
 
 
+def are_workers_given(args: argparse.Namespace) -> bool:
+    """Whether the flags name workers; raises UsageError for flags on the command line that are for nothing else."""
+    for name in ("shares", "key_file"):
+        if not args.workers and name in args.given:
+            raise UsageError(f"--{name.replace('_', '-')} goes with --workers HOST:PORT, and none is given")
+    return bool(args.workers)
+
+
 def connect(args: argparse.Namespace, show: _Show) -> Cluster | None:
     """Reach the workers of the flags; None if there are none.
 
     Raises:
         UsageError: The addresses cannot be used as given. ClusterError: A worker cannot be reached or used.
     """
-    if not args.workers:
+    if not are_workers_given(args):
         return None
     from dllama.cluster import Cluster
     from dllama.cluster.auth import load_key
@@ -83,17 +98,23 @@ class Bars:
         self._states: dict[str, tuple[int, int]] = {}
         self._start = self._last = time.monotonic()
         self._num_drawn = 0
+        self._lock = threading.Lock()  # each node's progress comes from a thread of its own
 
     def __call__(self, name: str, done: int, total: int) -> None:
         """Take how far a node is."""
-        self._states[name] = done, total
-        now = time.monotonic()
-        if now - self._last >= (_DRAW_S if self._is_live else _LINE_S):
-            self._last = now
-            self._draw()
+        with self._lock:
+            self._states[name] = done, total
+            now = time.monotonic()
+            if now - self._last >= (_DRAW_S if self._is_live else _LINE_S):
+                self._last = now
+                self._draw()
 
     def close(self) -> None:
         """Remove the bars."""
+        with self._lock:
+            self._clear()
+
+    def _clear(self) -> None:
         if self._num_drawn:
             print(f"\x1b[{self._num_drawn}A\x1b[J", end="", flush=True)
             self._num_drawn = 0
@@ -103,7 +124,7 @@ class Bars:
             parts = [f"{name} {done // MIB}/{total // MIB} MB" for name, (done, total) in self._states.items()]
             self._show(f"💿 Loaded {', '.join(parts)}")
             return
-        self.close()
+        self._clear()
         width = max(len(name) for name in self._states)
         for name, (done, total) in self._states.items():
             filled = _BAR_CELLS * done // total if total else _BAR_CELLS

@@ -157,12 +157,24 @@ def read_prompt(args: argparse.Namespace) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What is known before weights are loaded: a tokenizer that fits the model, the longest context, the workers."""
+    """What is known before weights are loaded: a tokenizer that fits the model, the longest context, the workers.
+
+    Use it as a context: workers are let go at its end, however that comes.
+    """
 
     tokenizer: Tokenizer
     context: int
     model_context: int  # the most that --max-seq-len can give
     cluster: Cluster | None = None
+
+    def __enter__(self) -> Prepared:
+        """Return it."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:
+        """End the sessions of the workers, if they have not ended yet."""
+        if self.cluster is not None:
+            self.cluster.close()
 
 
 def prepare(args: argparse.Namespace, show: Callable[[str], None]) -> Prepared:
@@ -188,7 +200,12 @@ def prepare(args: argparse.Namespace, show: Callable[[str], None]) -> Prepared:
         tokenizer = open_tokenizer(args.tokenizer, model.config)
         assert tokenizer is not None
         cluster = cluster_flags.connect(args, show)
-        size = settle(model.config, options, cluster)
+        try:
+            size = settle(model.config, options, cluster)
+        except BaseException:
+            if cluster is not None:
+                cluster.close()
+            raise
         facts = {"📄": tokenizer.summary(), "💡": model.summary(size.max_seq_len)}
     for mark, values in facts.items():
         for name, value in values.items():

@@ -152,15 +152,15 @@ def run(args: argparse.Namespace) -> None:
     prompt = read_prompt(args)
     sampling = sampling_params(args, max_tokens=args.steps or None, logprobs=args.logprobs, ignore_eos=args.ignore_eos)
     show = (lambda _line: None) if args.json else say
-    prepared = prepare(args, show)
-    tokens = prepared.tokenizer.encode(prompt)
-    check_prompt(len(tokens), prepared)
-    with load_engine(args, prepared, show) as engine:
-        show(prompt)
-        this = Run(prompt, len(tokens), engine.options.max_batch_tokens)
-        engine.add(tokens, sampling)
-        this.follow(engine, show)
-        this.nodes = engine.nodes()
+    with prepare(args, show) as prepared:
+        tokens = prepared.tokenizer.encode(prompt)
+        check_prompt(len(tokens), prepared)
+        with load_engine(args, prepared, show) as engine:
+            show(prompt)
+            this = Run(prompt, len(tokens), engine.options.max_batch_tokens)
+            engine.add(tokens, sampling)
+            this.follow(engine, show)
+            this.nodes = engine.nodes()
     if prepared.cluster:
         show("⭕ Network is closed")
     if args.json:

@@ -50,16 +50,16 @@ def run(args: argparse.Namespace) -> None:
     """Run the command."""
     text = read_prompt(args)
     show = (lambda _line: None) if args.json else say
-    prepared = prepare(args, show)
-    tokens = prepared.tokenizer.encode(text)
-    if len(tokens) < 2:
-        raise UsageError(f"--prompt: expected a text of at least 2 tokens, found {len(tokens)}")
     scored: list[float] = []
-    with load_engine(args, prepared, show) as engine:
-        show(f"Evaluating {len(tokens)} tokens...")
-        for value in log_probs(engine, tokens):
-            scored.append(value)
-            show(f"{len(scored):5d} / {len(tokens) - 1}, prob={math.exp(value):f}")
+    with prepare(args, show) as prepared:
+        tokens = prepared.tokenizer.encode(text)
+        if len(tokens) < 2:
+            raise UsageError(f"--prompt: expected a text of at least 2 tokens, found {len(tokens)}")
+        with load_engine(args, prepared, show) as engine:
+            show(f"Evaluating {len(tokens)} tokens...")
+            for value in log_probs(engine, tokens):
+                scored.append(value)
+                show(f"{len(scored):5d} / {len(tokens) - 1}, prob={math.exp(value):f}")
     found = results(scored)
     if args.json:
         say(to_json({"model": args.model, "tokens": len(tokens), **found}))

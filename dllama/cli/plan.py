@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dllama.plan import Plan, Shard, Traffic
 
 EXAMPLE = "example: dllama plan --model demo --nodes 3 --shares 2,1,1"
-MOST_NODES = 1 << 16
+MOST_NODES = 1024  # of a cluster
 KIB = 1 << 10
 
 

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from dllama.cli.cluster_flags import add_key_flag
 from dllama.cli.common import add_ignored_flags, say
 from dllama.cli.parser import file_name, number, whole
 from dllama.errors import UsageError
@@ -30,8 +31,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", type=file_name, metavar="ADDR", help=help_)
     help_ = "compute threads (default: the physical cores it may use)"
     parser.add_argument("--nthreads", type=whole(1, 1024), metavar="N", help=help_)
-    help_ = "the cluster's key, the same on all machines (or its text in DLLAMA_CLUSTER_KEY)"
-    parser.add_argument("--key-file", type=file_name, metavar="FILE", help=help_)
+    add_key_flag(parser)
     help_ = "let everybody in the network use and read this worker, without a key"
     parser.add_argument("--insecure", action="store_true", help=help_)
     help_ = "where weights are kept for the next start (default: ~/.cache/dllama/tiles)"

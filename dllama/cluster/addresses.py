@@ -7,6 +7,7 @@ import ipaddress
 import os
 import socket
 import struct
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -126,6 +127,15 @@ def connect(address: Address, what: str) -> socket.socket:
     return connection
 
 
+def number_of(connection: socket.socket) -> tuple[str, int] | None:
+    """Give IP number and port of the other side; None if it is gone, or if its number means something here alone."""
+    try:
+        host, port, *scope = connection.getpeername()
+    except OSError:
+        return None
+    return None if scope and scope[1] else (str(host), int(port))
+
+
 def _no_worker(address: Address, what: str) -> ClusterError:
     hint = " (this machine; the root itself needs no entry)" if _is_here(address.host) else ""
     key = "" if is_loopback(address.host) else " --key-file FILE (without a key it listens to its own machine only)"
@@ -149,21 +159,41 @@ def tune(connection: socket.socket) -> None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
-def unanswered_s(connection: socket.socket) -> float:
-    """Say for how long the other side's system has not acknowledged what was sent to it.
+class Silence:
+    """Measures for how long the other side's system has not acknowledged what was sent to it.
 
     A system answers whether its program reads or computes, so this tells a link that is cut from a peer that is busy,
     which TCP_USER_TIMEOUT does not. Linux alone says it.
 
-    Returns:
-        Seconds; 0 if nothing waits to be acknowledged, or nobody knows.
+    Args:
+        connection: A connected socket of TCP.
     """
-    try:
-        info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
-        unacknowledged, since_ms = _TCP_INFO.unpack(info)
-    except (AttributeError, OSError, struct.error):
-        return 0.0
-    return since_ms / 1000 if unacknowledged else 0.0
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._since: float | None = None  # when something was first seen to wait
+        self._looked = time.monotonic()
+
+    def seconds(self) -> float:
+        """Look again; 0 if nothing waits to be acknowledged, or nobody knows. To be called every second or so."""
+        now, before = time.monotonic(), self._looked
+        waits, last_answer = self._state()
+        self._looked = now
+        if not waits or last_answer < now - before:  # all is answered, or something was since the last look
+            self._since = None
+            return 0.0
+        if self._since is None:  # what was sent after a long rest may be a moment old
+            self._since = now
+        return min(now - self._since, last_answer)
+
+    def _state(self) -> tuple[bool, float]:
+        """Say whether something waits to be acknowledged, and how many seconds ago anything was."""
+        try:
+            info = self._connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+            unacknowledged, last_answer_ms = _TCP_INFO.unpack(info)
+        except (AttributeError, OSError, struct.error):
+            return False, 0.0
+        return unacknowledged > 0, last_answer_ms / 1000
 
 
 def _set(connection: socket.socket, option: str, value: int) -> None:

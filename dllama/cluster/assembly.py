@@ -10,15 +10,14 @@ import numpy.typing as npt
 from dllama.cluster.tiles import Tile, byte_slice, overlap, tiles_for, tiles_of
 from dllama.engine.sizing import PIECE_BYTES
 from dllama.plan import TensorSlice, tensor_slice
+from dllama.plan.slices import ROW_GROUP
 
 if TYPE_CHECKING:
-    from dllama.cluster.reading import Bytes
+    from dllama.cluster.protocol import Bytes
     from dllama.config import ModelConfig
     from dllama.plan import Shard
 
 U8Array = npt.NDArray[np.uint8]
-
-_ROW_GROUP = 64  # pieces begin at multiples of it, as ``load_rows`` wants them
 
 
 class Loadable(Protocol):
@@ -86,7 +85,7 @@ class Assembly:
         rows, columns = overlap(tile.rows, part.rows), overlap(tile.columns, part.columns)
         buffer = self._buffer_of(tile, part)
         if self._num_rows + rows.size > len(buffer):
-            self._load(tile.tensor, buffer, self._num_rows // _ROW_GROUP * _ROW_GROUP)
+            self._load(tile.tensor, buffer, self._num_rows // ROW_GROUP * ROW_GROUP)
         place = buffer[self._num_rows : self._num_rows + rows.size, byte_slice(tile.dtype, columns, part.columns)]
         wanted = source[rows.begin - tile.rows.begin :, byte_slice(tile.dtype, columns, tile.columns)]
         place[:] = wanted[: rows.size]
@@ -113,7 +112,7 @@ class Assembly:
         """Bytes that hold the rows of any needed tile and those that remain of the one before."""
         tiles = (self.tiles[index] for index in self.needed)
         sizes = (
-            (tile.rows.size + _ROW_GROUP - 1) * tile.dtype.row_bytes(self._slices[tile.tensor].columns.size)
+            (tile.rows.size + ROW_GROUP - 1) * tile.dtype.row_bytes(self._slices[tile.tensor].columns.size)
             for tile in tiles
             if tile.tensor in self._slices
         )

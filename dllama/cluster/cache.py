@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dllama.cluster.manifest import DIGEST_SIZE
-from dllama.cluster.reading import Bytes
+from dllama.cluster.protocol import Bytes
 from dllama.errors import BadFile, UsageError
 from dllama.formats.checked_file import CheckedFile
 
@@ -105,6 +105,8 @@ class TileCache:
     def write(self, digest: bytes, data: Bytes) -> None:
         """Keep bytes under their hash, which the caller has checked; ``problem`` says when that is no longer done."""
         path = self._path(digest)
+        if not self._limit:
+            return
         try:
             if not self.problem and self._make_room(len(data) + CHECKSUM.size):
                 self._write(path, data)

@@ -12,10 +12,9 @@ from contextlib import suppress
 import msgspec
 
 from dllama.cluster import protocol
-from dllama.cluster.protocol import Message, shown
+from dllama.cluster.protocol import Bytes, Message, shown
 from dllama.errors import DllamaError
 
-Bytes = bytes | bytearray | memoryview
 _LENGTH = struct.Struct("<I")
 STRANGER_LIMIT = 1024  # bytes of a message from whoever has not proved anything yet
 MESSAGE_LIMIT = 1 << 20  # of a message from a peer; the largest has the addresses of all nodes and a model's config

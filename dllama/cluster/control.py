@@ -49,7 +49,8 @@ class Control:
         self.failure: Failed | None = None
         self.reason = ""
         self._inbox: queue.Queue[Message | None] = queue.Queue(_MOST_WAITING)
-        self._ending, self._pulsed, self._lock = threading.Event(), threading.Event(), threading.Lock()
+        self._num_asked = self._answered = 0
+        self._ending, self._pulsed, self._lock = threading.Event(), threading.Condition(), threading.Lock()
         self._threads = [threading.Thread(target=target, daemon=True) for target in (self._read, self._beat)]
         for thread in self._threads:
             thread.start()
@@ -80,12 +81,13 @@ class Control:
 
     def ask_pulse(self, seconds: float) -> dict[str, int]:
         """Ask for a pulse and give its counters; the last ones if none comes in time."""
-        self._pulsed.clear()
+        self._num_asked += 1
         try:
-            self.send(Ask())
+            self.send(Ask(self._num_asked))
         except Lost:
             return self.last_pulse
-        self._pulsed.wait(seconds)
+        with self._pulsed:  # a pulse that was on its way already is no answer
+            self._pulsed.wait_for(lambda: self.reason or self._answered >= self._num_asked, seconds)
         return self.last_pulse
 
     def finish(self) -> None:
@@ -119,10 +121,11 @@ class Control:
 
     def _take(self, message: Message) -> None:
         if isinstance(message, Pulse):
-            self.last_pulse = message.counters
-            self._pulsed.set()
+            with self._pulsed:
+                self.last_pulse, self._answered = message.counters, max(self._answered, message.answers)
+                self._pulsed.notify_all()
         elif isinstance(message, Ask):
-            self.channel.send(Pulse(self._pulse()), LOST_S)
+            self.channel.send(Pulse(message.number, self._pulse()), LOST_S)
         elif isinstance(message, Bye):
             self._lose(ENDED)
         else:
@@ -134,9 +137,12 @@ class Control:
         """Send pulses."""
         while not self._ending.wait(PULSE_S):
             try:
-                self.channel.send(Pulse(self._pulse()), LOST_S)
+                self.channel.send(Pulse(counters=self._pulse()), LOST_S)
             except ChannelClosed as error:
                 self._lose(str(error))
+                return
+            except Exception as error:  # noqa: BLE001  # the other side must hear why, not that nothing comes
+                self._lose(f"internal error: {type(error).__name__}: {error}")
                 return
 
     def _lose(self, reason: str) -> None:
@@ -146,6 +152,8 @@ class Control:
                 return
             self.reason = reason
         self.channel.shut()
+        with self._pulsed:
+            self._pulsed.notify_all()
         while True:
             try:
                 self._inbox.put_nowait(None)

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dllama.cluster.reading import Bytes, TileReader, look_ahead
+from dllama.cluster.protocol import Bytes
+from dllama.cluster.reading import TileReader, look_ahead
 from dllama.cluster.tiles import TILING, Tile, tiles_of
 from dllama.config import ModelConfig
 from dllama.engine.loading import Progress, start_thread

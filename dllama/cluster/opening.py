@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,9 +13,10 @@ from dllama.cluster.channel import Channel, ChannelClosed
 from dllama.cluster.manifest import Manifest, manifest_of
 from dllama.cluster.protocol import PATIENCE_S, Loaded, Missing, Setup, from_bits
 from dllama.cluster.root import Cluster, Peer
+from dllama.cluster.tiles import LIST_BYTES, num_tiles
 from dllama.cluster.transfer import check_wanted, stream_tiles
 from dllama.engine.loading import load_weights
-from dllama.engine.sizing import NodeOptions, NodeSize, make_node_config, settle_sizes
+from dllama.engine.sizing import SLACK_BYTES, NodeOptions, NodeSize, make_node_config, settle_sizes
 from dllama.errors import ClusterError, NotEnoughMemory
 from dllama.plan import Plan, make_plan
 from dllama.version import build
@@ -37,8 +39,10 @@ def settle_cluster(config: ModelConfig, options: NodeOptions, cluster: Cluster) 
         UsageError: The model cannot be shared so. NotEnoughMemory: It does not fit.
     """
     plan = make_plan(config, cluster.world_size, cluster.shares)
-    others = (peer.facts.available_memory if peer.facts else None for peer in cluster.peers)
-    free = [machine.available_memory(), *others]
+    free = [machine.available_memory(), *(peer.facts.available_memory for peer in cluster.peers if peer.facts)]
+    slack = SLACK_BYTES + num_tiles(config) * LIST_BYTES
+    with suppress(NotEnoughMemory):  # workers look again, and must not find a little less than what was chosen
+        return plan, settle_sizes(config, plan, options, [each - slack for each in free], cluster.names)
     return plan, settle_sizes(config, plan, options, free, cluster.names)
 
 
@@ -74,10 +78,10 @@ def open_cluster(
         raise NotEnoughMemory(f"{error}; use a smaller model, or a shorter context (max_seq_len)") from error
     for peer, answer in agreed.items():
         if not answer.has_manifest:
-            _send_tile(cluster.link_of(peer), 0, manifest.raw)
+            _send_manifest(cluster, peer, manifest)
     _bring_weights(file, node, plan, cluster, watch)
     try:
-        node.scatter_from = choose_exchange(node, cluster.world_size)
+        node.scatter_from = choose_exchange(node, cluster.world_size, options.max_batch_tokens)
     except _native.GroupFailedError as error:
         raise cluster.explain(error) from error
     cluster.start_counting()
@@ -90,7 +94,7 @@ def _setup_of(
     return Setup(
         rank=peer.rank,
         names=cluster.names,
-        hosts=[(each.address.host, each.address.port) for each in cluster.peers],
+        hosts=[each.where for each in cluster.peers],
         config=file.config,
         shares=None if cluster.shares is None else list(cluster.shares),
         plan=plan.digest(),
@@ -143,11 +147,18 @@ def _send(file: ModelFile, cluster: Cluster, wanted: dict[int, list[int]], own: 
         raise cluster.explain(error) from None
 
 
+def _send_manifest(cluster: Cluster, peer: Peer, manifest: Manifest) -> None:
+    try:
+        cluster.link_of(peer).send_bytes(manifest.raw, PATIENCE_S)
+    except ChannelClosed as error:
+        raise cluster.explain(error) from None
+
+
 def _send_tile(link: Channel, _index: int, data: bytes | bytearray | memoryview) -> None:
     link.send_bytes(data, PATIENCE_S)
 
 
-def choose_exchange(node: _native.Node, world_size: int) -> int:
+def choose_exchange(node: _native.Node, world_size: int, max_tokens: int) -> int:
     """Measure from how many tokens in a step on reduce-scatter and all-gather are faster than the direct exchange.
 
     Both give the same bits. Between two nodes both move the same bytes, and the direct one waits once instead of twice.
@@ -159,7 +170,7 @@ def choose_exchange(node: _native.Node, world_size: int) -> int:
     if world_size == 2:
         return never
     best = never
-    for num_tokens in reversed(_PROBED_TOKENS):
+    for num_tokens in reversed([count for count in _PROBED_TOKENS if count <= max_tokens]):
         direct, scatter = (
             min(node.probe(num_tokens, is_scatter) for _ in range(_PROBES)) for is_scatter in (False, True)
         )

@@ -24,6 +24,7 @@ MAC_BYTES: Final = 32
 MAX_NODES: Final = 1024
 PATIENCE_S: Final = 1e6  # for what takes as long as it takes: heartbeats say whether there is still somebody
 
+Bytes = bytes | bytearray | memoryview
 Role = Literal["root", "link"]
 _PER_NODE = msgspec.Meta(max_length=MAX_NODES)
 Text = Annotated[str, msgspec.Meta(max_length=1024)]
@@ -148,12 +149,15 @@ class Failed(Message, frozen=True):
 
 
 class Ask(Message, frozen=True):
-    """Root: send a pulse now."""
+    """Root: send a pulse with this number now."""
+
+    number: int
 
 
 class Pulse(Message, frozen=True):
-    """Heartbeat, with the node's counters once there is one."""
+    """Heartbeat, with the node's counters once there is one; ``answers`` is the number of an ``Ask``, or 0."""
 
+    answers: int = 0
     counters: Annotated[dict[Text, int], msgspec.Meta(max_length=64)] = {}
 
 

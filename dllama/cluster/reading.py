@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from dllama.formats.m_file import ModelFile
 
 U8Array = npt.NDArray[np.uint8]
-Bytes = bytes | bytearray | memoryview
 T = TypeVar("T")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -13,12 +14,16 @@ from dllama.cluster.protocol import Missing, Setup
 from dllama.cluster.transfer import load_tiles, missing_tiles
 from dllama.errors import DllamaError
 from dllama.hub.progress import size_text
+from dllama.plan import node_name
 
 if TYPE_CHECKING:
     from dllama import _native
     from dllama.cluster.cache import TileCache
     from dllama.cluster.channel import Channel
     from dllama.plan import Plan
+
+
+_PATIENCE_S = 10.0  # between two lines that say how far loading is
 
 
 def cached_manifest(setup: Setup, cache: TileCache) -> Manifest | None:
@@ -67,13 +72,30 @@ def receive_weights(
     while True:
         _tell(assembly, missing, say)
         control.send(Missing(protocol.bits(missing, len(assembly.tiles))))
-        missing = load_tiles(assembly, missing, digests, cache, receive, "the root")
+        missing = load_tiles(assembly, missing, digests, cache, receive, node_name(0), _Teller(say))
         if not missing:
             break
         say(f"⚠️ {len(missing)} cached pieces of weights were damaged; the root sends them again")
         assembly = Assembly(setup.config, shard, node)
     if cache.problem:
         say(f"⚠️ {cache.problem}")
+
+
+class _Teller:
+    """Says how much is loaded, once loading has taken a while.
+
+    Args:
+        say: Takes lines.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say, self._next = say, time.monotonic() + _PATIENCE_S
+
+    def __call__(self, done: int, total: int) -> None:
+        """Take bytes done, and all of them."""
+        if time.monotonic() >= self._next:
+            self._say(f"💿 Loaded {size_text(done)} of {size_text(total)}")
+            self._next = time.monotonic() + _PATIENCE_S
 
 
 def _tell(assembly: Assembly, missing: list[int], say: Callable[[str], None]) -> None:

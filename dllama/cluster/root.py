@@ -18,15 +18,16 @@ from typing import TypeVar
 
 from dllama import _native
 from dllama.cluster import handshake, protocol
-from dllama.cluster.addresses import Address, check_distinct, connect, parse_address
+from dllama.cluster.addresses import Address, check_distinct, connect, number_of, parse_address
 from dllama.cluster.auth import link_key
 from dllama.cluster.channel import Channel
 from dllama.cluster.control import Control, Lost, Said
 from dllama.cluster.protocol import Agreed, Bye, Connect, Facts, Failed, Hello, Linked, Loaded, Message, Setup, shown
 from dllama.errors import ClusterError, DllamaError, NotEnoughMemory, UsageError, WorkerLost
+from dllama.plan import node_name
 from dllama.version import build
 
-ROOT_NAME = "the root"
+COUNTERS = ("steps", "tokens", "compute_us", "sync_us", "sent_bytes", "received_bytes")
 _VERDICT_S = 1.0  # for the news of a node's end to arrive from all sides
 _LAST_PULSE_S = 1.0
 _Wanted = TypeVar("_Wanted", bound=Message)
@@ -35,11 +36,16 @@ _Result = TypeVar("_Result")
 
 @dataclass(slots=True, eq=False)
 class Peer:
-    """A worker as the root sees it."""
+    """A worker as the root sees it.
+
+    Attributes:
+        where: Host and port for other workers, once it is connected.
+    """
 
     name: str
     address: Address
     rank: int
+    where: tuple[str, int] = ("", 0)
     control: Control | None = None
     facts: Facts | None = None
     link: Channel | None = None
@@ -88,7 +94,7 @@ class Cluster:
     @property
     def names(self) -> list[str]:
         """What nodes are called in messages, by rank."""
-        return [ROOT_NAME, *(peer.title for peer in self.peers)]
+        return [node_name(0), *(peer.title for peer in self.peers)]
 
     def connect(self) -> None:
         """Reach all workers at once and learn what they are.
@@ -173,7 +179,11 @@ class Cluster:
             peer.counted = counters
 
     def _ask_counters(self) -> dict[Peer, dict[str, int]]:
-        return self._all(lambda peer: self.control(peer).ask_pulse(_LAST_PULSE_S), self.peers)
+        def ask(peer: Peer) -> dict[str, int]:
+            counters = self.control(peer).ask_pulse(_LAST_PULSE_S)
+            return {name: counters.get(name, 0) for name in COUNTERS}
+
+        return self._all(ask, self.peers)
 
     def check(self) -> None:
         """Raise WorkerLost if a worker is gone; for work that does not need the workers but takes long."""
@@ -222,6 +232,7 @@ class Cluster:
 
     def _connect(self, peer: Peer) -> None:
         channel = Channel(connect(peer.address, peer.title))
+        peer.where = number_of(channel.socket) or (peer.address.host, peer.address.port)
         try:
             handshake.connect(channel, Hello("root", b"", False, self._session), self._key, peer.title)
         except BaseException:
@@ -234,8 +245,9 @@ class Cluster:
         """End all waits: without this worker nothing goes on."""
         if self._closed:
             return
-        if self._group is not None:
-            self._group.abort(f"{peer.title} was lost: {reason}")
+        group = self._group  # ``close`` forgets it meanwhile
+        if group is not None:
+            group.abort(f"{peer.title} was lost: {reason}")
         for peer in self.peers:
             if peer.link:
                 peer.link.shut()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gc
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,14 +17,14 @@ from pathlib import Path
 
 from dllama import _native, machine
 from dllama.cluster import handshake, protocol
-from dllama.cluster.addresses import Address, connect, unanswered_s
+from dllama.cluster.addresses import Address, Silence, connect
 from dllama.cluster.auth import link_key
 from dllama.cluster.cache import TileCache
 from dllama.cluster.channel import Channel, ChannelClosed
 from dllama.cluster.control import ENDED, LOST_S, Control, Lost
 from dllama.cluster.protocol import Agreed, Connect, Facts, Failed, Hello, Linked, Loaded, Refused, Setup, shown
 from dllama.cluster.reception import cached_manifest, receive_manifest, receive_weights
-from dllama.cluster.tiles import num_tiles, tiles_of
+from dllama.cluster.tiles import LIST_BYTES, num_tiles, tiles_of
 from dllama.engine.sizing import NodeOptions, NodeSize, make_node_config, settle_size
 from dllama.errors import ClusterError, DllamaError
 from dllama.plan import Plan, make_plan
@@ -33,7 +32,6 @@ from dllama.version import build, isa
 
 MIB = 1 << 20
 MOST_TILES = 1 << 20  # of a model; Llama 3.1 405B has 625 thousand
-TILE_BYTES = 400  # of memory for each in lists
 LINK_S = 20.0  # for all other nodes to link to this one
 _Say = Callable[[str], None]
 
@@ -74,6 +72,7 @@ class Session:
         self._control: Control | None = None
         self._group: _native.Group | None = None
         self._node: _native.Node | None = None
+        self._silences: dict[int, Silence] = {}  # of links to other workers
         self._accused = 0  # the rank of a worker that is no longer heard
         self._lost = ""  # why the session is over
 
@@ -109,8 +108,9 @@ class Session:
     def abort(self, reason: str) -> None:
         """End the session from any thread: all its waits end, and its memory is freed."""
         self._lost = self._lost or reason
-        if self._group is not None:
-            self._group.abort(reason)
+        group = self._group  # ``_free`` forgets it meanwhile
+        if group is not None:
+            group.abort(reason)
         with self._linked:
             for link in self._links.values():
                 link.shut()
@@ -142,17 +142,17 @@ class Session:
 
     def _counters(self) -> dict[str, int]:
         """Give what goes into a pulse; every second the moment to look after links that have no pulses."""
-        for rank, link in [*self._links.items()]:
-            if rank > 0 and unanswered_s(link.socket) > LOST_S:
+        for rank, silence in [*self._silences.items()]:
+            if silence.seconds() > LOST_S:
                 self._accuse(rank)
         node = self._node
         return node.counters() if node is not None else {}
 
     def _accuse(self, rank: int) -> None:
         """End the session because the node of ``rank`` is not heard, though its link has not ended."""
-        self._accused = rank
-        if self._group is not None and self._setup is not None:
-            self._group.abort(f"no sign of life from {self._setup.names[rank]}")
+        self._accused, group = rank, self._group
+        if group is not None and self._setup is not None:
+            group.abort(f"no sign of life from {self._setup.names[rank]}")
 
     def _failed_rank(self) -> int:
         failed = self._group.failed_rank if self._group is not None else None
@@ -191,14 +191,14 @@ class Session:
         key = link_key(self._options.key, self.session_id)
         for rank in range(setup.rank + 1, len(setup.names)):
             self._open_link(setup, rank, key)
-        deadline = time.monotonic() + LINK_S
         with self._linked:
-            while not self._lost and len(self._links) < len(setup.names) - 1:
-                if not self._linked.wait(deadline - time.monotonic()):
-                    absent = min(set(range(setup.rank)) - {*self._links})
-                    raise ClusterError(f"{setup.names[absent]} has not linked to it within {LINK_S:.0f} s")
+            self._linked.wait_for(lambda: self._lost or len(self._links) == len(setup.names) - 1, LINK_S)
+            absent = set(range(setup.rank)) - {*self._links}
+            self._silences = {rank: Silence(link.socket) for rank, link in self._links.items() if rank > 0}
         if self._lost:
             raise Lost(self._lost)
+        if absent:
+            raise ClusterError(f"{setup.names[min(absent)]} has not linked to it within {LINK_S:.0f} s")
 
     def _open_link(self, setup: Setup, rank: int, key: bytes) -> None:
         """Link to the worker of ``rank``; raises ClusterError if it cannot be reached, or is another."""
@@ -280,5 +280,5 @@ def check_setup(setup: Setup, num_threads: int) -> tuple[Plan, NodeOptions, Node
         kv_tokens=setup.kv_tokens,
         wire_type=setup.wire_type,
     )
-    available = machine.available_memory() - count * TILE_BYTES
+    available = machine.available_memory() - count * LIST_BYTES
     return plan, options, settle_size(setup.config, plan, setup.rank, options, available)

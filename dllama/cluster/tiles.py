@@ -15,12 +15,13 @@ from dllama.config import BLOCK_SIZE, DType, ModelConfig
 from dllama.formats.m_layout import tensors_in_order
 from dllama.formats.tensor import TensorInfo
 from dllama.plan import Range, Shard, TensorSlice, tensor_slice
+from dllama.plan.slices import ROW_GROUP
 
 TILING = 1  # raised when tiles are cut in another way, so that nobody takes hashes of the one for those of the other
+LIST_BYTES = 400  # of memory for each tile in lists
 _LEAST_TILES = 64  # in which FFN columns and vocabulary are cut, where they are long enough
 _BLOCK_ROWS = 2048  # of a tensor that is cut by columns
 _BLOCK_BYTES = 16 << 20  # at most, in such a block of whole rows
-_ROW_GROUP = 64  # blocks of rows begin at multiples of it, as the core's ``load_rows`` wants them
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +118,8 @@ def _many_blocks(size: int) -> int:
 
 
 def _block_rows(info: TensorInfo) -> int:
-    fitting = _BLOCK_BYTES // info.row_bytes // _ROW_GROUP * _ROW_GROUP
-    return max(_ROW_GROUP, min(_BLOCK_ROWS, fitting))
+    fitting = _BLOCK_BYTES // info.row_bytes // ROW_GROUP * ROW_GROUP
+    return max(ROW_GROUP, min(_BLOCK_ROWS, fitting))
 
 
 def _cut(size: int, step: int) -> Iterator[Range]:

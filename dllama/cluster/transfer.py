@@ -13,10 +13,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from dllama.cluster.manifest import digest_of
-from dllama.cluster.reading import Bytes, TileReader, look_ahead
+from dllama.cluster.protocol import Bytes
+from dllama.cluster.reading import TileReader, look_ahead
 from dllama.cluster.tiles import Tile
 from dllama.engine.loading import Progress, start_thread
-from dllama.errors import DllamaError
+from dllama.errors import ClusterError, DllamaError
 
 if TYPE_CHECKING:
     from dllama.cluster.assembly import Assembly
@@ -73,10 +74,10 @@ def stream_tiles(
 
 
 def check_wanted(wanted: Sequence[int], needed: Sequence[int], peer: str) -> None:
-    """Raise DllamaError unless what worker ``peer`` asks for are some of the tiles it needs, ascending."""
+    """Raise ClusterError unless what worker ``peer`` asks for are some of the tiles it needs, ascending."""
     left = iter(needed)
     if not all(index in left for index in wanted):
-        raise DllamaError(f"{peer} asked for tiles that it does not need; are both of the same version?")
+        raise ClusterError(f"{peer} asked for tiles that it does not need; are both of the same version?")
 
 
 def missing_tiles(

@@ -26,8 +26,8 @@ from dllama.engine.scheduler import Scheduler
 from dllama.engine.sequence import Sequence as TokenSequence
 from dllama.engine.sizing import NodeOptions, NodeSize, max_logits
 from dllama.engine.tasks import Collection, Generation
-from dllama.errors import UsageError
-from dllama.plan import MemoryPlan
+from dllama.errors import DllamaError, UsageError
+from dllama.plan import MemoryPlan, node_name
 
 if TYPE_CHECKING:
     from dllama.cluster import Cluster
@@ -71,7 +71,7 @@ class Engine:
         self.memory: MemoryPlan = size.memory
         pool = PagePool(size.num_pages, size.num_slots, _native.PAGE_SIZE)
         scheduler = Scheduler(pool, options.max_batch_tokens, max_logits(self.config), options.step_seconds)
-        self._executor = Executor(node, scheduler, file.embedding_rows, cluster.explain if cluster else None)
+        self._executor = Executor(node, scheduler, file.embedding_rows, self._lost if cluster else None)
         self._file, self._cluster = file, cluster
         self._counted = node.counters()  # before there was work: a cluster measures how to exchange
         self._requests: dict[int, Generation] = {}
@@ -274,7 +274,7 @@ class Engine:
     def nodes(self) -> list[dict[str, int | str]]:
         """Give the counters of every node, by rank, each with its ``name``; workers are asked for theirs."""
         others = self._cluster.counters() if self._cluster else []
-        names = self._cluster.names if self._cluster else ["the root"]
+        names = self._cluster.names if self._cluster else [node_name(0)]
         return [{"name": name, **counters} for name, counters in zip(names, [self.counters(), *others], strict=True)]
 
     def close(self) -> None:
@@ -293,6 +293,13 @@ class Engine:
     ) -> None:
         """Close the engine."""
         self.close()
+
+    def _lost(self, error: Exception) -> DllamaError:
+        """Say which node a failed exchange is about, and let the other workers go."""
+        assert self._cluster is not None
+        why = self._cluster.explain(error)
+        self._cluster.close()
+        return why
 
     def _advance(self) -> None:
         """Run one step."""

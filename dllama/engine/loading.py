@@ -19,6 +19,7 @@ from dllama import _native, machine
 from dllama.engine.sizing import PIECE_BYTES, NodeOptions, NodeSize, make_node_config, settle_size
 from dllama.errors import NotEnoughMemory, UnsupportedIsa
 from dllama.plan import Shard, TensorSlice, make_plan, tensor_slice
+from dllama.plan.slices import ROW_GROUP
 
 if TYPE_CHECKING:
     from dllama.formats.m_file import ModelFile
@@ -28,7 +29,6 @@ U8Array = npt.NDArray[np.uint8]
 T = TypeVar("T")
 Progress = Callable[[int, int], None]  # (bytes done, bytes in all)
 
-_ROW_GROUP = 64  # pieces begin at multiples of it; the core packs rows by 8 or 16, which differs between levels
 _FEWER_THREADS = "use fewer threads (num_threads, --nthreads)"
 
 
@@ -111,7 +111,7 @@ def _pieces(file: ModelFile, slices: dict[str, TensorSlice]) -> Iterator[Piece]:
         if name not in slices:
             continue
         part = slices[name]
-        step = max(1, PIECE_BYTES // tensor.row_bytes // _ROW_GROUP) * _ROW_GROUP
+        step = max(1, PIECE_BYTES // tensor.row_bytes // ROW_GROUP) * ROW_GROUP
         for begin in range(part.rows.begin, part.rows.end, step):
             end = min(begin + step, part.rows.end)
             buffers.reverse()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from os import PathLike, fspath
 from typing import TYPE_CHECKING
 
 from dllama import _native, machine
 from dllama.engine.loading import Progress, open_node
-from dllama.engine.sizing import NodeOptions, NodeSize, settle_size
+from dllama.engine.sizing import SLACK_BYTES, NodeOptions, NodeSize, settle_size
+from dllama.errors import NotEnoughMemory, UsageError
 from dllama.plan import make_plan
 
 if TYPE_CHECKING:
@@ -33,14 +35,21 @@ class Nodes:
 def join(
     workers: Sequence[str] | Cluster | None, shares: Sequence[float] | None, key_file: str | PathLike[str] | None
 ) -> Cluster | None:
-    """Connect to workers, unless that is done already; None if there are none."""
-    if workers is None or (not workers and isinstance(workers, list | tuple)):
-        return None
+    """Connect to workers, unless that is done already; None if there are none.
+
+    Raises:
+        UsageError: Shares or a key without workers to use them for. ClusterError: A worker cannot be reached or used.
+    """
     from dllama.cluster import Cluster
     from dllama.cluster.auth import load_key
 
-    if isinstance(workers, Cluster):
-        return workers
+    is_none = workers is None or (not workers and isinstance(workers, list | tuple))
+    if is_none or isinstance(workers, Cluster):
+        for name, value in (("shares", shares), ("key_file", key_file)):
+            if value is not None:
+                raise UsageError(f"{name}: goes with addresses of workers (workers), and there are none")
+        return workers if isinstance(workers, Cluster) else None
+    assert workers is not None
     cluster = Cluster(workers, load_key(None if key_file is None else fspath(key_file)), shares)
     cluster.connect()
     return cluster
@@ -53,7 +62,10 @@ def settle(config: ModelConfig, options: NodeOptions, cluster: Cluster | None) -
         NotEnoughMemory: It does not fit, here or on a worker. UsageError: The model cannot be shared out so.
     """
     if cluster is None:
-        return settle_size(config, make_plan(config), 0, options, machine.available_memory())
+        free, plan = machine.available_memory(), make_plan(config)
+        with suppress(NotEnoughMemory):
+            return settle_size(config, plan, 0, options, free - SLACK_BYTES)
+        return settle_size(config, plan, 0, options, free)
     from dllama.cluster.opening import settle_cluster
 
     _, sizes = settle_cluster(config, options, cluster)

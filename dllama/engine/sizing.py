@@ -12,7 +12,8 @@ from dllama.errors import UsageError
 from dllama.plan import MemoryPlan, Plan, node_name
 
 PIECE_BYTES = 8 << 20  # of the model file at once while loading; two are in flight
-TILE_BYTES = 56 << 20  # in flight while a cluster is loaded: tiles on their way, rows of a tensor, pieces of slices
+IN_FLIGHT_BYTES = 56 << 20  # while a cluster is loaded: tiles on their way, rows of a tensor, pieces of slices
+SLACK_BYTES = 32 << 20  # left free by a context that nobody asked for: what is free changes between two looks
 LOGITS_BYTES = 16 << 20  # that one step gives to a caller who wants the logits of all positions
 _DEFAULT_MAX_SEQ_LEN = 8192
 _LEAST_MAX_SEQ_LEN = 256  # a context that nobody asked for is not made shorter than this
@@ -189,7 +190,7 @@ def _sizes(
     num_slots = min(_MAX_SLOTS, num_pages, options.max_batch_tokens)
     node = make_node_config(config, plan, options, num_pages, num_slots)
 
-    loading = TILE_BYTES if len(plan.shards) > 1 else 2 * PIECE_BYTES
+    loading = IN_FLIGHT_BYTES if len(plan.shards) > 1 else 2 * PIECE_BYTES
 
     def memory_of(rank: int) -> MemoryPlan:
         buffers = node.buffer_bytes(rank) + _logits_bytes(config, plan, rank, options, num_slots) + loading

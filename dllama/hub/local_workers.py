@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from dllama import machine
 from dllama.errors import ClusterError
@@ -70,6 +70,7 @@ def run_in_front(command: list[str]) -> int:
 
     The terminal's signals reach it by themselves; those sent to this process alone are passed on.
     """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where it is ignored, as some parents have it, it would never come
     passed = {number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if _is_heeded(number)}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {*passed, signal.SIGCHLD})
     try:
@@ -78,7 +79,8 @@ def run_in_front(command: list[str]) -> int:
         while not (status := _status_of(pid)):
             info = signal.sigwaitinfo({*passed, signal.SIGCHLD})
             if info.si_signo != signal.SIGCHLD and info.si_code <= 0:  # a process has sent it, not the kernel
-                os.kill(pid, info.si_signo)
+                with suppress(ProcessLookupError):
+                    os.kill(pid, info.si_signo)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return _exit_code(os.waitstatus_to_exitcode(status[0]))

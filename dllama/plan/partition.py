@@ -71,7 +71,7 @@ class Plan:
 
 def node_name(rank: int) -> str:
     """Say which node is meant where no address is known."""
-    return f"worker {rank}" if rank else "root"
+    return f"worker {rank}" if rank else "the root"
 
 
 def kv_heads_per_unit(config: ModelConfig) -> int:

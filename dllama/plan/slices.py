@@ -13,6 +13,8 @@ from enum import Enum
 from dllama.config import ModelConfig
 from dllama.plan.partition import Range, Shard
 
+ROW_GROUP = 64  # pieces of slices begin at multiples of it; the core packs rows by 8 or 16, as its level has it
+
 
 class Axis(Enum):
     """What a slice cuts."""

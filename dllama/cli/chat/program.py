@@ -39,8 +39,10 @@ def run_chat(args: argparse.Namespace) -> None:
     args.seed = int(time.time()) if args.seed is None else args.seed
     system = _system(args)
     screen = choose_screen(args.json)
-    prepared = prepare(args, lambda _line: None)
-    with choose_template(prepared.tokenizer, args.chat_template) as template:
+    with (
+        prepare(args, lambda _line: None) as prepared,
+        choose_template(prepared.tokenizer, args.chat_template) as template,
+    ):
         talk = _talk(args, ModelFiles(name, args.model, args.tokenizer), template, prepared.tokenizer)
         if system:
             talk.conversation.set_system(system)
