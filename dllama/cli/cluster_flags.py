@@ -94,7 +94,7 @@ class Bars:
     """
 
     def __init__(self, show: _Show, is_live: bool) -> None:
-        self._show, self._is_live = show, is_live and sys.stdout.isatty()
+        self._show, self._is_live = show, is_live and sys.stdout is not None and sys.stdout.isatty()
         self._states: dict[str, tuple[int, int]] = {}
         self._start = self._last = time.monotonic()
         self._num_drawn = 0

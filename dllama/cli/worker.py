@@ -92,12 +92,13 @@ def host_of(args: argparse.Namespace, *, has_key: bool) -> str | None:
 
     if args.host is None:
         return None if has_key or args.insecure else _LOCAL
-    if not has_key and not args.insecure and not addresses.is_loopback(args.host):
+    host = str(args.host).removeprefix("[").removesuffix("]")  # as IPv6 numbers stand before ports
+    if not has_key and not args.insecure and not addresses.is_loopback(host):
         raise UsageError(
             f"--host {args.host}: everybody who reaches it could use this worker; give --key-file FILE, "
             "the same on all machines, or allow it with --insecure"
         )
-    return str(args.host)
+    return host
 
 
 class _Terminated(Exception):

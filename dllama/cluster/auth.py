@@ -39,7 +39,7 @@ def load_key(file: str | None) -> bytes | None:
             raise UsageError(f"{where}: {getattr(error, 'strerror', None) or error}; {_ADVICE}") from None
     elif not text:
         return None
-    text = text.strip()
+    text = text.removeprefix(b"\xef\xbb\xbf").strip()  # some editors put a mark before it
     if not _LEAST_KEY <= len(text) <= _MOST_KEY:
         found = "more" if len(text) > _MOST_KEY else str(len(text))
         raise UsageError(f"{where}: expected a key of {_LEAST_KEY} to {_MOST_KEY} bytes, found {found}; {_ADVICE}")

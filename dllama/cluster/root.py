@@ -46,6 +46,7 @@ class Peer:
     address: Address
     rank: int
     where: tuple[str, int] = ("", 0)
+    meeting: Channel | None = None  # of the control connection, from before its handshake
     control: Control | None = None
     facts: Facts | None = None
     link: Channel | None = None
@@ -231,7 +232,7 @@ class Cluster:
         self._group = None  # it has descriptors of its own
 
     def _connect(self, peer: Peer) -> None:
-        channel = Channel(connect(peer.address, peer.title))
+        channel = peer.meeting = Channel(connect(peer.address, peer.title))
         peer.where = number_of(channel.socket) or (peer.address.host, peer.address.port)
         try:
             handshake.connect(channel, Hello("root", b"", False, self._session), self._key, peer.title)
@@ -255,7 +256,7 @@ class Cluster:
     def _shut(self) -> None:
         """End all waits of all connections."""
         for peer in self.peers:
-            for channel in (peer.link, peer.control and peer.control.channel):
+            for channel in (peer.link, peer.meeting):
                 if channel:
                     channel.shut()
 

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from dllama.text.chat_template import ChatTemplate
     from dllama.text.tokenizer import Tokenizer
 
-_TOLD_AGAIN = ("tokenizer", "chat_template", "max_seq_len", "nthreads")  # flags that a saved conversation does not hold
+# Flags that a saved conversation does not hold.
+_TOLD_AGAIN = ("tokenizer", "chat_template", "max_seq_len", "nthreads", "shares", "key_file", "buffer_float_type")
 STEP_S = 0.5  # so long a key that stops an answer waits at most
 
 
@@ -120,11 +121,18 @@ def _rescue(chat: Chat, args: argparse.Namespace) -> str:
         path.chmod(0o600)
     except (DllamaError, OSError) as error:
         return f"the conversation could not be saved: {_reason(error)}"
-    flags = [f"--{key.replace('_', '-')}={getattr(args, key)}" for key in _TOLD_AGAIN if key in args.given]
+    flags = [f"--{key.replace('_', '-')}={_as_typed(args, key)}" for key in _TOLD_AGAIN if key in args.given]
     switches = ["--context-shift"] if args.context_shift else []
+    workers = ["--workers", *args.workers] if "workers" in args.given else []
     name = sys.argv[0] if Path(sys.argv[0]).name == "dllama" else "dllama"
-    command = shlex.join([name, "chat", "--model", chat.talk.files.name, *flags, *switches, "--load", str(path)])
-    return f"go on with: {command}"
+    command = [name, "chat", "--model", chat.talk.files.name, *flags, *switches, "--load", str(path), *workers]
+    return f"go on with: {shlex.join(command)}"
+
+
+def _as_typed(args: argparse.Namespace, key: str) -> str:
+    """Write the value of a flag as it was given, or as well: shares as a comma list."""
+    value = getattr(args, key)
+    return ",".join(f"{item:g}" for item in value) if isinstance(value, list) else str(value)
 
 
 class Interrupted(DllamaError):

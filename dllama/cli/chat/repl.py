@@ -76,9 +76,8 @@ class Chat:
                     raise
                 self.screen.note("(Ctrl-D or /exit ends the chat)")
             except DllamaError as error:
-                if not self.screen.is_interactive:
+                if not self.screen.is_interactive or self._has_engine_stopped():  # a chat ends with its engine
                     raise
-                self.engine.check()  # a chat ends with its engine
                 self.screen.error(str(error))
 
     def _next(self, reader: LineReader) -> str | None:
@@ -150,8 +149,17 @@ class Chat:
         try:
             self._answer()
         finally:
-            if self.talk.num_answers == num_answers:
-                self.talk.conversation = before
+            if self.talk.num_answers == num_answers and not self._has_engine_stopped():
+                self.talk.conversation = before  # else the message is saved with the rest; /regen answers it then
+
+    def _has_engine_stopped(self) -> bool:
+        from dllama.engine import EngineStopped
+
+        try:
+            self.engine.check()
+        except EngineStopped:
+            return True
+        return False
 
     def _answer(self) -> None:
         prompt = self._fitting_prompt()
