@@ -99,6 +99,18 @@ def test_seeds_give_the_same_tokens(model, nodes, params):
             assert ours.logprob == pytest.approx(theirs.logprob, abs=1e-4)
 
 
+@pytest.mark.parametrize("model_type", ["llama", "qwen3"])
+@pytest.mark.parametrize("weight_type", [DType.F16, DType.Q80, DType.Q40])
+def test_weights_of_every_type(nodes, tmp_path, model_type, weight_type):
+    """Quantized products round their inputs too, so a sum that differs in its last bit can move one by a step."""
+    write_tiny_model(tmp_path / "model.m", tiny_config(model_type, weight_type, intermediate_size=192))
+    with Engine.load(tmp_path / "model.m", num_threads=1) as engine:
+        expected = engine.logits(PROMPT * 10)
+    with load(tmp_path / "model.m", nodes[1:3], wire_type=DType.F32) as engine:
+        logits = engine.logits(PROMPT * 10)
+    assert error(logits, expected) < (Q80_TOLERANCE if weight_type.is_quantized else F32_TOLERANCE)
+
+
 def test_quantized_models_choose_the_same_where_it_is_clear(nodes):
     with Engine.load(DEMO.model, DEMO.tokenizer, num_threads=1) as engine:
         assert engine.tokenizer is not None
