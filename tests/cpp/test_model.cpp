@@ -1,5 +1,6 @@
 // Nodes as a whole: one rank against several over socket pairs, chunks of any size, neighbours, and hostile batches.
 #include <poll.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -767,6 +768,31 @@ TEST(an_answer_of_another_length_ends_the_root) {
   pair.send(FrameType::Results, 5, std::vector<std::byte>(32));
   CHECK_THROWS(pair.node->step(candidate_batch({2, kVocab, 1.0f, {}})), GroupFailed, "worker a sent frame type 18");
 }
+
+// Sanitizers need more address space than a limit leaves.
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+TEST(memory_that_is_refused_within_a_step_ends_the_group) {
+  NodeConfig config = make_config(2, DType::Q40, DType::Q80, 1);
+  config.vocab_size = size_t{1} << 22;
+  config.shards[1].vocab_end = config.vocab_size;
+  Batch batch;
+  batch.spans = {{0, 0, 150}};
+  batch.pages = {{0, 0, 0}, {0, 1, 1}, {0, 2, 2}};
+  batch.embeddings = random_values(150 * kHidden, 1, 1.0f);
+  for (int32_t row = 0; row < 150; ++row) batch.wants.push_back({row, WantKind::Logits, 0});  // 2.3 GiB
+  int ends[2];
+  socketpair(AF_UNIX, SOCK_STREAM, 0, ends);
+  Node root(config, std::make_shared<Group>(0, std::vector<int>{ends[0]}));
+  rlimit before;
+  getrlimit(RLIMIT_AS, &before);
+  const rlimit less{size_t{2} << 30, before.rlim_max};
+  setrlimit(RLIMIT_AS, &less);
+  CHECK_THROWS(root.step(batch), OutOfMemory, "");
+  CHECK_THROWS(root.step(batch), GroupFailed, "");
+  setrlimit(RLIMIT_AS, &before);
+  for (const int end : ends) close(end);
+}
+#endif
 
 TEST(a_follower_outlives_a_root_that_leaves) {
   Cluster cluster(make_config(3, DType::F32, DType::F32));
