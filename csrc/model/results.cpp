@@ -201,8 +201,8 @@ size_t Outputs::bytes(const NodeConfig& config, size_t rank) {
 
 void compute_results(Step& step, size_t thread, const Wanted& wanted, Outputs& outputs) {
   compute_logits(step, thread, wanted, outputs);
-  compute_candidates(step, thread, wanted, outputs);
   compute_scores(step, thread, wanted, outputs);
+  compute_candidates(step, thread, wanted, outputs);  // last: it takes memory, and must not throw before a barrier
 }
 
 void gather_results(Step& step, const Wanted& wanted, Outputs& outputs) {
