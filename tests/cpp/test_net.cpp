@@ -292,7 +292,9 @@ TEST(any_failure_within_an_exchange_ends_the_group) {
   CHECK_EQ(write(pair.ends[1], &header, sizeof(header)), static_cast<ssize_t>(sizeof(header)));
   std::vector<std::byte> payload;
   CHECK_THROWS(group.receive_command(payload, SIZE_MAX), std::length_error, "");
-  CHECK_THROWS(group.receive_command(payload, SIZE_MAX), GroupFailed, "");
+  group.begin_exchange();
+  group.send(0, FrameType::Sums, payload);
+  CHECK_THROWS(group.poke(), GroupFailed, "");
   close(pair.ends[1]);
 }
 
