@@ -18,6 +18,8 @@ PAGE_SIZE: int  # positions in one KV page
 WANT_LOGITS: int  # kinds of wants in a batch
 WANT_SCORE: int
 WANT_CANDIDATES: int
+MAX_CANDIDATES: int  # that all queries of one step may ask for
+MAX_QUERY_IDS: int  # that they may name
 
 class UnsupportedIsaError(RuntimeError):
     """DLLAMA_ISA names a level that is unknown, not built, or missing in this CPU."""
@@ -53,8 +55,8 @@ def sample(logits: F32Array, temperature: float, top_k: int, top_p: float, min_p
     """Draw a token from softmax(logits / temperature) cut by top-k, then top-p, then min-p, with ``0 <= coin < 1``.
 
     temperature > 0; top_k 0, top_p outside (0, 1) and min_p 0 switch their filter off. Without filters the walk is in
-    token order; otherwise in descending probability: as distributed-llama's sampler does. ValueError if the logits are
-    not finite numbers (negative infinity is one).
+    token order; otherwise in descending probability: the steps of distributed-llama's sampler, with sums in double.
+    ValueError if the logits are not finite numbers (negative infinity is one).
     """
 
 def sample_best(
@@ -118,20 +120,22 @@ class NodeConfig:
         shards: Sequence[Shard],
         num_threads: int,
         max_tokens: int,
+        max_rows: int,
         num_pages: int,
         num_slots: int,
     ) -> None:
         """``has_qk_norm``: one per layer. ``kv_type``: DType F16 or F32. ``wire_type``: DType F32, F16 or Q80.
 
         ``shards``: one per rank, the same list on every rank. ``max_tokens``: tokens in one step.
-        ``num_pages``: KV pages of this node; ``num_slots``: sequences that can have pages at once.
+        ``max_rows``: rows of logits and candidates that one step may want. ``num_pages``: KV pages of each node;
+        ``num_slots``: sequences that can have pages at once. All but ``num_threads`` is equal on all ranks.
         """
     def weight_bytes(self, rank: int) -> int:
         """Bytes of packed weights of ``rank``."""
     def kv_bytes(self, rank: int) -> int:
         """Bytes of the KV pages of ``rank``."""
     def buffer_bytes(self, rank: int) -> int:
-        """Bytes of the activation buffers of ``rank``."""
+        """Most bytes that ``rank`` needs beside these: activations, logits, what a step asks and is answered."""
 
 class CandidateQuery:
     """What is asked of a row of logits instead of the row."""

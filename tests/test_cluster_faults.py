@@ -411,7 +411,7 @@ def test_a_second_root_is_refused_while_the_first_goes_on(large, tiny, one):
 
 
 def test_too_little_memory_on_a_worker_is_said_before_loading(tmp_path, one):
-    config = tiny_config(weight_type=DType.F32, num_layers=64, num_kv_heads=4, max_seq_len=1 << 24)
+    config = tiny_config(weight_type=DType.F32, num_layers=64, num_heads=8, num_kv_heads=4, max_seq_len=1 << 24)
     write_tiny_model(tmp_path / "long.m", config)
     before = one.rss_mib()
     expected = rf"worker {one.address} needs \d+ MiB of memory \(weights \d+, KV \d+, .*but \d+ MiB are free; it fits"

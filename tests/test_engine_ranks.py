@@ -14,9 +14,10 @@ from model_files import tiny_config, write_tiny_model  # type: ignore[import-not
 
 from dllama import _native
 from dllama.config import DType
-from dllama.engine import Engine, EngineStopped, SamplingParams, sizing
+from dllama.engine import Engine, EngineStopped, SamplingParams, sampling, sizing
 from dllama.engine.loading import load_weights
 from dllama.engine.sizing import NodeOptions, make_node_config, settle_size
+from dllama.errors import WorkerLost
 from dllama.formats.m_file import open_m_file
 from dllama.plan import Exchange, make_plan, step_traffic
 
@@ -111,8 +112,17 @@ def test_every_rank_has_room_for_its_part_of_the_logits(model, monkeypatch):
         return settle_size(config, plan, rank, NodeOptions(), 1 << 40).memory.buffers
 
     assert plan.shards[1].vocab.size < 192
-    assert buffers(0, 10) - buffers(0, 1) == 9 * 4 * 384
-    assert buffers(1, 10) - buffers(1, 1) == 9 * 4 * 192
+    query = 16  # each row may be asked for as logits or as candidates, whose slice is kept beside them
+    assert buffers(0, 10) - buffers(0, 1) == 9 * (4 * (384 + 256) + query)
+    assert buffers(1, 10) - buffers(1, 1) == 9 * (4 * (192 + 192) + query)
+
+
+def test_what_samplers_ask_of_a_step_is_what_nodes_have_room_for():
+    per_row = SamplingParams(top_k=sampling._MAX_TOP_K)
+    query = sampling.Sampler(per_row, 1, 100_000).query([1])
+    assert query
+    assert sizing._MAX_SLOTS * max(query.count, 100) <= _native.MAX_CANDIDATES
+    assert sizing._MAX_SLOTS * sampling._MAX_IDS <= _native.MAX_QUERY_IDS
 
 
 def test_uneven_shares(model, logits):
@@ -251,6 +261,7 @@ class WideNodes:
             shards=shards,
             num_threads=1,
             max_tokens=64,
+            max_rows=1,
             num_pages=2,
             num_slots=1,
         )
@@ -308,20 +319,50 @@ def test_an_idle_group_uses_no_cpu(model):
         assert time.process_time() - begin < 0.03
 
 
+class FailingNode:
+    """A node that computes, but whose group fails while a token is drawn."""
+
+    def __init__(self, node, error: Exception) -> None:
+        self.step, self.stop, self._error = node.step, node.stop, error
+
+    def draw(self, index, coin):
+        raise self._error
+
+
+ANY_TOKEN = SamplingParams(temperature=1.0, top_p=1.0)
+
+
 def test_a_node_lost_while_a_token_is_drawn_stops_the_engine(model, monkeypatch):
-    class LosingNode:
-        def __init__(self, node):
-            self.step, self.stop = node.step, node.stop
-
-        def draw(self, index, coin):
-            raise _native.GroupFailedError("worker 10.0.0.2 is gone")
-
     with ranks(model, 2) as engine:
-        monkeypatch.setattr(engine._executor, "_node", LosingNode(engine._executor._node))
+        lost = _native.GroupFailedError("worker 10.0.0.2 is gone")
+        monkeypatch.setattr(engine._executor, "_node", FailingNode(engine._executor._node, lost))
         with pytest.raises(EngineStopped, match=r"a step failed: worker 10\.0\.0\.2 is gone; load"):
-            list(engine.generate([1, 2, 3], SamplingParams(temperature=1.0, top_p=1.0)))
+            list(engine.generate([1, 2, 3], ANY_TOKEN))
         with pytest.raises(EngineStopped, match=r"worker 10\.0\.0\.2 is gone"):
             engine.check()
+
+
+def test_later_calls_name_the_node_that_was_lost_while_a_token_was_drawn(model, monkeypatch):
+    def explain(error):
+        return WorkerLost("10.0.0.2:9999", "it is silent")
+
+    with ranks(model, 2) as engine:
+        failing = FailingNode(engine._executor._node, _native.GroupFailedError("rank 1 closed its connection"))
+        monkeypatch.setattr(engine._executor, "_node", failing)
+        monkeypatch.setattr(engine._executor, "_explain", explain)
+        with pytest.raises(WorkerLost, match=r"10\.0\.0\.2:9999.* it is silent"):
+            list(engine.generate([1, 2, 3], ANY_TOKEN))
+        with pytest.raises(EngineStopped, match=r"10\.0\.0\.2:9999.* it is silent"):
+            engine.check()
+
+
+def test_logits_that_are_no_numbers_do_not_blame_the_root_s_file_alone(model, monkeypatch):
+    with ranks(model, 2) as engine:
+        failing = FailingNode(engine._executor._node, ValueError("its logits are not finite numbers"))
+        monkeypatch.setattr(engine._executor, "_node", failing)
+        for _ in range(2):
+            with pytest.raises(EngineStopped, match="numbers; is the model file or a node damaged"):
+                list(engine.generate([1, 2, 3], ANY_TOKEN))
 
 
 def test_errors_name_the_peer():

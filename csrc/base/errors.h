@@ -26,6 +26,10 @@ struct GroupFailed : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// A message that is put together is so whether it is needed or not; where that costs, give a plain one.
+inline void require(bool ok, const char* message) {
+  if (!ok) throw InvalidArgument(message);
+}
 inline void require(bool ok, const std::string& message) {
   if (!ok) throw InvalidArgument(message);
 }

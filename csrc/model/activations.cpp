@@ -95,8 +95,7 @@ size_t Activations::bytes(const Kernels& kernels, const NodeConfig& config, cons
   for (size_t rank = 0; ranks > 1 && rank < ranks; ++rank) {
     total += sums_bytes(config) + tokens * range_record_bytes(config, rank);
   }
-  // Rows to score; on the root, where others' slices come together, as wide as the vocabulary.
-  return total + kScoreRows * (padded(kernels, config.vocab_size) + kernels.row_group) * sizeof(float);
+  return total;
 }
 
 }  // namespace dllama

@@ -1,12 +1,11 @@
 #include "model/batch.h"
 
-#include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <map>
 #include <set>
 
 #include "base/errors.h"
+#include "net/bytes.h"
 #include "net/wire.h"
 
 namespace dllama {
@@ -30,23 +29,10 @@ struct QueryHeader {
   uint32_t num_ids;
 };
 
+constexpr size_t kSetNodeBytes = 64;  // of a page index while check_pages() looks at it
+
 bool in_range(int32_t value, size_t limit) {
   return value >= 0 && static_cast<size_t>(value) < limit;
-}
-
-template <typename T>
-std::byte* append(std::byte* out, const std::vector<T>& items) {
-  const size_t bytes = items.size() * sizeof(T);
-  if (bytes != 0) std::memcpy(out, items.data(), bytes);
-  return out + bytes;
-}
-
-template <typename T>
-const std::byte* take(const std::byte* data, std::vector<T>& items, size_t count) {
-  items.resize(count);
-  const size_t bytes = count * sizeof(T);
-  if (bytes != 0) std::memcpy(items.data(), data, bytes);
-  return data + bytes;
 }
 
 size_t frame_bytes(const FrameCounts& counts, const NodeConfig& config) {
@@ -66,10 +52,9 @@ void check_query(const CandidateQuery& query, size_t vocab_size) {
   }
 }
 
-std::vector<CandidateQuery> take_queries(const std::byte* data, const FrameCounts& counts) {
-  std::vector<QueryHeader> headers;
-  std::vector<int32_t> ids;
-  take(take(data, headers, counts.queries), ids, counts.query_ids);
+std::vector<CandidateQuery> take_queries(ByteReader& data, const FrameCounts& counts) {
+  const auto headers = data.take<QueryHeader>(counts.queries);
+  const auto ids = data.take<int32_t>(counts.query_ids);
   std::vector<CandidateQuery> queries;
   size_t first = 0;
   for (const QueryHeader& header : headers) {
@@ -80,6 +65,18 @@ std::vector<CandidateQuery> take_queries(const std::byte* data, const FrameCount
   }
   require(first == ids.size(), "a step frame's queries disagree with its counts");
   return queries;
+}
+
+// The memory they take, here and in every answer, is what the node was planned with.
+void check_queries(const std::vector<CandidateQuery>& queries, size_t vocab_size) {
+  size_t num_candidates = 0, num_ids = 0;
+  for (const CandidateQuery& query : queries) {
+    check_query(query, vocab_size);
+    num_candidates += query.count;
+    num_ids += query.ids.size();
+  }
+  require(num_candidates <= kMaxCandidates, "a step's queries ask for too many candidates");
+  require(num_ids <= kMaxQueryIds, "a step's queries name too many ids");
 }
 
 }  // namespace
@@ -106,21 +103,19 @@ void Batch::check(const NodeConfig& config) const {
   }
   int32_t last_row = -1;
   int32_t num_queries = 0;
+  size_t num_rows = 0;
   for (const Want& want : wants) {
     require(in_range(want.row, tokens) && want.row > last_row, "wanted rows must ascend within the step");
     const bool is_candidates = want.kind == WantKind::Candidates;
     require(want.kind == WantKind::Logits || want.kind == WantKind::Score || is_candidates, "unknown kind of want");
     require(want.kind != WantKind::Score || in_range(want.value, config.vocab_size), "token to score out of range");
     require(!is_candidates || want.value == num_queries++, "wants of candidates name the queries in their order");
+    if (want.kind != WantKind::Score) ++num_rows;
     last_row = want.row;
   }
   require(static_cast<size_t>(num_queries) == queries.size(), "every query needs a want of candidates");
-  size_t num_ids = 0;
-  for (const CandidateQuery& query : queries) {
-    check_query(query, config.vocab_size);
-    num_ids += query.ids.size();
-  }
-  require(num_ids <= config.num_slots * config.vocab_size, "a step's queries name too many ids");
+  require(num_rows <= config.max_rows, "a step wants logits or candidates of more rows than max_rows");
+  check_queries(queries, config.vocab_size);
 }
 
 void Batch::check_pages(const KvCache& cache) const {
@@ -150,37 +145,44 @@ std::vector<std::byte> Batch::to_frame(const Kernels& kernels, const NodeConfig&
   counts.query_ids = static_cast<uint32_t>(ids.size());
   counts.scatter = scatter;
   std::vector<std::byte> frame(frame_bytes(counts, config));
-  std::memcpy(frame.data(), &counts, sizeof(counts));
-  std::byte* out = append(append(append(frame.data() + sizeof(counts), spans), pages), wants);
-  out = append(append(out, headers), ids);
-  to_wire(kernels, config.wire_type, embeddings.data(), embeddings.size(), out);
+  ByteWriter out(frame);
+  out.put_one(counts);
+  out.put(spans);
+  out.put(pages);
+  out.put(wants);
+  out.put(headers);
+  out.put(ids);
+  to_wire(kernels, config.wire_type, embeddings.data(), embeddings.size(), out.rest().data());
   return frame;
 }
 
 Batch Batch::from_frame(const Kernels& kernels, const NodeConfig& config, std::span<const std::byte> frame) {
-  FrameCounts counts;
-  require(frame.size() >= sizeof(counts), "a step frame is too short");
-  std::memcpy(&counts, frame.data(), sizeof(counts));
+  ByteReader data(frame);
+  const auto counts = data.take_one<FrameCounts>();
   require(counts.scatter <= 1, "a step frame has an unknown way of exchange");
   require(counts.tokens <= config.max_tokens && frame.size() == frame_bytes(counts, config),
           "a step frame's counts disagree with its length");
   Batch batch;
   batch.scatter = counts.scatter != 0;
-  const std::byte* data = take(frame.data() + sizeof(counts), batch.spans, counts.spans);
-  data = take(data, batch.pages, counts.pages);
-  data = take(data, batch.wants, counts.wants);
+  batch.spans = data.take<Span>(counts.spans);
+  batch.pages = data.take<PageChange>(counts.pages);
+  batch.wants = data.take<Want>(counts.wants);
   batch.queries = take_queries(data, counts);
-  data += counts.queries * sizeof(QueryHeader) + counts.query_ids * sizeof(int32_t);
   batch.embeddings.resize(counts.tokens * config.hidden_size);
-  from_wire(kernels, config.wire_type, data, batch.embeddings.size(), batch.embeddings.data());
+  from_wire(kernels, config.wire_type, data.rest().data(), batch.embeddings.size(), batch.embeddings.data());
   return batch;
 }
 
+size_t Batch::bytes(const NodeConfig& config) {
+  return max_frame_bytes(config) + config.max_tokens * config.hidden_size * sizeof(float) +
+         2 * kMaxQueryIds * sizeof(int32_t) + config.num_pages * (sizeof(PageChange) + kSetNodeBytes);
+}
+
 size_t Batch::max_frame_bytes(const NodeConfig& config) {
-  const auto limit = static_cast<uint32_t>(config.max_tokens);
+  const auto tokens = static_cast<uint32_t>(config.max_tokens);
   const auto pages = static_cast<uint32_t>(config.num_pages);
-  const auto query_ids = static_cast<uint32_t>(std::min<size_t>(config.num_slots * config.vocab_size, UINT32_MAX));
-  return frame_bytes({limit, pages, limit, limit, limit, query_ids, 0}, config);
+  const auto rows = static_cast<uint32_t>(config.max_rows);
+  return frame_bytes({tokens, pages, tokens, tokens, rows, kMaxQueryIds, 0}, config);
 }
 
 }  // namespace dllama

@@ -37,6 +37,10 @@ struct Want {
   int32_t value;
 };
 
+// What all queries of one step may ask for together.
+inline constexpr size_t kMaxCandidates = size_t{1} << 16;
+inline constexpr size_t kMaxQueryIds = size_t{1} << 17;
+
 struct Batch {
   std::vector<Span> spans;
   std::vector<PageChange> pages;
@@ -47,7 +51,8 @@ struct Batch {
 
   size_t num_tokens(size_t hidden_size) const { return embeddings.size() / hidden_size; }
 
-  // Throws InvalidArgument unless every index is in range and spans and embeddings agree.
+  // Throws InvalidArgument unless every index is in range, spans and embeddings agree, and no more is wanted than a
+  // node has room for.
   void check(const NodeConfig& config) const;
   // Throws InvalidArgument if a span's positions would have no pages once the page changes are made.
   void check_pages(const KvCache& cache) const;
@@ -56,8 +61,9 @@ struct Batch {
   // bytes are not a batch of this config.
   std::vector<std::byte> to_frame(const Kernels& kernels, const NodeConfig& config) const;
   static Batch from_frame(const Kernels& kernels, const NodeConfig& config, std::span<const std::byte> frame);
-  // Upper bound of a frame's length.
+  // Upper bound of a frame's length; and of what the frame, the batch in it and its queries take.
   static size_t max_frame_bytes(const NodeConfig& config);
+  static size_t bytes(const NodeConfig& config);
 };
 
 }  // namespace dllama

@@ -7,7 +7,7 @@ namespace dllama {
 namespace {
 
 // Bounds far above any model, so that no product of sizes that describe one thing overflows 64 bits.
-constexpr size_t kMaxSize = size_t{1} << 24;   // hidden and FFN sizes, vocabulary, tokens, threads, slots
+constexpr size_t kMaxSize = size_t{1} << 24;   // hidden and FFN sizes, vocabulary, tokens, rows, threads, slots
 constexpr size_t kMaxHeads = size_t{1} << 12;  // heads, values of a head, layers
 constexpr size_t kMaxPages = size_t{1} << 24;  // of 64 positions: all positions stay below 2^31
 
@@ -24,7 +24,7 @@ void check_shard(const NodeConfig& config, const Shard& shard) {
 }  // namespace
 
 void NodeConfig::validate() const {
-  for (const size_t size : {hidden_size, vocab_size, num_threads, max_tokens, num_slots}) {
+  for (const size_t size : {hidden_size, vocab_size, num_threads, max_tokens, max_rows, num_slots}) {
     require(size > 0 && size <= kMaxSize, "sizes must be between 1 and 2^24");
   }
   require(head_dim > 0 && head_dim <= kMaxHeads, "head_dim must be between 1 and 4096");

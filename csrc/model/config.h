@@ -1,5 +1,5 @@
 // What the core must know of a model and of the node it runs on. Python fills it in, the same for every rank but for
-// what is the node's own: threads and pages.
+// the number of threads.
 #pragma once
 
 #include <cstddef>
@@ -40,6 +40,7 @@ struct NodeConfig {
   std::vector<Shard> shards;  // by rank
   size_t num_threads = 1;
   size_t max_tokens = 512;  // in one step
+  size_t max_rows = 1;      // whose logits or candidates one step may want
   size_t num_pages = 0;     // of the KV cache
   size_t num_slots = 1;     // sequences that can have pages at once
 

@@ -1,13 +1,13 @@
 #include "model/node.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "base/clock.h"
 #include "base/errors.h"
 #include "base/os_cpu.h"
 #include "kernels/dispatch.h"
 #include "model/layer.h"
+#include "net/bytes.h"
 
 namespace dllama {
 
@@ -36,13 +36,9 @@ struct DrawFrame {
   double fraction;
 };
 
-// A frame that is one struct.
 template <typename T>
-T read(std::span<const std::byte> frame) {
-  T value;
-  require(frame.size() == sizeof(value), "a frame has a wrong length");
-  std::memcpy(&value, frame.data(), sizeof(value));
-  return value;
+std::span<const std::byte> bytes_of(const T& frame) {
+  return std::as_bytes(std::span(&frame, 1));
 }
 
 // Adds the time until its end to a total.
@@ -79,6 +75,12 @@ Node::Node(NodeConfig config, std::shared_ptr<Group> group)
   weights_.allocate();
 }
 
+size_t Node::buffer_bytes(const NodeConfig& config, size_t rank) {
+  const size_t tables = config.num_slots * config.num_pages * sizeof(int32_t);
+  const size_t batch = config.shards.size() > 1 ? Batch::bytes(config) : 0;
+  return Activations::bytes(kernels(), config, config.shards[rank]) + Outputs::bytes(config, rank) + tables + batch;
+}
+
 void Node::load_rows(const std::string& name, size_t first_row, size_t num_rows, const std::byte* data, size_t size) {
   weights_.load_rows(pool_, name, first_row, num_rows, data, size);
 }
@@ -109,20 +111,36 @@ void Node::run_probe(size_t num_tokens, bool scatter) {
   if (step.failed) std::rethrow_exception(step.error);
 }
 
+// Runs what other ranks take part in. If it fails here, they cannot end it either, and what is queued on the links may
+// point to memory that is gone.
+template <typename Work>
+auto Node::together(const Work& work) {
+  try {
+    return work();
+  } catch (const std::exception& error) {
+    group_->abort(error.what());
+    throw;
+  }
+}
+
 // --- rank 0 ---
 
 const Outputs& Node::step(Batch batch) {
   const Stopwatch stopwatch(busy_ns_);
   require(group_->is_root(), "only rank 0 starts steps");
   accept(batch);  // before anyone else hears of it
-  if (group_->world_size() > 1) {
-    batch.scatter = scatter_from_ != 0 && batch.num_tokens(config_.hidden_size) >= scatter_from_;
-    // Rank 0 takes the embeddings as the wire carries them, so every rank starts from the same bits.
-    const auto frame = batch.to_frame(kernels_, config_);
-    batch = Batch::from_frame(kernels_, config_, frame);
-    group_->command(FrameType::Step, frame);
+  if (group_->world_size() == 1) {
+    run(batch);
+    return outputs_;
   }
-  run(batch);
+  batch.scatter = scatter_from_ != 0 && batch.num_tokens(config_.hidden_size) >= scatter_from_;
+  // Rank 0 takes the embeddings as the wire carries them, so every rank starts from the same bits.
+  const auto frame = batch.to_frame(kernels_, config_);
+  batch = Batch::from_frame(kernels_, config_, frame);
+  together([&] {
+    group_->command(FrameType::Step, frame);
+    run(batch);
+  });
   return outputs_;
 }
 
@@ -131,10 +149,12 @@ double Node::probe(size_t num_tokens, bool scatter) {
   require(group_->is_root(), "only rank 0 starts probes");
   const ProbeFrame frame{static_cast<uint32_t>(std::min<size_t>(num_tokens, UINT32_MAX)), scatter};
   check(frame, config_);
-  group_->command(FrameType::Probe, std::as_bytes(std::span(&frame, 1)));
-  const uint64_t start_ns = now_ns();
-  run_probe(num_tokens, scatter);
-  return static_cast<double>(now_ns() - start_ns) * 1e-9;
+  return together([&] {
+    group_->command(FrameType::Probe, bytes_of(frame));
+    const uint64_t start_ns = now_ns();
+    run_probe(num_tokens, scatter);
+    return static_cast<double>(now_ns() - start_ns) * 1e-9;
+  });
 }
 
 void Node::check_query(size_t query) const {
@@ -146,8 +166,10 @@ void Node::full_logits(size_t query, float* out) {
   require(group_->is_root(), "only rank 0 asks for logits");
   check_query(query);
   const RowFrame frame{static_cast<uint32_t>(query)};
-  group_->command(FrameType::SendRow, std::as_bytes(std::span(&frame, 1)));
-  gather_row(*group_, config_, outputs_, query, out);
+  together([&] {
+    group_->command(FrameType::SendRow, bytes_of(frame));
+    gather_row(*group_, config_, outputs_, query, out);
+  });
 }
 
 TokenLogit Node::draw_here(size_t query, double fraction) {
@@ -164,10 +186,12 @@ TokenLogit Node::draw(size_t query, double coin) {
   if (share.slice == 0) return draw_here(query, share.fraction);
   const DrawFrame frame{static_cast<uint32_t>(query), static_cast<uint32_t>(share.slice), share.fraction};
   TokenLogit token;
-  group_->command(FrameType::Draw, std::as_bytes(std::span(&frame, 1)));
-  group_->begin_exchange();
-  group_->receive(share.slice, FrameType::Token, std::as_writable_bytes(std::span(&token, 1)));
-  group_->wait();
+  together([&] {
+    group_->command(FrameType::Draw, bytes_of(frame));
+    group_->begin_exchange();
+    group_->receive(share.slice, FrameType::Token, std::as_writable_bytes(std::span(&token, 1)));
+    group_->wait();
+  });
   try {
     check_token(outputs_.queries[query], vocab_slice(config_, share.slice), token);
   } catch (const InvalidArgument& error) {
@@ -195,6 +219,9 @@ void Node::follow() {
       obey(command, frame);
     } catch (const InvalidArgument& error) {
       group_->reject(0, group_->name_of(0) + " sent a command that cannot be: " + error.what());
+    } catch (const std::exception& error) {
+      group_->abort(error.what());
+      throw;
     }
   }
 }
@@ -206,22 +233,22 @@ void Node::obey(FrameType command, std::span<const std::byte> frame) {
     return run(batch);
   }
   if (command == FrameType::Probe) {
-    const auto probe = read<ProbeFrame>(frame);
+    const auto probe = read_one<ProbeFrame>(frame);
     check(probe, config_);
     return run_probe(probe.num_tokens, probe.scatter != 0);
   }
   if (command == FrameType::SendRow) {
-    const auto row = read<RowFrame>(frame);
+    const auto row = read_one<RowFrame>(frame);
     check_query(row.query);
     return gather_row(*group_, config_, outputs_, row.query, nullptr);
   }
-  const auto draw = read<DrawFrame>(frame);
+  const auto draw = read_one<DrawFrame>(frame);
   check_query(draw.query);
   require(draw.fraction >= 0.0 && draw.fraction <= 1.0, "a draw's fraction is out of range");
   if (draw.rank != group_->rank()) return;
   const TokenLogit token = draw_here(draw.query, draw.fraction);
   group_->begin_exchange();
-  group_->send(0, FrameType::Token, std::as_bytes(std::span(&token, 1)));
+  group_->send(0, FrameType::Token, bytes_of(token));
   group_->wait();
 }
 

@@ -23,6 +23,8 @@ class Node {
  public:
   // Reserves all memory. Throws InvalidArgument or OutOfMemory.
   Node(NodeConfig config, std::shared_ptr<Group> group);
+  // The most that a rank needs beside weights and KV pages, whatever the root asks of it.
+  static size_t buffer_bytes(const NodeConfig& config, size_t rank);
 
   const NodeConfig& config() const { return config_; }
   const Weights& weights() const { return weights_; }
@@ -48,6 +50,8 @@ class Node {
   StepCounters counters() const;
 
  private:
+  template <typename Work>
+  auto together(const Work& work);
   void accept(const Batch& batch);  // checks all of it, then sets its pages; or throws, changing nothing
   void obey(FrameType command, std::span<const std::byte> frame);
   Step make_step(bool scatter);

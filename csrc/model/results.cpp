@@ -1,8 +1,6 @@
 #include "model/results.h"
 
 #include <algorithm>
-#include <cmath>
-#include <cstring>
 
 #include "base/errors.h"
 #include "model/layer.h"
@@ -11,102 +9,41 @@ namespace dllama {
 
 namespace {
 
-// As answers travel: no padding.
-struct WireSums {
-  double sum;
-  double all_sum;
-  float max;
-  float all_max;
-};
-struct WireScore {
-  double sum;
-  float max;
-  float target;
-};
-static_assert(sizeof(WireSums) == 24 && sizeof(WireScore) == 16);
-
-size_t answer_bytes(const CandidateQuery& query, Range slice) {
-  return sizeof(WireSums) + listed_in(query, slice) * sizeof(TokenLogit) + ids_in(query, slice).size() * sizeof(float);
-}
-
-// Writes and reads structs one behind the other; the length was checked before.
-template <typename T>
-void put(std::byte*& out, std::span<const T> items) {
-  if (!items.empty()) std::memcpy(out, items.data(), items.size_bytes());
-  out += items.size_bytes();
-}
-
-template <typename T>
-void take(const std::byte*& data, std::span<T> items) {
-  if (!items.empty()) std::memcpy(items.data(), data, items.size_bytes());
-  data += items.size_bytes();
-}
-
-void put_answer(const SliceAnswer& answer, std::byte*& out) {
-  const WireSums sums{answer.candidates.sum, answer.all.sum, answer.candidates.max, answer.all.max};
-  put(out, std::span(&sums, 1));
-  put(out, std::span<const TokenLogit>(answer.best));
-  put(out, std::span<const float>(answer.values));
-}
-
-// Throws InvalidArgument unless the best are candidates of the slice, in order.
-SliceAnswer take_answer(const CandidateQuery& query, Range slice, const std::byte*& data) {
-  WireSums sums;
-  SliceAnswer answer;
-  answer.best.resize(listed_in(query, slice));
-  answer.values.resize(ids_in(query, slice).size());
-  take(data, std::span(&sums, 1));
-  take(data, std::span(answer.best));
-  take(data, std::span(answer.values));
-  answer.candidates = {sums.max, sums.sum};
-  answer.all = {sums.all_max, sums.all_sum};
-  for (size_t i = 0; i < answer.best.size(); ++i) {
-    check_token(query, slice, answer.best[i]);
-    require(i == 0 || is_better(answer.best[i - 1], answer.best[i]), "candidates out of order");
-  }
-  return answer;
-}
-
 size_t results_bytes(const Outputs& outputs, Range slice) {
-  size_t bytes = outputs.scores.size() * sizeof(WireScore);
+  size_t bytes = outputs.scores.size() * score_bytes();
   for (const CandidateQuery& query : outputs.queries) bytes += answer_bytes(query, slice);
   return bytes;
 }
 
 std::vector<std::byte> pack_results(const Outputs& outputs, Range slice, size_t rank) {
   std::vector<std::byte> packed(results_bytes(outputs, slice));
-  std::byte* out = packed.data();
+  ByteWriter out(packed);
   for (const auto& answers : outputs.answers) put_answer(answers[rank], out);
-  for (const ScoreAnswer& answer : outputs.score_answers[rank]) {
-    const WireScore score{answer.all.sum, answer.all.max, answer.target};
-    put(out, std::span(&score, 1));
-  }
+  for (const ScoreAnswer& answer : outputs.score_answers[rank]) put_score(answer, out);
   return packed;
 }
 
-void unpack_results(std::span<const std::byte> packed, Range slice, size_t rank, Outputs& outputs) {
-  const std::byte* data = packed.data();
+void unpack_results(std::span<const std::byte> packed, const Wanted& wanted, Range slice, size_t rank,
+                    Outputs& outputs) {
+  ByteReader data(packed);
   for (size_t i = 0; i < outputs.queries.size(); ++i) {
     outputs.answers[i][rank] = take_answer(outputs.queries[i], slice, data);
   }
-  for (ScoreAnswer& answer : outputs.score_answers[rank]) {
-    WireScore score;
-    take(data, std::span(&score, 1));
-    answer = {{score.max, score.sum}, score.target};
-  }
+  auto& scores = outputs.score_answers[rank];
+  for (size_t i = 0; i < scores.size(); ++i) scores[i] = take_score(slice, wanted.targets[i], data);
 }
 
-void receive_results(Step& step, Outputs& outputs) {
+void receive_results(Step& step, const Wanted& wanted, Outputs& outputs) {
   std::vector<std::vector<std::byte>> packed(step.group.world_size());
-  step.group.begin_exchange();
   for (size_t rank = 1; rank < packed.size(); ++rank) {
     packed[rank].resize(results_bytes(outputs, vocab_slice(step.config, rank)));
-    step.group.receive(rank, FrameType::Results, packed[rank]);
   }
+  step.group.begin_exchange();
+  for (size_t rank = 1; rank < packed.size(); ++rank) step.group.receive(rank, FrameType::Results, packed[rank]);
   step.group.wait();
   for (size_t rank = 1; rank < packed.size(); ++rank) {
     try {
-      unpack_results(packed[rank], vocab_slice(step.config, rank), rank, outputs);
+      unpack_results(packed[rank], wanted, vocab_slice(step.config, rank), rank, outputs);
     } catch (const InvalidArgument& error) {
       step.group.reject(rank, step.group.name_of(rank) + " sent " + error.what());
     }
@@ -131,6 +68,14 @@ float join_scores(const NodeConfig& config, const Outputs& outputs, size_t score
     if (static_cast<size_t>(target) >= slice.begin && static_cast<size_t>(target) < slice.end) logit = answer.target;
   }
   return static_cast<float>(logit - log_of(total));
+}
+
+// The root plans for nodes of other levels, so memory is counted with groups of rows that hold those of any.
+constexpr size_t kPlannedGroup = 64;
+
+// Values of a row with room for whole row groups, and at least one more.
+size_t padded(const Kernels& kernels, size_t width) {
+  return (width + kernels.row_group) / kernels.row_group * kernels.row_group;
 }
 
 void grow(Buffer& buffer, size_t bytes) {
@@ -223,20 +168,13 @@ Range vocab_slice(const NodeConfig& config, size_t rank) {
   return {config.shards[rank].vocab_begin, config.shards[rank].vocab_end};
 }
 
-void check_token(const CandidateQuery& query, Range slice, const TokenLogit& token) {
-  const auto id = static_cast<size_t>(token.id);
-  require(token.id >= 0 && id >= slice.begin && id < std::min(slice.end, query.limit) && !std::isnan(token.logit),
-          "a token that is no candidate");
-}
-
 void size_outputs(const Step& step, const Batch& batch, const Wanted& wanted, Outputs& outputs) {
-  const size_t group = step.kernels.row_group;
-  const auto padded = [=](size_t width) { return (width + group) / group * group; };  // at least one value more
-  outputs.slice_stride = padded(step.shard.vocab_size());
-  outputs.stride = step.group.is_root() ? padded(step.config.vocab_size) : outputs.slice_stride;
+  outputs.slice_stride = padded(step.kernels, step.shard.vocab_size());
+  outputs.stride = step.group.is_root() ? padded(step.kernels, step.config.vocab_size) : outputs.slice_stride;
   outputs.num_logits = wanted.num_logits;
   outputs.scores.assign(wanted.targets.size(), 0.0f);
   outputs.queries = batch.queries;
+  outputs.candidates.clear();  // of an earlier step
   outputs.answers.assign(batch.queries.size(), std::vector<SliceAnswer>(step.group.world_size()));
   outputs.score_answers.assign(step.group.world_size(), std::vector<ScoreAnswer>(wanted.targets.size()));
   const size_t logits_bytes = wanted.num_logits * outputs.stride * sizeof(float);
@@ -248,19 +186,31 @@ void size_outputs(const Step& step, const Batch& batch, const Wanted& wanted, Ou
   grow(outputs.scored, std::min(kScoreRows, wanted.targets.size()) * outputs.slice_stride * sizeof(float));
 }
 
+size_t Outputs::bytes(const NodeConfig& config, size_t rank) {
+  const auto width = [](size_t values) { return (values / kPlannedGroup + 1) * kPlannedGroup; };
+  const size_t slice = width(config.shards[rank].vocab_size());
+  const size_t row = rank == 0 ? width(config.vocab_size) : slice;
+  const size_t values = config.max_rows * row + kScoreRows * slice;
+  if (config.shards.size() == 1) return values * sizeof(float);  // queries are for rows that lie on several
+  // Answers as they travel and as they are, and on the root those of all ranks put together.
+  const size_t ranks = config.shards.size();
+  const size_t candidates = kMaxCandidates * sizeof(TokenLogit) * (rank == 0 ? 3 * ranks - 1 : 2);
+  const size_t ids = kMaxQueryIds * sizeof(float) * (rank == 0 ? 3 : 2);
+  return (values + config.max_rows * slice) * sizeof(float) + candidates + ids;
+}
+
 void compute_results(Step& step, size_t thread, const Wanted& wanted, Outputs& outputs) {
   compute_logits(step, thread, wanted, outputs);
-  compute_candidates(step, thread, wanted, outputs);
   compute_scores(step, thread, wanted, outputs);
+  compute_candidates(step, thread, wanted, outputs);  // last: it takes memory, and must not throw before a barrier
 }
 
 void gather_results(Step& step, const Wanted& wanted, Outputs& outputs) {
   if (outputs.queries.empty() && wanted.targets.empty()) return;
   if (!step.group.is_root()) return send_results(step, outputs);
-  if (!step.is_alone()) receive_results(step, outputs);
+  if (!step.is_alone()) receive_results(step, wanted, outputs);
   std::vector<Range> slices;
   for (size_t rank = 0; rank < step.group.world_size(); ++rank) slices.push_back(vocab_slice(step.config, rank));
-  outputs.candidates.clear();
   for (size_t i = 0; i < outputs.queries.size(); ++i) {
     outputs.candidates.push_back(joined(outputs.queries[i], slices, outputs.answers[i]));
   }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/os_memory.h"
+#include "model/answers.h"
 #include "model/batch.h"
 #include "model/step.h"
 #include "ops/candidates.h"
@@ -23,12 +24,6 @@ struct Wanted {
   std::vector<int32_t> targets;  // of the scores
   size_t num_logits = 0;
   size_t num_candidates = 0;
-};
-
-// What a slice says of a row that is scored; `target` counts on the rank that owns the token.
-struct ScoreAnswer {
-  ExpSum all;
-  float target = 0.0f;
 };
 
 // What a step leaves on the root; the next one overwrites it. The logits' memory lives as long as someone holds it.
@@ -49,6 +44,9 @@ struct Outputs {
   Buffer scored;                                        // [kScoreRows, slice_stride] rows being scored
   size_t slice_stride = 0;
 
+  // The most that a rank's take: buffers are kept from step to step.
+  static size_t bytes(const NodeConfig& config, size_t rank);
+
   float* kept_slice(size_t query) const { return kept.as<float>() + query * slice_stride; }
 };
 
@@ -63,9 +61,6 @@ void gather_results(Step& step, const Wanted& wanted, Outputs& outputs);
 
 // The whole row of query `query` of the last step, [vocab_size], gathered on the root into `out`; called on every rank.
 void gather_row(Group& group, const NodeConfig& config, const Outputs& outputs, size_t query, float* out);
-
-// Throws InvalidArgument unless `token`, which another rank names, is a candidate of its slice.
-void check_token(const CandidateQuery& query, Range slice, const TokenLogit& token);
 
 // The slice of a rank as a range of the vocabulary.
 Range vocab_slice(const NodeConfig& config, size_t rank);

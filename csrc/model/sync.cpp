@@ -13,9 +13,9 @@ namespace {
 // Fewer are sent at once: their exchange costs more time in messages than in bytes.
 constexpr size_t kPieceTokens = 64;
 
-// The hidden values whose sums this rank adds up.
-Range summed_range(const Step& step) {
-  return step.scatter ? hidden_range(step.config, step.group.rank()) : Range{0, step.config.hidden_size};
+// The hidden values whose sums a rank adds up.
+Range summed_range(const Step& step, size_t rank) {
+  return step.scatter ? hidden_range(step.config, rank) : Range{0, step.config.hidden_size};
 }
 
 size_t sums_bytes(const Step& step, size_t values) {
@@ -25,20 +25,20 @@ size_t sums_bytes(const Step& step, size_t values) {
 // This rank's sums of a piece for `rank`: [tokens, values], those of all ranks one behind the other.
 std::span<std::byte> sums_for(const Step& step, size_t rank, Range tokens) {
   std::byte* piece = step.buffers.sums_out.data() + tokens.begin * sums_bytes(step, step.config.hidden_size);
-  const Range values = step.scatter ? hidden_range(step.config, rank) : Range{0, step.config.hidden_size};
+  const Range values = summed_range(step, rank);
   return {piece + tokens.size() * sums_bytes(step, values.begin), tokens.size() * sums_bytes(step, values.size())};
 }
 
 // What came from another rank for this one: [tokens, values].
 std::span<std::byte> sums_from(const Step& step, size_t rank, Range tokens) {
-  const size_t row = sums_bytes(step, summed_range(step).size());
+  const size_t row = sums_bytes(step, summed_range(step, step.group.rank()).size());
   return {step.buffers.sums_in[rank].data() + tokens.begin * row, tokens.size() * row};
 }
 
 void pack_sums(Step& step, Range tokens, size_t token) {
   const float* sums = step.buffers.update.as<float>() + token * step.config.hidden_size;
   for (size_t rank = 0; rank < step.group.world_size(); ++rank) {
-    const Range values = step.scatter ? hidden_range(step.config, rank) : Range{0, step.config.hidden_size};
+    const Range values = summed_range(step, rank);
     std::byte* out = sums_for(step, rank, tokens).data() + (token - tokens.begin) * sums_bytes(step, values.size());
     to_wire(step.kernels, step.config.wire_type, sums + values.begin, values.size(), out);
     if (!step.scatter) return;  // the same for all ranks
@@ -58,7 +58,7 @@ void queue_sums(Step& step, size_t piece) {
 // x := x + the sum over ranks of this rank's summed range, for one token of a piece.
 void add_sums(Step& step, size_t thread, Range tokens, size_t token, float* x) {
   ThreadBuffers& own = step.buffers.threads[thread];
-  const size_t size = summed_range(step).size();
+  const size_t size = summed_range(step, step.group.rank()).size();
   const size_t offset = (token - tokens.begin) * sums_bytes(step, size);
   for (size_t rank = 0; rank < step.group.world_size(); ++rank) {
     const auto sums = rank == step.group.rank() ? sums_for(step, rank, tokens) : sums_from(step, rank, tokens);

@@ -1,4 +1,4 @@
-// The header before every message between nodes. Nothing else knows bytes on the wire.
+// The header before every message between nodes. What follows it is known to who sends and receives it.
 #pragma once
 
 #include <cstddef>

@@ -69,7 +69,7 @@ void Group::guarded(Work work) {
   check_abort();
   try {
     work();
-  } catch (const GroupFailed& error) {
+  } catch (const std::exception& error) {
     abort(error.what());
     throw;
   }

@@ -16,8 +16,8 @@ namespace dllama {
 
 namespace {
 
-[[noreturn]] void fail(const std::string& what) {
-  const int error = errno;
+// `error`: errno, taken before `what` was put together, which may change it.
+[[noreturn]] void fail(int error, const std::string& what) {
   throw GroupFailed(what + ": " + std::strerror(error));
 }
 
@@ -27,13 +27,21 @@ bool is_transient(int error) {
 
 void set_nonblocking(int fd) {
   const int flags = fcntl(fd, F_GETFL);
-  if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0) fail("cannot make a link non-blocking");
+  if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0) fail(errno, "cannot make a link non-blocking");
+}
+
+int duplicate(int fd) {
+  const int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+  const int error = errno;
+  if (copy >= 0) return copy;
+  if (error == EBADF) throw InvalidArgument("a link needs an open socket, found descriptor " + std::to_string(fd));
+  fail(error, "cannot duplicate a link");
 }
 
 // A message's pieces from byte `skip` on, as the system takes them.
 struct Vectors {
-  static constexpr size_t kMaxPieces = 4;
-  iovec items[kMaxPieces];
+  static constexpr size_t kMaxItems = 4;
+  iovec items[kMaxItems];
   msghdr message{};
 
   Vectors(std::span<const Socket::Piece> pieces, size_t skip) {
@@ -43,7 +51,7 @@ struct Vectors {
         skip -= piece.size;
         continue;
       }
-      if (message.msg_iovlen == kMaxPieces) break;
+      if (message.msg_iovlen == kMaxItems) break;
       items[message.msg_iovlen++] = {piece.data + skip, piece.size - skip};
       skip = 0;
     }
@@ -56,8 +64,7 @@ UniqueFd::~UniqueFd() {
   if (fd_ >= 0) close(fd_);
 }
 
-Socket::Socket(int fd, std::string peer) : fd_(fcntl(fd, F_DUPFD_CLOEXEC, 0)), peer_(std::move(peer)) {
-  require(fd_.get() >= 0, "a link needs an open socket, found descriptor " + std::to_string(fd));
+Socket::Socket(int fd, std::string peer) : fd_(duplicate(fd)), peer_(std::move(peer)) {
   set_nonblocking(fd_.get());
 }
 
@@ -66,8 +73,9 @@ size_t Socket::send_some(std::span<const Piece> pieces, size_t skip) const {
   if (vectors.message.msg_iovlen == 0) return 0;
   const ssize_t sent = sendmsg(fd_.get(), &vectors.message, MSG_NOSIGNAL);
   if (sent >= 0) return static_cast<size_t>(sent);
-  if (is_transient(errno)) return 0;
-  fail("sending to " + peer_ + " failed");
+  const int error = errno;
+  if (is_transient(error)) return 0;
+  fail(error, "sending to " + peer_ + " failed");
 }
 
 size_t Socket::receive_some(std::span<const Piece> pieces, size_t skip) const {
@@ -76,13 +84,14 @@ size_t Socket::receive_some(std::span<const Piece> pieces, size_t skip) const {
   const ssize_t received = recvmsg(fd_.get(), &vectors.message, 0);
   if (received > 0) return static_cast<size_t>(received);
   if (received == 0) throw GroupFailed(peer_ + " closed its connection");
-  if (is_transient(errno)) return 0;
-  fail("receiving from " + peer_ + " failed");
+  const int error = errno;
+  if (is_transient(error)) return 0;
+  fail(error, "receiving from " + peer_ + " failed");
 }
 
 WakeUp::WakeUp() {
   int ends[2];
-  if (pipe(ends) != 0) fail("cannot create a pipe");
+  if (pipe(ends) != 0) fail(errno, "cannot create a pipe");
   read_end_ = UniqueFd(ends[0]);
   write_end_ = UniqueFd(ends[1]);
   for (const int end : ends) {
@@ -104,7 +113,7 @@ void wait_any(std::span<const Waiting> waiting) {
     const int events = (w.to_send ? POLLOUT : 0) | (w.to_receive ? POLLIN : 0);
     polled.push_back({w.fd, static_cast<short>(events), 0});
   }
-  if (poll(polled.data(), polled.size(), -1) < 0 && errno != EINTR) fail("waiting for the other nodes failed");
+  if (poll(polled.data(), polled.size(), -1) < 0 && errno != EINTR) fail(errno, "waiting for the other nodes failed");
 }
 
 }  // namespace dllama

@@ -32,7 +32,7 @@ class UniqueFd {
 class Socket {
  public:
   // Duplicates `fd`: the caller keeps its own, which becomes non-blocking too (the mode is the connection's).
-  // Throws InvalidArgument if it is no descriptor.
+  // Throws InvalidArgument if it is no descriptor, GroupFailed if the system gives no other.
   Socket(int fd, std::string peer);
   int fd() const { return fd_.get(); }
   const std::string& peer() const { return peer_; }

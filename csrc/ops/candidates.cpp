@@ -63,7 +63,7 @@ class Best {
 
 }  // namespace
 
-ExpSum exp_sum(const Kernels& kernels, const float* x, size_t n, float scale) {
+ExpSum exp_sum(const Kernels& kernels, const float* x, size_t n, float scale, float* terms) {
   ExpSum total;
   if (n == 0) return total;
   total.max = kernels.max(x, n);
@@ -71,7 +71,8 @@ ExpSum exp_sum(const Kernels& kernels, const float* x, size_t n, float scale) {
   const float shift = total.max == -std::numeric_limits<float>::infinity() ? 0.0f : total.max;
   std::array<float, 1024> part;
   for (size_t i = 0; i < n; i += part.size()) {
-    total.sum += kernels.exp_sum(x + i, shift, scale, part.data(), std::min(part.size(), n - i));
+    float* out = terms == nullptr ? part.data() : terms + i;
+    total.sum += kernels.exp_sum(x + i, shift, scale, out, std::min(part.size(), n - i));
   }
   return total;
 }
@@ -171,8 +172,9 @@ TokenLogit draw_from_slice(const Kernels& kernels, const CandidateQuery& query, 
       const size_t n = std::min(part.size(), end - i);
       kernels.exp_sum(logits + i, total.max, scale, part.data(), n);
       for (size_t j = 0; j < n && !is_found; ++j) {
+        if (!(part[j] > 0.0f)) continue;
         cumulative += part[j];
-        chosen = i + j;  // the last, if rounding left the sum below the fraction
+        chosen = i + j;
         is_found = fraction * total.sum < cumulative;
       }
     }

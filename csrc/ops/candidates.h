@@ -18,8 +18,9 @@ struct ExpSum {
   double sum = 0.0;
 };
 
-// In double over parts of 1024: a score must not lose digits over 128k terms.
-ExpSum exp_sum(const Kernels& kernels, const float* x, size_t n, float scale);
+// In double over parts of 1024: a score must not lose digits over 128k terms. The terms go to `terms` [n], unless that
+// is null.
+ExpSum exp_sum(const Kernels& kernels, const float* x, size_t n, float scale, float* terms = nullptr);
 // Of the values of both.
 ExpSum joined(const ExpSum& a, const ExpSum& b, float scale);
 double log_of(const ExpSum& total);
@@ -69,7 +70,8 @@ struct SliceShare {
 };
 SliceShare slice_at(const CandidateQuery& query, std::span<const SliceAnswer> answers, double coin);
 
-// The first candidate, in token order, at which the sum of exponentials exceeds `fraction` of all of the slice's.
+// The first candidate, in token order, at which the sum of exponentials exceeds `fraction` of all of the slice's; the
+// last that has a part in it, if rounding leaves the sum below that.
 TokenLogit draw_from_slice(const Kernels& kernels, const CandidateQuery& query, Range slice, const float* logits,
                            double fraction);
 

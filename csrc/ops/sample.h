@@ -30,9 +30,10 @@ double log_sum_exp(const Kernels& kernels, const float* logits, size_t n);
 //
 // Without filters: the first token, in token order, at which the cumulative probability exceeds the coin. With filters:
 // tokens in descending probability (ties by id), cut to the top_k first, then after the one whose cumulative
-// probability exceeds top_p, then those below min_p times the largest; the coin is scaled to what is left. With
-// temperature and top_p alone these are the steps of distributed-llama's sampler, its threshold
-// (1 - top_p) / (n - 1) below which no token can be in the top_p set included.
+// probability exceeds top_p, then those below min_p times the largest; the coin is scaled to what is left. Sums are
+// taken in double, as those of a row on several nodes are, so that both draw the same. With temperature and top_p alone
+// these are the steps of distributed-llama's sampler, its threshold (1 - top_p) / (n - 1) below which no token can be
+// in the top_p set included; its sums are floats.
 size_t sample(const Kernels& kernels, const float* logits, size_t n, const SamplingFilters& filters, float coin);
 
 // The same draw, from the `count` largest of n logits alone, in descending order (equals by id): `ids` are theirs, and

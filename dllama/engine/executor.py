@@ -94,17 +94,12 @@ class Executor:
         wants = batch.wants
         queries = self._queries(wants)
         result = self._compute(batch, wants, queries)
-        try:
-            with self._whole():
-                for want, value in _matched(wants, queries, result, self):
-                    if output := self._tasks[want.sequence].receive(want.position, value):
-                        deliver(output)
-                self._scheduler.commit(batch)
-                self._remove_finished(wants)
-        except _native.GroupFailedError as error:  # lost while a sampler asked for more
-            raise self._failed(error) from error
-        except ValueError as error:  # logits that are no numbers: the weights are broken, and so is every later step
-            raise EngineStopped(f"{error}; is the model file damaged?") from error
+        with self._whole(), self._explained():
+            for want, value in _matched(wants, queries, result, self):
+                if output := self._tasks[want.sequence].receive(want.position, value):
+                    deliver(output)
+            self._scheduler.commit(batch)
+            self._remove_finished(wants)
 
     def full_logits(self, index: int) -> F32Array:
         """Give the whole row of one query of the last step, from all nodes."""
@@ -131,6 +126,17 @@ class Executor:
         except BaseException as error:
             self.stop(str(error) or "it was interrupted between two steps")
             raise
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Say what it means for the engine if a result cannot be used."""
+        try:
+            yield
+        except _native.GroupFailedError as error:  # lost while a sampler asked for more
+            raise self._failed(error) from error
+        except ValueError as error:  # logits that are no numbers: the weights are broken, and so is every later step
+            cause = "is the model file damaged" if self._is_alone else "is the model file or a node damaged"
+            raise EngineStopped(f"{error}; {cause}?") from error
 
     def _queries(self, wants: list[Want]) -> dict[Want, RowQuery]:
         """What the tasks ask of rows that lie on several nodes."""

@@ -56,12 +56,10 @@ class Ranking:
     Attributes:
         ids: Token ids, int32 ``[m]``.
         logits: Float32 ``[m]``.
-        is_all: Whether there are no more.
     """
 
     ids: I32Array
     logits: F32Array
-    is_all: bool
 
 
 class SlicedRow:
@@ -108,8 +106,7 @@ class SlicedRow:
         ids = np.concatenate((own.ids, query.ids[:num_ids]))
         logits = np.concatenate((own.logits, values[:num_ids]))
         order = np.lexsort((ids, -logits))
-        is_all = len(own.ids) == query.num_candidates
-        if not is_all:  # what was not listed may stand anywhere behind the last that was
+        if len(own.ids) < query.num_candidates:  # what was not listed may stand anywhere behind the last that was
             last = int(np.flatnonzero(order == len(own.ids) - 1)[0])
             order = order[: last + 1]
-        return Ranking(ids[order], logits[order], is_all)
+        return Ranking(ids[order], logits[order])

@@ -1,6 +1,7 @@
 """Choosing the next token from a row of logits, whole or sliced: penalties, bias, temperature, filters, one draw.
 
-The draw is distributed-llama's: with temperature, top-p and seed alone, the same logits give the same tokens.
+The draw takes distributed-llama's steps with its random numbers; sums are taken in double, not in float32, so that one
+node and several draw the same tokens.
 """
 
 from __future__ import annotations

@@ -17,7 +17,6 @@ SLACK_BYTES = 32 << 20  # left free by a context that nobody asked for: what is 
 LOGITS_BYTES = 16 << 20  # that one step gives to a caller who wants the logits of all positions
 _DEFAULT_MAX_SEQ_LEN = 8192
 _LEAST_MAX_SEQ_LEN = 256  # a context that nobody asked for is not made shorter than this
-_ROW_PADDING = 64  # values: the core makes rows of logits longer than the vocabulary, to a multiple of 8 or 16
 _MAX_SLOTS = 32  # sequences with pages at once: far above what one machine serves at a useful speed
 _MAX_STEP_S = 3600
 _NONE_ALLOWED = ("max_seq_len", "kv_tokens")
@@ -171,6 +170,7 @@ def make_node_config(
         shards=shards,
         num_threads=options.num_threads,
         max_tokens=options.max_batch_tokens,
+        max_rows=_max_rows(config, options, num_slots),
         num_pages=num_pages,
         num_slots=num_slots,
     )
@@ -193,17 +193,15 @@ def _sizes(
     loading = IN_FLIGHT_BYTES if len(plan.shards) > 1 else 2 * PIECE_BYTES
 
     def memory_of(rank: int) -> MemoryPlan:
-        buffers = node.buffer_bytes(rank) + _logits_bytes(config, plan, rank, options, num_slots) + loading
+        buffers = node.buffer_bytes(rank) + loading
         return MemoryPlan(weights=node.weight_bytes(rank), kv=node.kv_bytes(rank), buffers=buffers)
 
     return [NodeSize(max_seq_len, num_pages, num_slots, memory_of(rank)) for rank in ranks]
 
 
-def _logits_bytes(config: ModelConfig, plan: Plan, rank: int, options: NodeOptions, num_slots: int) -> int:
-    """Bytes of the logits of the largest step: all rows for a caller of ``logits``, one for each other sequence."""
-    rows = min(options.max_batch_tokens, max_logits(config) + num_slots - 1)
-    width = config.vocab_size if rank == 0 else plan.shards[rank].vocab.size
-    return rows * 4 * (width // _ROW_PADDING + 1) * _ROW_PADDING
+def _max_rows(config: ModelConfig, options: NodeOptions, num_slots: int) -> int:
+    """Rows of logits of the largest step: all for a caller of ``logits``, one for each other sequence."""
+    return min(options.max_batch_tokens, max_logits(config) + num_slots - 1)
 
 
 def _advice(fitting: int, options: NodeOptions) -> str:

@@ -1,7 +1,12 @@
 // Nodes as a whole: one rank against several over socket pairs, chunks of any size, neighbours, and hostile batches.
+#include <poll.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <memory>
@@ -48,6 +53,7 @@ NodeConfig make_config(size_t ranks, DType weights, DType wire, size_t threads =
   config.num_threads = threads;
   config.max_tokens = 200;
   config.num_pages = 12;
+  config.max_rows = 200;
   config.num_slots = 3;
   return config;
 }
@@ -163,23 +169,33 @@ class Cluster {
         try {
           nodes_[rank]->follow();
         } catch (const GroupFailed&) {  // the root left without a word: some tests do
+          is_lost_[rank] = true;
         }
       });
     }
   }
   ~Cluster() {
     try {
-      root().stop();
+      if (nodes_[0]) root().stop();
     } catch (const GroupFailed&) {
     }
     for (auto& thread : followers_) thread.join();
   }
+  // Ends the root without a word, and waits for the others to notice.
+  void lose_root() {
+    nodes_[0].reset();
+    groups_[0].reset();
+    for (auto& thread : followers_) thread.join();
+    followers_.clear();
+  }
+  bool is_lost(size_t rank) const { return is_lost_[rank]; }
   Node& root() { return *nodes_[0]; }
   Group& group(size_t rank) { return *groups_[rank]; }
 
  private:
   std::vector<std::shared_ptr<Group>> groups_;
   std::vector<std::unique_ptr<Node>> nodes_;
+  std::array<std::atomic<bool>, 8> is_lost_{};  // by rank: follow() threw
   std::vector<std::thread> followers_;
 };
 
@@ -405,6 +421,53 @@ TEST(batches_out_of_range_are_refused_and_do_no_harm) {
   CHECK_EQ(cluster.root().step(good).num_logits, size_t{1});
 }
 
+// Memory is planned for so many rows, candidates and ids; scores need none.
+TEST(a_step_wants_no_more_than_is_planned) {
+  NodeConfig config = make_config(1, DType::F32, DType::F32);
+  config.max_tokens = 2000;
+  config.max_rows = 1800;
+  const auto batch = [&](int32_t rows, WantKind kind) {
+    Batch some;
+    some.spans = {{0, 0, 2000}};
+    some.embeddings.resize(2000 * kHidden);
+    for (int32_t row = 0; row < rows; ++row) {
+      some.wants.push_back({row, kind, kind == WantKind::Candidates ? row : 0});
+      if (kind == WantKind::Candidates) some.queries.push_back({1, kVocab, 1.0f, {}});
+    }
+    return some;
+  };
+  batch(2000, WantKind::Score).check(config);
+  batch(1800, WantKind::Logits).check(config);
+  CHECK_THROWS(batch(1801, WantKind::Logits).check(config), InvalidArgument, "max_rows");
+  Batch mixed = batch(1800, WantKind::Candidates);
+  mixed.check(config);
+  mixed.wants.push_back({1999, WantKind::Logits, 0});
+  CHECK_THROWS(mixed.check(config), InvalidArgument, "max_rows");
+  Batch many = batch(kMaxCandidates / 64, WantKind::Candidates);
+  for (CandidateQuery& query : many.queries) query.count = 64;
+  many.check(config);
+  many.queries[0].count = 65;
+  CHECK_THROWS(many.check(config), InvalidArgument, "too many candidates");
+  Batch named = batch(1800, WantKind::Candidates);
+  for (CandidateQuery& query : named.queries) {
+    for (int32_t id = 0; id < 73; ++id) query.ids.push_back(id);
+  }
+  CHECK_THROWS(named.check(config), InvalidArgument, "too many ids");
+  named.queries.resize(kMaxQueryIds / 73);
+  named.wants.resize(kMaxQueryIds / 73);
+  named.check(config);
+}
+
+TEST(buffers_of_the_plan_grow_with_what_may_be_wanted) {
+  NodeConfig one = make_config(2, DType::F32, DType::F32), more = one;
+  one.max_rows = 1;
+  more.max_rows = 11;
+  // Rows are padded to 64 values, one more at least: 77 on the root and 32 of a slice. A slice's row of candidates too.
+  CHECK_EQ(Node::buffer_bytes(more, 0) - Node::buffer_bytes(one, 0), 10 * (128 + 64) * 4 + 10 * size_t{16});
+  CHECK_EQ(Node::buffer_bytes(more, 1) - Node::buffer_bytes(one, 1), 10 * (64 + 64) * 4 + 10 * size_t{16});
+  CHECK(Node::buffer_bytes(one, 1) > Batch::max_frame_bytes(one) + kMaxCandidates * 8 + kMaxQueryIds * 4);
+}
+
 TEST(a_refused_step_leaves_the_ranks_together) {
   Cluster cluster(make_config(2, DType::F32, DType::F32));
   Batch bad;
@@ -492,6 +555,20 @@ TEST(candidates_of_any_number_of_ranks_are_the_best_of_the_row) {
   }
 }
 
+TEST(a_step_without_queries_has_no_candidates) {
+  for (const size_t ranks : {1, 2}) {
+    Cluster cluster(make_config(ranks, DType::F32, DType::F32, 1));
+    CHECK_EQ(cluster.root().step(candidate_batch({2, kVocab, 1.0f, {}})).candidates.size(), size_t{1});
+    Batch batch = candidate_batch({2, kVocab, 1.0f, {}});
+    batch.queries.clear();
+    for (const bool has_logits : {true, false}) {
+      batch.wants = {{0, WantKind::Logits, 0}};
+      if (!has_logits) batch.wants.clear();
+      CHECK_EQ(cluster.root().step(batch).candidates.size(), size_t{0});
+    }
+  }
+}
+
 TEST(queries_out_of_range_are_refused_and_do_no_harm) {
   Cluster cluster(make_config(2, DType::F32, DType::F32, 1));
   const auto refused = [&](auto change, const char* message) {
@@ -575,19 +652,104 @@ TEST(commands_that_cannot_be_end_a_follower_with_the_reason) {
   refused(FrameType::Sums, {0}, "frame type 16");
 }
 
-// A worker that answers a step with sums of zero, and then with these candidates.
+// A well-formed step of a root that knows no bounds.
+TEST(steps_that_want_more_than_is_planned_end_a_follower) {
+  const auto refused = [](std::vector<Want> wants, std::vector<CandidateQuery> queries) {
+    NodeConfig config = make_config(2, DType::F32, DType::F32, 1);
+    Batch batch;
+    batch.spans = {{0, 0, 5}};
+    batch.pages = {{0, 0, 3}};
+    batch.embeddings = random_values(5 * kHidden, 1, 1.0f);
+    batch.wants = std::move(wants);
+    batch.queries = std::move(queries);
+    const auto frame = batch.to_frame(kernels(), config);
+    config.max_rows = 2;
+    HalfPair pair(1, config);
+    pair.header.step = 1;
+    pair.send(FrameType::Step, 0, frame);
+    CHECK_THROWS(pair.node->follow(), GroupFailed, "the root sent a command that cannot be: a step wants");
+    CHECK(pair.group->failed_rank() == size_t{0});
+  };
+  const CandidateQuery query{1, kVocab, 1.0f, {}};
+  refused({{0, WantKind::Logits, 0}, {1, WantKind::Logits, 0}, {4, WantKind::Logits, 0}}, {});
+  refused({{0, WantKind::Candidates, 0}, {1, WantKind::Logits, 0}, {4, WantKind::Candidates, 1}}, {query, query});
+}
+
+namespace {
+
+// As answers to a query travel: sums and largest values of the candidates and of all, the best, and the one logit.
+struct Answer {
+  double sum = 1.5, all_sum = 1.5;
+  float max = 2.0f, all_max = 2.0f;
+  TokenLogit best[2] = {{2.0f, 40}, {1.0f, 41}};
+  float value = 0.5f;
+  static constexpr size_t kBytes = 44;
+};
+
+// A root whose worker answers one step with sums of zero, and then so.
+struct AnsweredStep : HalfPair {
+  explicit AnsweredStep(const Answer& answer) : HalfPair(0, make_config(2, DType::F32, DType::F32, 1)) {
+    header.step = 1;
+    const std::vector<std::byte> sums(kHidden * sizeof(float));
+    for (uint32_t layer = 1; layer <= 4; ++layer) send(FrameType::Sums, layer, sums);
+    send(FrameType::Results, 5, std::as_bytes(std::span(&answer, 1)).first(Answer::kBytes));
+  }
+  const Outputs& step() { return node->step(candidate_batch({2, kVocab, 1.0f, {50}})); }
+};
+
+}  // namespace
+
+TEST(sums_that_cannot_be_end_the_root_with_the_workers_name) {
+  const auto refused = [](auto change, const char* message) {
+    Answer answer;
+    change(answer);
+    AnsweredStep step(answer);
+    CHECK_THROWS(step.step(), GroupFailed, message);
+    CHECK(step.group->failed_rank() == size_t{1});
+  };
+  AnsweredStep(Answer()).step();
+  refused([](Answer& a) { a.sum = -1.5; }, "worker a sent sums that cannot be");
+  refused([](Answer& a) { a.sum = 0.0; }, "sums that cannot be");
+  refused([](Answer& a) { a.sum = 1e9; }, "sums that cannot be");
+  refused([](Answer& a) { a.sum = INFINITY; }, "sums that cannot be");
+  refused([](Answer& a) { a.all_sum = -INFINITY; }, "sums that cannot be");
+  refused([](Answer& a) { a.max = 1e30f; }, "sums that are not those of its candidates");
+  refused([](Answer& a) { a.max = INFINITY; }, "sums that are not those of its candidates");
+  refused([](Answer& a) { a.max = 1e30f, a.sum = NAN; }, "sums that are not those of its candidates");
+  refused([](Answer& a) { a.max = -INFINITY, a.sum = 0.0; }, "sums that are not those of its candidates");
+  refused([](Answer& a) { a.best[1].id = 50; }, "no candidate");  // its logit was asked for as it is
+}
+
+// Logits of a worker that are no numbers are told from lies: the sampler says so.
+TEST(sums_of_what_is_no_number_arrive_as_such) {
+  Answer answer;
+  answer.sum = answer.all_sum = NAN;
+  AnsweredStep step(answer);
+  CHECK(std::isnan(step.step().candidates[0].candidates.sum));
+  CHECK_THROWS(step.node->draw(0, 0.5), InvalidArgument, "not finite");
+}
+
+TEST(a_drawn_token_that_cannot_be_ends_the_root_with_the_workers_name) {
+  for (const int32_t id : {31, 50, 77, -1}) {
+    Answer answer;  // so likely that every coin falls there
+    answer.max = answer.all_max = answer.best[0].logit = 200.0f;
+    AnsweredStep step(answer);
+    step.step();
+    step.header.step = 2;
+    const TokenLogit token{200.0f, id};
+    step.send(FrameType::Token, 1, std::as_bytes(std::span(&token, 1)));
+    CHECK_THROWS(step.node->draw(0, 0.5), GroupFailed, "worker a sent a token that is no candidate");
+    CHECK(step.group->failed_rank() == size_t{1});
+  }
+}
+
 TEST(candidates_that_cannot_be_end_the_root_with_the_workers_name) {
   const auto answered = [](std::vector<TokenLogit> best) {
-    HalfPair pair(0, make_config(2, DType::F32, DType::F32, 1));
-    pair.header.step = 1;
-    const std::vector<std::byte> sums(kHidden * sizeof(float)), head(24);
-    for (uint32_t layer = 1; layer <= 4; ++layer) pair.send(FrameType::Sums, layer, sums);
-    auto results = head;
-    const auto tokens = std::as_bytes(std::span(best));
-    results.insert(results.end(), tokens.begin(), tokens.end());
-    pair.send(FrameType::Results, 5, results);
-    pair.node->step(candidate_batch({2, kVocab, 1.0f, {}}));
-    return pair.node->counters().steps;
+    Answer answer;
+    std::copy(best.begin(), best.end(), answer.best);
+    AnsweredStep step(answer);
+    step.step();
+    return step.node->counters().steps;
   };
   CHECK_EQ(answered({{2.0f, 40}, {2.0f, 41}}), uint64_t{1});
   CHECK_THROWS(answered({{2.0f, 40}, {2.0f, 40}}), GroupFailed, "worker a sent candidates out of order");
@@ -596,14 +758,113 @@ TEST(candidates_that_cannot_be_end_the_root_with_the_workers_name) {
   CHECK_THROWS(answered({{2.0f, 77}, {1.0f, 41}}), GroupFailed, "no candidate");
   CHECK_THROWS(answered({{2.0f, -1}, {1.0f, 41}}), GroupFailed, "no candidate");
   CHECK_THROWS(answered({{std::nanf(""), 40}, {1.0f, 41}}), GroupFailed, "no candidate");
-  CHECK_THROWS(answered({{2.0f, 40}}), GroupFailed, "worker a sent frame type 18");
 }
+
+TEST(an_answer_of_another_length_ends_the_root) {
+  HalfPair pair(0, make_config(2, DType::F32, DType::F32, 1));
+  pair.header.step = 1;
+  const std::vector<std::byte> sums(kHidden * sizeof(float));
+  for (uint32_t layer = 1; layer <= 4; ++layer) pair.send(FrameType::Sums, layer, sums);
+  pair.send(FrameType::Results, 5, std::vector<std::byte>(32));
+  CHECK_THROWS(pair.node->step(candidate_batch({2, kVocab, 1.0f, {}})), GroupFailed, "worker a sent frame type 18");
+}
+
+// Sanitizers need more address space than a limit leaves.
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+TEST(memory_that_is_refused_within_a_step_ends_the_group) {
+  NodeConfig config = make_config(2, DType::Q40, DType::Q80, 1);
+  config.vocab_size = size_t{1} << 22;
+  config.shards[1].vocab_end = config.vocab_size;
+  Batch batch;
+  batch.spans = {{0, 0, 150}};
+  batch.pages = {{0, 0, 0}, {0, 1, 1}, {0, 2, 2}};
+  batch.embeddings = random_values(150 * kHidden, 1, 1.0f);
+  for (int32_t row = 0; row < 150; ++row) batch.wants.push_back({row, WantKind::Logits, 0});  // 2.3 GiB
+  int ends[2];
+  socketpair(AF_UNIX, SOCK_STREAM, 0, ends);
+  Node root(config, std::make_shared<Group>(0, std::vector<int>{ends[0]}));
+  rlimit before;
+  getrlimit(RLIMIT_AS, &before);
+  const rlimit less{size_t{2} << 30, before.rlim_max};
+  setrlimit(RLIMIT_AS, &less);
+  CHECK_THROWS(root.step(batch), OutOfMemory, "");
+  CHECK_THROWS(root.step(batch), GroupFailed, "");
+  setrlimit(RLIMIT_AS, &before);
+  for (const int end : ends) close(end);
+}
+#endif
 
 TEST(a_follower_outlives_a_root_that_leaves) {
   Cluster cluster(make_config(3, DType::F32, DType::F32));
   logits_of(cluster.root(), some_tokens(5), 5);
+  cluster.lose_root();
+  for (size_t rank = 1; rank < 3; ++rank) {
+    CHECK(cluster.is_lost(rank));
+    CHECK(cluster.group(rank).failed_rank() == size_t{0});
+  }
+}
+
+TEST(an_aborted_group_fails_its_steps) {
+  Cluster cluster(make_config(3, DType::F32, DType::F32));
+  logits_of(cluster.root(), some_tokens(5), 5);
   for (size_t rank = 0; rank < 3; ++rank) cluster.group(rank).abort("the test ends it");
   CHECK_THROWS(logits_of(cluster.root(), some_tokens(5), 5), GroupFailed, "the test ends it");
+}
+
+namespace {
+
+// Passes on what two nodes send each other, until the worker has sent so many bytes.
+void pass_on_until(int root, int worker, size_t most) {
+  std::vector<char> data(1 << 16);
+  pollfd polled[2] = {{root, POLLIN, 0}, {worker, POLLIN, 0}};
+  while (most != 0 && poll(polled, 2, -1) > 0) {
+    for (const size_t from : {size_t{0}, size_t{1}}) {
+      if (polled[from].revents == 0) continue;
+      const ssize_t got = read(polled[from].fd, data.data(), from == 1 ? std::min(most, data.size()) : data.size());
+      if (got <= 0) return;
+      if (from == 1) most -= static_cast<size_t>(got);
+      for (ssize_t done = 0; done < got;) {
+        const ssize_t sent =
+            send(polled[1 - from].fd, data.data() + done, static_cast<size_t>(got - done), MSG_NOSIGNAL);
+        if (sent <= 0) return;
+        done += sent;
+      }
+    }
+  }
+}
+
+}  // namespace
+
+// Wherever in a step of several pieces the link breaks: all threads of both nodes leave it together.
+TEST(a_link_that_is_cut_within_a_step_ends_it_on_both_sides) {
+  for (const size_t threads : {2, 3}) {
+    for (const size_t scatter_from : {0, 1}) {
+      for (const size_t bytes : {1, 40, 70000, 100000, 143000, 220000, 286000}) {
+        const check::Scope scope("threads", threads, "scatter", scatter_from, "bytes", bytes);
+        int upper[2], lower[2];
+        socketpair(AF_UNIX, SOCK_STREAM, 0, upper);
+        socketpair(AF_UNIX, SOCK_STREAM, 0, lower);
+        const NodeConfig config = make_config(2, DType::F32, DType::F32, threads);
+        std::vector<std::unique_ptr<Node>> nodes;
+        for (const size_t rank : {size_t{0}, size_t{1}}) {
+          const int fd = rank == 0 ? upper[0] : lower[0];
+          nodes.push_back(std::make_unique<Node>(config, std::make_shared<Group>(rank, std::vector<int>{fd})));
+          close(fd);
+          load_slices(*nodes.back(), rank);
+        }
+        nodes[0]->set_scatter_from(scatter_from);
+        std::thread follower([&] { CHECK_THROWS(nodes[1]->follow(), GroupFailed, "rank 0"); });
+        std::thread cutter([&] {
+          pass_on_until(upper[1], lower[1], bytes);
+          close(upper[1]);
+          close(lower[1]);
+        });
+        CHECK_THROWS(logits_of(*nodes[0], some_tokens(140), 140), GroupFailed, "rank 1");
+        cutter.join();
+        follower.join();
+      }
+    }
+  }
 }
 
 TEST(rows_of_wrong_names_ranges_or_sizes_are_refused) {

@@ -1,4 +1,5 @@
 // Exchanges between ranks over socket pairs, honest ones and broken ones.
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -278,6 +279,35 @@ TEST(abort_ends_every_wait_at_once) {
     CHECK(!group.failed_rank());
     aborter.join();
   }
+}
+
+// Not only what is wrong with a link: whatever ends a wait in the middle leaves a frame in part.
+TEST(any_failure_within_an_exchange_ends_the_group) {
+  const Pair pair;
+  Group group(1, std::vector<int>{pair.ends[0]});
+  close(pair.ends[0]);
+  FrameHeader header;
+  header.step = 1;
+  header.length = SIZE_MAX;
+  CHECK_EQ(write(pair.ends[1], &header, sizeof(header)), static_cast<ssize_t>(sizeof(header)));
+  std::vector<std::byte> payload;
+  CHECK_THROWS(group.receive_command(payload, SIZE_MAX), std::length_error, "");
+  group.begin_exchange();
+  group.send(0, FrameType::Sums, payload);
+  CHECK_THROWS(group.poke(), GroupFailed, "");
+  close(pair.ends[1]);
+}
+
+TEST(a_lack_of_descriptors_is_no_wrong_descriptor) {
+  const Pair pair;
+  rlimit before;
+  getrlimit(RLIMIT_NOFILE, &before);
+  const rlimit none{1, before.rlim_max};  // descriptor 0 is taken
+  setrlimit(RLIMIT_NOFILE, &none);
+  CHECK_THROWS(Socket(pair.ends[0], "rank 1"), GroupFailed, "Too many open files");
+  setrlimit(RLIMIT_NOFILE, &before);
+  CHECK_THROWS(Socket(-1, "rank 1"), InvalidArgument, "descriptor -1");
+  for (const int end : pair.ends) close(end);
 }
 
 TEST(links_are_checked) {

@@ -347,6 +347,98 @@ TEST(a_draw_over_slices_is_the_draw_from_the_row) {
   }
 }
 
+namespace {
+
+// Logits of a large vocabulary, as models give them: few likely tokens, and many that share the rest.
+std::vector<float> zipf_logits(size_t n, unsigned seed) {
+  auto row = random_values(n, seed, 0.5f);
+  std::vector<size_t> ranks(n);
+  for (size_t i = 0; i < n; ++i) ranks[i] = i;
+  std::shuffle(ranks.begin(), ranks.end(), std::mt19937(seed));
+  for (size_t i = 0; i < n; ++i) row[i] -= std::log(static_cast<float>(ranks[i] + 1));
+  return row;
+}
+
+// Whether `coin`, as a part of the whole, is so near a border of a token that rounding may decide.
+bool is_at_border(const std::vector<double>& borders, double coin) {
+  const auto above = std::lower_bound(borders.begin(), borders.end(), coin - 1e-6);
+  return above != borders.end() && *above <= coin + 1e-6;
+}
+
+}  // namespace
+
+// One node and several take the same sums: the same coin is the same token.
+TEST(slices_draw_what_the_whole_row_draws) {
+  constexpr size_t kTokens = 120'001;
+  size_t compared = 0;
+  for (unsigned seed = 0; seed < 3; ++seed) {
+    const auto row = zipf_logits(kTokens, seed);
+    const SamplingFilters filters{0.8f + 0.2f * static_cast<float>(seed), 0, 1.0f, 0.0f};
+    const auto query = make_query(1, kTokens, filters.temperature, {});
+    const Sliced sliced(query, row, {40'000, 80'000, kTokens});
+    std::vector<double> borders;
+    double total = 0;
+    for (const float l : row) borders.push_back(total += std::exp(double{l} / filters.temperature));
+    for (double& border : borders) border /= total;
+    for (int i = 0; i < 100; ++i) {
+      const float coin = static_cast<float>(i * 167'771 + 4099) / 16'777'216.0f;
+      if (is_at_border(borders, coin)) continue;
+      const SliceShare share = slice_at(query, sliced.answers, coin);
+      const Range slice = sliced.slices[share.slice];
+      const TokenLogit token = draw_from_slice(kernels(), query, slice, row.data() + slice.begin, share.fraction);
+      CHECK_EQ(sample(kernels(), row.data(), kTokens, filters, coin), static_cast<size_t>(token.id));
+      ++compared;
+    }
+  }
+  CHECK(compared > 100);
+}
+
+// Where the sum of a large vocabulary is rounded, top-p must not end elsewhere.
+TEST(the_best_of_a_large_vocabulary_are_enough_or_say_that_they_are_not) {
+  constexpr size_t kTokens = 120'001, kBest = 400;
+  const auto row = zipf_logits(kTokens, 7);
+  std::vector<size_t> order(kTokens);
+  for (size_t i = 0; i < kTokens; ++i) order[i] = i;
+  std::sort(order.begin(), order.end(), [&](size_t a, size_t b) { return row[a] > row[b]; });
+  double total = 0, mass = 0;
+  for (const float l : row) total += std::exp(double{l});
+  size_t drawn = 0;
+  for (size_t kept = 1; kept < kBest; kept += 7) {
+    // A top_p in the middle of a token, which no rounding of sums in double moves.
+    mass = 0;
+    for (size_t i = 0; i < kept; ++i) mass += std::exp(double{row[order[i]]}) / total;
+    const double half = std::exp(double{row[order[kept]]}) / total / 2;
+    const SamplingFilters filters{1.0f, 0, static_cast<float>(mass + half), 0.0f};
+    const auto query = make_query(kBest, kTokens, 1.0f, {});
+    const Sliced sliced(query, row, {40'000, 80'000, kTokens});
+    std::vector<float> logits;
+    std::vector<int32_t> ids;
+    for (const TokenLogit& token : sliced.whole.best) {
+      logits.push_back(token.logit);
+      ids.push_back(token.id);
+    }
+    const float last = 16'777'215.0f / 16'777'216.0f;  // the coin that takes the last that is kept
+    const auto token = sample_best(kernels(), logits, ids, sliced.whole.candidates.sum, kTokens, filters, last);
+    if (!token) continue;
+    ++drawn;
+    CHECK_EQ(static_cast<size_t>(*token), order[kept]);
+    CHECK_EQ(sample(kernels(), row.data(), kTokens, filters, last), order[kept]);
+  }
+  CHECK(drawn > 40);
+}
+
+TEST(what_cannot_be_is_never_drawn) {
+  const float inf = std::numeric_limits<float>::infinity();
+  const auto query = make_query(1, 5, 1.0f, {});
+  for (int i = 0; i < 20; ++i) {  // in some the sum in double stays below the one that is rounded to F32
+    const std::vector<float> row{-inf, 1.0f, 0.05f * static_cast<float>(i), -500.0f, -inf};
+    CHECK_EQ(draw_from_slice(kernels(), query, {0, 5}, row.data(), 0.0).id, 1);
+    CHECK_EQ(draw_from_slice(kernels(), query, {0, 5}, row.data(), 1.0).id, 2);
+    CHECK_EQ(sample(kernels(), row.data(), 5, {1.0f, 0, 1.0f, 0.0f}, 0.0f), size_t{1});
+    CHECK_EQ(sample(kernels(), row.data(), 5, {1.0f, 0, 1.0f, 0.0f}, std::nextafter(1.0f, 0.0f)), size_t{2});
+  }
+}
+
 TEST(slices_of_extreme_logits) {
   const float infinity = std::numeric_limits<float>::infinity();
   const auto query = make_query(3, 8, 1.0f, {});
