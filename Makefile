@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # CMake and ninja come with the virtual environment.
 CMAKE := $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -S . -DDLLAMA_BUILD_MODULE=OFF -DDLLAMA_BUILD_TESTS=ON
-CTEST := $(BIN)/ctest --output-on-failure --test-dir
+CTEST := $(BIN)/ctest --output-on-failure --timeout 600 --test-dir
 # Older ThreadSanitizers die where Linux places programs too much at random; containers may forbid to change that.
 FIXED_LAYOUT = $(shell setarch $$(uname -m) -R true 2> /dev/null && echo setarch $$(uname -m) -R)
 CPP_FILES := csrc tests/cpp benchmarks -name '*.h' -o -name '*.cpp'

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "base/errors.h"
+#include "base/os_memory.h"
 #include "check.h"
 #include "kernels/dispatch.h"
 #include "model/node.h"
@@ -787,8 +788,16 @@ TEST(memory_that_is_refused_within_a_step_ends_the_group) {
   getrlimit(RLIMIT_AS, &before);
   const rlimit less{size_t{2} << 30, before.rlim_max};
   setrlimit(RLIMIT_AS, &less);
-  CHECK_THROWS(root.step(batch), OutOfMemory, "");
-  CHECK_THROWS(root.step(batch), GroupFailed, "");
+  bool is_heeded = false;  // QEMU's emulation of programs does not
+  try {
+    const Buffer more(size_t{3} << 30);
+  } catch (const OutOfMemory&) {
+    is_heeded = true;
+  }
+  if (is_heeded) {
+    CHECK_THROWS(root.step(batch), OutOfMemory, "");
+    CHECK_THROWS(root.step(batch), GroupFailed, "");
+  }
   setrlimit(RLIMIT_AS, &before);
   for (const int end : ends) close(end);
 }
