@@ -187,7 +187,7 @@ def test_keys_of_a_terminal_are_the_roots(tmp_path: Path) -> None:
 # --- with a program that only notes what it is told -----------------------------------------------------------------
 
 PROGRAM = """#!/bin/sh
-echo "$@" >> {folder}/$1.txt
+echo "$@${{DLLAMA_WORKERS:+ $DLLAMA_WORKERS}}" >> {folder}/$1.txt
 [ $1 = worker ] || exit 9
 {worker}
 """
@@ -221,7 +221,7 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
 
 def test_cores_are_shared_out(program: Program, capfd: pytest.CaptureFixture[str]) -> None:
     assert local_workers.run_nodes([str(program.path), "chat", "-x"], 3) == 9
-    assert program.told("chat") == ["chat -x --nthreads 2 --workers 127.0.0.1:77 127.0.0.1:77"]
+    assert program.told("chat") == ["chat -x --nthreads 2 127.0.0.1:77 127.0.0.1:77"]
     place = "--host 127.0.0.1 --port 0 --until-eof --cache-size 0"
     assert program.told("worker") == [f"worker {place} --nthreads 2"] * 2
     assert capfd.readouterr() == ("⭕ Starting 2 workers on this machine\n", "")

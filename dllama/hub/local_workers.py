@@ -47,8 +47,9 @@ def run_nodes(command: list[str], nodes: int) -> int:
     print(f"⭕ Starting {nodes - 1} worker{'s' if nodes > 2 else ''} on this machine{slow}", flush=True)
     threads = max(1, cores // nodes)
     with _local_workers(nodes - 1, _thread_flags("worker", threads)) as workers:
-        addresses = [worker.address for worker in workers]
-        status = run_in_front([*command, *_thread_flags(command[1], threads), "--workers", *addresses])
+        # Not as a flag: a chat that says how to go on repeats its flags, and these workers are gone by then.
+        addresses = {"DLLAMA_WORKERS": " ".join(worker.address for worker in workers)}
+        status = run_in_front([*command, *_thread_flags(command[1], threads)], addresses)
         ended = [worker.trouble() for worker in workers if worker.is_over()]
     if status and ended:
         error = ClusterError(ended[0])
@@ -65,17 +66,17 @@ def _thread_flags(command: str, threads: int) -> list[str]:
     return [] if is_set else ["--nthreads", str(threads)]
 
 
-def run_in_front(command: list[str]) -> int:
-    """Run a program in this one's place before the user, and give its exit code as a shell does.
+def run_in_front(command: list[str], more: dict[str, str] | None = None) -> int:
+    """Run a program in this one's place before the user, with ``more`` in its environment; give its exit code.
 
-    The terminal's signals reach it by themselves; those sent to this process alone are passed on.
+    The code is a shell's. The terminal's signals reach the program by themselves; those sent to this process alone are passed on.
     """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where it is ignored, as some parents have it, it would never come
     passed = {number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if _is_heeded(number)}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {*passed, signal.SIGCHLD})
     try:
         sys.stdout.flush()
-        pid = os.posix_spawn(command[0], command, os.environ, setsigmask=before)
+        pid = os.posix_spawn(command[0], command, {**os.environ, **(more or {})}, setsigmask=before)
         while not (status := _status_of(pid)):
             info = signal.sigwaitinfo({*passed, signal.SIGCHLD})
             if info.si_signo != signal.SIGCHLD and info.si_code <= 0:  # a process has sent it, not the kernel
