@@ -69,7 +69,8 @@ def _thread_flags(command: str, threads: int) -> list[str]:
 def run_in_front(command: list[str], more: dict[str, str] | None = None) -> int:
     """Run a program in this one's place before the user, with ``more`` in its environment; give its exit code.
 
-    The code is a shell's. The terminal's signals reach the program by themselves; those sent to this process alone are passed on.
+    The code is a shell's. The terminal's signals reach the program by themselves; those sent to this process alone are
+    passed on.
     """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where it is ignored, as some parents have it, it would never come
     passed = {number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if _is_heeded(number)}
