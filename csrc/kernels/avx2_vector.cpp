@@ -87,6 +87,7 @@ void quantize_activation(const float* x, ActivationQ80* out, size_t blocks) {
     const __m128i offset_i16x8 = _mm_sub_epi16(_mm_setzero_si128(), _mm_slli_epi16(sum_i16x8, 3));
     const int32_t both = _mm_cvtsi128_si32(offset_i16x8);
     std::memcpy(out[b].offset, &both, sizeof(both));
+    out[b].offset_sum = out[b].offset[0] + out[b].offset[1];
   }
 }
 

@@ -94,6 +94,7 @@ void quantize_activation(const float* x, ActivationQ80* out, size_t blocks) {
     const int16x4_t offset_i16x4 = vneg_s16(vshl_n_s16(sum_i16x4, 3));
     out[b].offset[0] = vget_lane_s16(offset_i16x4, 0);
     out[b].offset[1] = vget_lane_s16(offset_i16x4, 1);
+    out[b].offset_sum = out[b].offset[0] + out[b].offset[1];
   }
 }
 

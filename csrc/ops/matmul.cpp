@@ -24,6 +24,7 @@ void set_offset(ActivationQ80& block) {
   };
   block.offset[0] = static_cast<int16_t>(-8 * sum(0));
   block.offset[1] = static_cast<int16_t>(-8 * sum(1));
+  block.offset_sum = block.offset[0] + block.offset[1];
 }
 
 }  // namespace

@@ -30,13 +30,15 @@ static_assert(sizeof(BlockQ80) == 34, "Q80 blocks are stored without padding");
 //
 // `offset` holds -8 * (sum of the quants at k % 4 in {0, 1}) and -8 * (those at k % 4 in {2, 3}): the start value of
 // the int16 accumulators of a product with unsigned nibbles, which folds Q40's -8 in for nothing. int16 sums wrap, and
-// the true result fits (16 * 8 * 127 = 16256), so the final lanes are exact.
+// the true result fits (16 * 8 * 127 = 16256), so the final lanes are exact. `offset_sum` is the sum of the two, for
+// accumulators of 32 bits.
 // `scale` is the F32 amax / 127, not rounded through F16.
 struct ActivationQ80 {
   int8_t quants[kBlockSize];
   int16_t offset[2];
+  int32_t offset_sum;
   float scale;
 };
-static_assert(sizeof(ActivationQ80) == 40, "products step through activations by this size");
+static_assert(sizeof(ActivationQ80) == 44, "products step through activations by this size");
 
 }  // namespace dllama

@@ -123,6 +123,7 @@ void quantize_activation(const float* x, ActivationQ80* out, size_t blocks) {
     for (size_t j = 0; j < kBlockSize; j++) sums[(j % 4) / 2] += out[b].quants[j];
     out[b].offset[0] = static_cast<int16_t>(-8 * sums[0]);
     out[b].offset[1] = static_cast<int16_t>(-8 * sums[1]);
+    out[b].offset_sum = -8 * (sums[0] + sums[1]);
   }
 }
 

@@ -171,11 +171,13 @@ TEST(activation_carries_the_unrounded_scale_and_the_offsets) {
   }
   CHECK_EQ(activation.offset[0], -8 * sums[0]);
   CHECK_EQ(activation.offset[1], -8 * sums[1]);
+  CHECK_EQ(activation.offset_sum, -8 * (sums[0] + sums[1]));
   CHECK_EQ(f32_to_f16(activation.scale), block.scale);
 
   quantize_activation(Values(32, -5.0f).data(), &activation, 1);  // the largest offset: 16 * 127 * 8
   CHECK_EQ(activation.offset[0], 16256);
   CHECK_EQ(activation.offset[1], 16256);
+  CHECK_EQ(activation.offset_sum, 32512);
 }
 
 // Q40: the quant is off by at most half a step (a whole one where 16 was clamped to 15), Q80: by half a step; the scale
