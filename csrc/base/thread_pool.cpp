@@ -55,28 +55,44 @@ void ThreadPool::wait_while(const std::atomic<uint32_t>& value, uint32_t old) co
   while (value.load(std::memory_order_acquire) == old) value.wait(old, std::memory_order_acquire);
 }
 
-void ThreadPool::barrier() {
+void ThreadPool::fetch_while(const std::atomic<uint32_t>& value, uint32_t old, std::span<const std::byte> next) const {
+  constexpr size_t kLine = 64, kLines = 8;  // between two looks at `value`
+  for (size_t i = 0; i < next.size() && value.load(std::memory_order_acquire) == old; i += kLines * kLine) {
+    for (size_t line = 0; line < kLines; ++line) __builtin_prefetch(next.data() + i + line * kLine, 0, 2);
+  }
+}
+
+void ThreadPool::barrier(std::span<const std::byte> next) {
   const uint32_t phase = phase_.load(std::memory_order_relaxed);
   if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 < num_threads_) {
+    fetch_while(phase_, phase, next);
     wait_while(phase_, phase);
     return;
   }
   arrived_.store(0, std::memory_order_relaxed);
-  for (ChunkCount& count : chunks_) count.taken.store(0, std::memory_order_relaxed);
+  for (Chunks& chunks : chunks_) chunks.taken.store(0, std::memory_order_relaxed);
   phase_.store(phase + 1, std::memory_order_release);
   phase_.notify_all();
 }
 
 bool ThreadPool::next_chunk(size_t thread, size_t total, size_t& chunk) {
-  for (size_t i = 0; i < num_threads_; ++i) {
-    const size_t owner = (thread + i) % num_threads_;
-    const Range part = split(total, num_threads_, owner);
-    const size_t taken = chunks_[owner].taken.fetch_add(1, std::memory_order_relaxed);
-    if (taken >= part.size()) continue;
-    chunk = part.begin + taken;
-    return true;
+  Range& held = chunks_[thread].held;
+  for (size_t i = 0; held.size() == 0 && i < num_threads_; ++i) held = take(total, (thread + i) % num_threads_);
+  if (held.size() == 0) return false;
+  chunk = held.begin++;
+  return true;
+}
+
+Range ThreadPool::take(size_t total, size_t owner) {
+  const Range part = split(total, num_threads_, owner);
+  std::atomic<size_t>& count = chunks_[owner].taken;
+  size_t taken = count.load(std::memory_order_relaxed);
+  while (taken < part.size()) {
+    const size_t size = (part.size() - taken + 1) / 2;
+    if (!count.compare_exchange_weak(taken, taken + size, std::memory_order_relaxed)) continue;
+    return {part.begin + taken, part.begin + taken + size};
   }
-  return false;
+  return {};
 }
 
 void ThreadPool::run_one(size_t thread) {

@@ -8,10 +8,18 @@
 #include <exception>
 #include <functional>
 #include <mutex>
+#include <span>
 #include <thread>
 #include <vector>
 
 namespace dllama {
+
+// A half-open range of work.
+struct Range {
+  size_t begin = 0;
+  size_t end = 0;
+  size_t size() const { return end - begin; }
+};
 
 class ThreadPool {
  public:
@@ -32,10 +40,12 @@ class ThreadPool {
   void run(const Task& task);
 
   // Inside a task: waits until every thread is here, then starts the chunk counts anew. All threads must call it.
-  void barrier();
+  // `next` is what this thread will read first behind the barrier: if it has to wait, it fetches that meanwhile.
+  void barrier(std::span<const std::byte> next = {});
 
   // Inside a task: hands out the chunks 0..total-1, each once: `chunk` is set to this thread's next one. A thread first
-  // gets a contiguous part in order, so that it walks contiguous memory, then what slower threads have left.
+  // gets a contiguous part in order, so that it walks contiguous memory, then what slower threads have left. Half of
+  // what is left is taken at once, as each taking is a locked instruction, behind which the CPU reads nothing ahead.
   // Returns false when all are taken. One loop of chunks between two barriers.
   bool next_chunk(size_t thread, size_t total, size_t& chunk);
 
@@ -44,6 +54,8 @@ class ThreadPool {
   void end();
   void run_one(size_t thread);
   void wait_while(const std::atomic<uint32_t>& value, uint32_t old) const;
+  void fetch_while(const std::atomic<uint32_t>& value, uint32_t old, std::span<const std::byte> next) const;
+  Range take(size_t total, size_t owner);
 
   const size_t num_threads_;
   const int spins_;
@@ -56,18 +68,12 @@ class ThreadPool {
   alignas(64) std::atomic<uint32_t> round_{0};  // increments per run(), and once to end
   alignas(64) std::atomic<uint32_t> arrived_{0};
   alignas(64) std::atomic<uint32_t> phase_{0};
-  struct alignas(64) ChunkCount {
-    std::atomic<size_t> taken{0};
+  struct alignas(64) Chunks {
+    std::atomic<size_t> taken{0};  // of this thread's part since the last barrier, by whomever
+    Range held;                    // by this thread
   };
-  std::vector<ChunkCount> chunks_;  // [num_threads] taken of each thread's part since the last barrier
+  std::vector<Chunks> chunks_;  // [num_threads]
   bool ending_ = false;
-};
-
-// A half-open range of work.
-struct Range {
-  size_t begin = 0;
-  size_t end = 0;
-  size_t size() const { return end - begin; }
 };
 
 // The part of `total` items that is `index`-th of `parts`: contiguous, sizes differ by at most one.

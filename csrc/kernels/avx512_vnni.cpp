@@ -25,6 +25,10 @@ constexpr size_t kLine = 64;
 // weights as fast as memory alone (41 GB/s against 38 without), and twice as fast with 8 tokens.
 constexpr size_t kPrefetchBytes = 4 << 10;
 
+// Where a tile's weights are, and what for: in memory, to be read this once (then they need not displace in L2 what
+// others keep there) or to stay in L2 for the tiles of other tokens; or in L2 already.
+enum class Source { MemoryOnce, Memory, Cache };
+
 Kernels avx2{};  // the table that this level overrides
 
 // --- packing ---
@@ -131,17 +135,18 @@ KERNEL_INLINE void multiply_block(Units<G> units, const ActivationQ80* const (&x
   }
 }
 
-// Asks for the lines of block b + kPrefetchBytes ahead: two units are nine lines.
+// Asks for the lines kPrefetchBytes ahead of block b: two units are nine lines.
+template <Source kSource>
 KERNEL_INLINE void prefetch_unit(const uint8_t* unit, size_t b) {
+  constexpr auto kHint = kSource == Source::MemoryOnce ? _MM_HINT_NTA : _MM_HINT_T0;
+  const auto* ahead = reinterpret_cast<const char*>(unit) + kPrefetchBytes;
   KERNEL_UNROLL
-  for (size_t line = 0; line < 4; line++) {
-    _mm_prefetch(reinterpret_cast<const char*>(unit) + kPrefetchBytes + line * kLine, _MM_HINT_T0);
-  }
-  if (b % 2 != 0) _mm_prefetch(reinterpret_cast<const char*>(unit) + kPrefetchBytes + 4 * kLine, _MM_HINT_T0);
+  for (size_t line = 0; line < 4; line++) _mm_prefetch(ahead + line * kLine, kHint);
+  if (b % 2 != 0) _mm_prefetch(ahead + 4 * kLine, kHint);
 }
 
-// G row groups by T tokens, whose weights come from memory or lie in L2.
-template <int G, int T, bool kFromMemory>
+// G row groups by T tokens.
+template <int G, int T, Source kSource>
 void tile(Units<G> units, size_t blocks, const ActivationQ80* x, size_t x_stride, float* out, size_t out_stride) {
   __m512 totals_f32x16[G][T];
   const ActivationQ80* xs[T];
@@ -156,7 +161,7 @@ void tile(Units<G> units, size_t blocks, const ActivationQ80* x, size_t x_stride
     multiply_block<G, T>(units, xs, sums_i32x16);
     KERNEL_UNROLL
     for (int g = 0; g < G; g++) {
-      if (kFromMemory) prefetch_unit(units[g], b);
+      if (kSource != Source::Cache) prefetch_unit<kSource>(units[g], b);
       const __m512 w_scale_f32x16 = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(units[g])));
       KERNEL_UNROLL
       for (int t = 0; t < T; t++) {
@@ -180,27 +185,30 @@ void tile(Units<G> units, size_t blocks, const ActivationQ80* x, size_t x_stride
 constexpr size_t kTileTokens = 5;
 
 // T = 1..5 tokens by all groups. Weights from memory come as one stream, those in L2 as two.
-template <int T, bool kFromMemory>
+template <int T, Source kSource>
 void tiles(const uint8_t* w, size_t groups, size_t blocks, const ActivationQ80* x, size_t x_stride, float* out,
            size_t out_stride) {
   const size_t stride = blocks * kUnit;
   size_t g = 0;
-  if (!kFromMemory || T == kTileTokens) {
+  if (kSource == Source::Cache || T == kTileTokens) {
     for (; g + 2 <= groups; g += 2) {
-      tile<2, T, kFromMemory>({w + g * stride, stride}, blocks, x, x_stride, out + g * kRows, out_stride);
+      tile<2, T, kSource>({w + g * stride, stride}, blocks, x, x_stride, out + g * kRows, out_stride);
     }
   }
   for (; g < groups; g++) {
-    tile<1, T, kFromMemory>({w + g * stride, stride}, blocks, x, x_stride, out + g * kRows, out_stride);
+    tile<1, T, kSource>({w + g * stride, stride}, blocks, x, x_stride, out + g * kRows, out_stride);
   }
 }
+
+// By number of tokens - 1.
+template <Source kSource>
+constexpr decltype(&tiles<1, kSource>) kTiles[] = {tiles<1, kSource>, tiles<2, kSource>, tiles<3, kSource>,
+                                                   tiles<4, kSource>, tiles<5, kSource>};
 
 // Panels of weights that fit L2 outside, token tiles inside: weights come from memory once per call.
 void matmul_q40(const void* packed, size_t groups, size_t cols, const ActivationQ80* x, size_t x_stride, size_t tokens,
                 float* out, size_t out_stride) {
-  using Tiles = decltype(&tiles<1, true>);
-  constexpr Tiles kFirst[] = {tiles<1, true>, tiles<2, true>, tiles<3, true>, tiles<4, true>, tiles<5, true>};
-  constexpr Tiles kRest[] = {tiles<1, false>, tiles<2, false>, tiles<3, false>, tiles<4, false>, tiles<5, false>};
+  const auto& first = tokens <= kTileTokens ? kTiles<Source::MemoryOnce> : kTiles<Source::Memory>;
   const size_t blocks = cols / kBlockSize;
   const size_t group_size = blocks * kUnit;
   const size_t panel_groups = kPanelBytes / (group_size + 1) + 1;
@@ -211,8 +219,8 @@ void matmul_q40(const void* packed, size_t groups, size_t cols, const Activation
       const size_t left = tokens - t;
       // Of 6 to 9 tokens, halves: 4 + 4 beats 5 + 3.
       const size_t n = left <= kTileTokens ? left : left < 2 * kTileTokens ? (left + 1) / 2 : kTileTokens;
-      (t == 0 ? kFirst : kRest)[n - 1](w + begin * group_size, size, blocks, x + t * x_stride, x_stride,
-                                       out + t * out_stride + begin * kRows, out_stride);
+      (t == 0 ? first : kTiles<Source::Cache>)[n - 1](w + begin * group_size, size, blocks, x + t * x_stride, x_stride,
+                                                      out + t * out_stride + begin * kRows, out_stride);
       t += n;
     }
   }

@@ -89,6 +89,16 @@ void project_heads(Step& step, size_t thread, size_t layer, const ActivationRows
   finish_heads(step, layer, kind, first_head, num_heads, out, stride);
 }
 
+// The weights that a thread reads first of a matrix: what it fetches while it waits. They fit the smallest L2 in use.
+std::span<const std::byte> first_weights(const Step& step, size_t thread, const Matrix& w) {
+  constexpr size_t kMaxBytes = 64 << 10;
+  const size_t chunk_groups = kChunkRows / step.kernels.row_group;
+  const Range chunks = split((w.groups + chunk_groups - 1) / chunk_groups, step.pool.size(), thread);
+  const size_t begin = chunks.begin * chunk_groups;
+  const size_t groups = std::min(chunks.size() * chunk_groups, w.groups - std::min(begin, w.groups));
+  return {w.data + begin * w.group_bytes, std::min(groups * w.group_bytes, kMaxBytes)};
+}
+
 // Fused q, k, v: a chunk is a few heads of one of the three, whole row groups and whole heads.
 void project_qkv(Step& step, size_t thread, size_t layer, const ActivationRows& x) {
   const LayerWeights& w = step.weights.layers[layer];
@@ -104,7 +114,7 @@ void project_qkv(Step& step, size_t thread, size_t layer, const ActivationRows& 
       project_heads(step, thread, layer, x, HeadKind::Value, w.v_proj, c - q_chunks - kv_chunks, chunk_heads);
     }
   }
-  step.pool.barrier();
+  step.pool.barrier(first_weights(step, thread, w.o_proj));
 }
 
 // Attention of all queries of one KV head for the tokens of a tile; the result goes to own.attended at `column`.
@@ -146,7 +156,7 @@ void attention(Step& step, size_t thread, size_t layer) {
                                   own.attended.data() + t * unit * values, unit * values);
     }
   }
-  step.pool.barrier();
+  step.pool.barrier(first_weights(step, thread, step.weights.layers[layer].o_proj));
 }
 
 // SwiGLU: a chunk is kChunkRows columns of the FFN, gate and up together, so its owner can finish them at once.
@@ -166,11 +176,12 @@ void gate_and_up(Step& step, size_t thread, size_t layer, const ActivationRows& 
       step.buffers.gated.store(step.kernels, t, first, gate, size);
     }
   }
-  step.pool.barrier();
+  step.pool.barrier(first_weights(step, thread, w.down_proj));
 }
 
 // The sums of a piece of the step, behind a barrier. A rank without heads has none to add behind its attention.
-void project_piece(Step& step, size_t thread, const Matrix& w, const ActivationRows& rows, Range tokens) {
+void project_piece(Step& step, size_t thread, const Matrix& w, const ActivationRows& rows, Range tokens,
+                   const Matrix& next) {
   const size_t hidden = step.config.hidden_size;
   float* update = step.buffers.update.as<float>() + tokens.begin * hidden;
   if (w.rows == 0) {
@@ -178,7 +189,7 @@ void project_piece(Step& step, size_t thread, const Matrix& w, const ActivationR
   } else {
     project_chunks(step, thread, w, rows, tokens.begin, tokens.size(), update, hidden);
   }
-  step.pool.barrier();
+  step.pool.barrier(first_weights(step, thread, next));
 }
 
 // Takes up the sums of a piece, and sends this rank's range of their norm on, if there is one.
@@ -207,8 +218,8 @@ const ActivationRows& sum_and_norm(Step& step, size_t thread, const float* weigh
 }
 
 const ActivationRows& project_and_norm(Step& step, size_t thread, const Matrix& w, const ActivationRows& rows,
-                                       const float* weight) {
-  return sum_and_norm(step, thread, weight, [&](Range tokens) { project_piece(step, thread, w, rows, tokens); });
+                                       const float* weight, const Matrix& next) {
+  return sum_and_norm(step, thread, weight, [&](Range tokens) { project_piece(step, thread, w, rows, tokens, next); });
 }
 
 }  // namespace
@@ -230,11 +241,13 @@ const ActivationRows& run_layer(Step& step, size_t thread, size_t layer, const A
     project_qkv(step, thread, layer, x);
     attention(step, thread, layer);
   }
-  const ActivationRows& y = project_and_norm(step, thread, w.o_proj, step.buffers.attended, w.post_attention_layernorm);
+  const ActivationRows& y =
+      project_and_norm(step, thread, w.o_proj, step.buffers.attended, w.post_attention_layernorm, w.gate_proj);
   gate_and_up(step, thread, layer, y);
   const bool is_last = layer + 1 == step.weights.layers.size();
-  const float* next_norm = is_last ? nullptr : step.weights.layers[layer + 1].input_layernorm;
-  return project_and_norm(step, thread, w.down_proj, step.buffers.gated, next_norm);
+  if (is_last) return project_and_norm(step, thread, w.down_proj, step.buffers.gated, nullptr, step.weights.lm_head);
+  const LayerWeights& next = step.weights.layers[layer + 1];
+  return project_and_norm(step, thread, w.down_proj, step.buffers.gated, next.input_layernorm, next.q_proj);
 }
 
 void probe_exchange(Step& step, size_t thread) {
