@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from dllama.engine.batch import want_rows
 from dllama.engine.pages import PagePool
-from dllama.engine.scheduler import Scheduler, want_rows
+from dllama.engine.scheduler import Scheduler
 from dllama.engine.sequence import Sequence
 
 PAGE_SIZE = 4

@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scheduler_world import PAGE_SIZE, World  # type: ignore[import-not-found]
 
+from dllama.engine.batch import want_rows
 from dllama.engine.pages import PagePool
-from dllama.engine.scheduler import want_rows
 from dllama.engine.sequence import Sequence
 
 
