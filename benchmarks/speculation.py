@@ -6,8 +6,8 @@ greedily from its logits, but the one that the transcript has next is taken. Wit
 time the engine knows nothing of how long steps take.
 
 Guesses depend on how a text is cut into tokens. By default it is cut into words of at most seven letters with the blank
-before them, single marks and line ends: about as long as tokens of Llama 3. ``--tokens demo`` takes the bundled model's,
-which are shorter: what is quoted has more tokens then, and what is not quoted has more chance matches of three.
+before them, single marks and line ends, which is about how Llama 3 cuts it. ``--tokens demo`` takes the bundled model's
+tokens, which are shorter: a quotation has more of them, and matches of three that mean nothing are more frequent.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ class Transcript:
 def read_transcripts(tokens: str) -> list[Transcript]:
     """Read all transcripts and cut them into tokens: ``"words"``, numbered as they come, or ``"demo"``."""
     ids: dict[str, int] = {}
-    if tokens == "demo":
-        encode = Tokenizer.from_file(ROOT / "dllama" / "demo" / "tokenizer.t").encode
-    else:
+    demo = Tokenizer.from_file(ROOT / "dllama" / "demo" / "tokenizer.t")
 
-        def encode(text: str) -> list[int]:
-            return [ids.setdefault(piece, len(ids)) for piece in PIECE.findall(text)]
+    def encode(text: str) -> list[int]:
+        if tokens == "demo":
+            return demo.encode(text)
+        return [ids.setdefault(piece, len(ids)) for piece in PIECE.findall(text)]
 
     transcripts = []
     for name in REQUIRED:
