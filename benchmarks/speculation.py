@@ -2,8 +2,9 @@
 
 Run from the root: ``.venv/bin/python benchmarks/speculation.py [--model FILE] [--case NAME …]``. A random model quotes
 nothing, so each answer of ``benchmarks/transcripts`` is replayed: every step is computed, and every token is chosen
-greedily from its logits, but the one that the transcript has next is taken. With and without drafts take turns; each
-time the engine knows nothing of how long steps take.
+greedily from its logits, but the one that the transcript has next is taken. Two engines, with drafts and without, take
+turns of some tokens, so that both see the same minutes of a machine shared with others. In each round the engine begins
+without any knowledge of how long steps take.
 
 Guesses depend on how a text is cut into tokens. By default it is cut into words of at most seven letters with the blank
 before them, single marks and line ends, which is about how Llama 3 cuts it. ``--tokens demo`` takes the bundled model's
@@ -24,13 +25,14 @@ from typing import Any
 
 from one_machine import MODEL, ROOT, make_model  # type: ignore[import-not-found]
 
-from dllama.engine import Engine, SamplingParams
+from dllama.engine import Engine, Output, SamplingParams
 from dllama.engine.sampling import Row, Sampler
 from dllama.engine.step_times import StepTimes
 from dllama.text.tokenizer import Tokenizer
 
 TRANSCRIPTS = ROOT / "benchmarks" / "transcripts"
 REQUIRED = {"code": 1.6, "proofreading": 1.6, "summary": 1.6, "questions": 1.6, "chat": 0.98, "story": 0.98}
+SLICE = 16  # tokens of a turn
 BETWEEN = "=== answer ===\n"
 PIECE = re.compile(r" ?[^\W\d_]{1,7}|\d{1,3}| +(?= )|.|\n", re.DOTALL)
 GREEDY = SamplingParams(temperature=0.0, ignore_eos=True)
@@ -76,44 +78,61 @@ class Replay(Sampler):
         return self._transcript.answer[len(token_ids) - len(self._transcript.prompt)]
 
 
-def replay(engine: Engine, transcript: Transcript, is_drafted: bool) -> tuple[float, float]:
-    """Give the tokens per second behind the first, and the share of the steps' drafts that was right."""
-    params = SamplingParams(temperature=0.0, ignore_eos=True, max_tokens=len(transcript.answer))
-    request = engine._requests[engine.add(transcript.prompt, params)]
-    request._sampler = Replay(transcript, engine.config.vocab_size)
-    if not is_drafted:
-        request.sequence.drafter = None
-    engine._executor._scheduler.step_times = StepTimes()
-    outputs = engine.step()
-    while not outputs:
-        outputs = engine.step()
-    before, start = engine.drafts(), time.perf_counter()
-    while engine.has_work:
-        outputs += engine.step()
-    seconds, after = time.perf_counter() - start, engine.drafts()
-    assert [output.token_id for output in outputs] == transcript.answer
-    drafted, accepted = (after[name] - before[name] for name in ("drafted", "accepted"))
-    return (len(outputs) - 1) / seconds, accepted / drafted if drafted else 0.0
+class Player:
+    """Replays a transcript on an engine, in pieces.
+
+    Attributes:
+        seconds: That its steps took behind the prompt.
+        outputs: So far.
+    """
+
+    def __init__(self, engine: Engine, transcript: Transcript) -> None:
+        self._engine = engine
+        params = SamplingParams(temperature=0.0, ignore_eos=True, max_tokens=len(transcript.answer))
+        request = engine._requests[engine.add(transcript.prompt, params)]
+        request._sampler = Replay(transcript, engine.config.vocab_size)
+        engine._executor._scheduler.step_times = StepTimes()
+        self.outputs: list[Output] = []
+        while not self.outputs:
+            self.outputs += engine.step()
+        self.seconds = 0.0
+
+    def play(self, num_tokens: int) -> None:
+        """Go on until so many tokens are there, or all."""
+        start = time.perf_counter()
+        while len(self.outputs) < num_tokens and self._engine.has_work:
+            self.outputs += self._engine.step()
+        self.seconds += time.perf_counter() - start
 
 
-def measure(engine: Engine, transcript: Transcript, rounds: int) -> dict[str, Any]:
-    """Replay a transcript in turns, with drafts and without; give the record of it."""
-    plain, drafted, shares = [], [], []
-    for _ in range(rounds):
-        plain.append(replay(engine, transcript, is_drafted=False)[0])
-        speed, share = replay(engine, transcript, is_drafted=True)
-        drafted.append(speed)
-        shares.append(share)
-    ratios = [with_ / without for with_, without in zip(drafted, plain, strict=True)]
+def replay(engines: tuple[Engine, Engine], transcript: Transcript) -> tuple[float, float]:
+    """Replay a transcript on both engines in turns; give the tokens per second of each behind the first."""
+    players = [Player(engine, transcript) for engine in engines]
+    for end in range(1, len(transcript.answer) + SLICE, SLICE):
+        for player in players:
+            player.play(end)
+    for player in players:
+        assert [output.token_id for output in player.outputs] == transcript.answer
+    plain, drafted = ((len(transcript.answer) - 1) / player.seconds for player in players)
+    return plain, drafted
+
+
+def measure(engines: tuple[Engine, Engine], transcript: Transcript, rounds: int) -> dict[str, Any]:
+    """Replay a transcript some times; give the record of it."""
+    before = engines[1].drafts()
+    rates = [replay(engines, transcript) for _ in range(rounds)]
+    drafted, accepted = (count - before[name] for name, count in engines[1].drafts().items())
+    ratios = [with_drafts / plain for plain, with_drafts in rates]
     return {
         "benchmark": "speculation",
         "case": transcript.name,
         "ratio": statistics.median(ratios),
         "required": REQUIRED[transcript.name],
         "ratios": ratios,
-        "plain_tokens_per_second": statistics.median(plain),
-        "drafted_tokens_per_second": statistics.median(drafted),
-        "accepted_share": statistics.median(shares),
+        "plain_tokens_per_second": statistics.median(plain for plain, _ in rates),
+        "drafted_tokens_per_second": statistics.median(with_drafts for _, with_drafts in rates),
+        "drafted": drafted / rounds,
+        "accepted": accepted / rounds,
         "prompt_tokens": len(transcript.prompt),
         "answer_tokens": len(transcript.answer),
         "chars_per_token": transcript.num_chars / len(transcript.answer),
@@ -127,7 +146,8 @@ def show(record: dict[str, Any]) -> None:
     print(
         f"{mark} {record['case']:<13} {record['plain_tokens_per_second']:7.1f} -> "
         f"{record['drafted_tokens_per_second']:7.1f} tokens/s  ratio {record['ratio']:.3f} ({spread}), "
-        f"required {record['required']:g}  {record['answer_tokens']} tokens, {record['accepted_share']:.0%} accepted",
+        f"required {record['required']:g}  {record['answer_tokens']} tokens, "
+        f"{record['accepted']:.0f} of {record['drafted']:.0f} drafts right",
         flush=True,
     )
 
@@ -138,16 +158,17 @@ def main() -> int:
     parser.add_argument("--model", type=Path, default=MODEL)
     parser.add_argument("--case", nargs="+", choices=list(REQUIRED), default=list(REQUIRED))
     parser.add_argument("--tokens", choices=["words", "demo"], default="words")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--nthreads", type=int)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results as a list of records")
     args = parser.parse_args()
     make_model(args.model, args.model.with_suffix(".t"))
     records = []
-    with Engine.load(args.model, num_threads=args.nthreads, max_seq_len=4096) as engine:
+    options: dict[str, Any] = {"num_threads": args.nthreads, "max_seq_len": 4096}
+    with Engine.load(args.model, max_draft=0, **options) as plain, Engine.load(args.model, **options) as drafting:
         for transcript in read_transcripts(args.tokens):
             if transcript.name in args.case:
-                records.append(measure(engine, transcript, args.rounds))
+                records.append(measure((plain, drafting), transcript, args.rounds))
                 show(records[-1])
     if args.json:
         args.json.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")

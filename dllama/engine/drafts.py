@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-_KEY = 3  # tokens that must have stood there before
+_KEY = 2  # tokens that must have stood there before
 _LONGEST = 32  # matches are told apart up to this length
 _MOST_PLACES = 8  # that are compared
 _NUM_KINDS = _LONGEST.bit_length() + 1
@@ -27,7 +27,7 @@ class TokenIndex:
     def find(self, token_ids: Sequence[int]) -> tuple[int, int]:
         """Give the place behind the longest match, the last of equals, and its length; (0, 0) if there is none.
 
-        No match is shorter than 3 tokens, 32 are as good as more, and of many places only the last few are compared.
+        No match is shorter than 2 tokens, 32 are as good as more, and of many places only the last few are compared.
         """
         self._extend(token_ids)
         place, best = self._last.get(tuple(token_ids[-_KEY:]), 0), (0, 0)

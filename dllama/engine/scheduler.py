@@ -119,8 +119,9 @@ class Scheduler:
         return [guess.token_ids[:length] for guess, length in zip(guesses, lengths, strict=True)]
 
     def _draft_room(self, table: PageTable, num_positions: int, wanted: int) -> int:
-        """Give a table pages for a draft if they are free; say how much of it, behind ``num_positions``, they hold."""
-        self._pool.grow(table, num_positions + wanted)
+        """Give a table pages for a draft if nobody else wants them; say how much of it they hold."""
+        if not self.waiting:
+            self._pool.grow(table, num_positions + wanted)
         return len(table.pages) * self._pool.page_size - num_positions
 
     def _add_prompts(self, batch: Batch, most: int) -> None:
