@@ -3,8 +3,8 @@
 Run from the root: ``.venv/bin/python benchmarks/speculation.py [--model FILE] [--case NAME …]``. A random model quotes
 nothing, so each answer of ``benchmarks/transcripts`` is replayed: every step is computed, and every token is chosen
 greedily from its logits, but the one that the transcript has next is taken. Two engines, with drafts and without, take
-turns of some tokens, so that both see the same minutes of a machine shared with others. In each round the engine begins
-without any knowledge of how long steps take.
+turns of some tokens, so that both see the same minutes of a machine shared with others; the next time they exchange
+their parts, since one may have the better memory. Each time they begin without any knowledge of how long steps take.
 
 Guesses depend on how a text is cut into tokens. By default it is cut into words of at most seven letters with the blank
 before them, single marks and line ends, which is about how Llama 3 cuts it. ``--tokens demo`` takes the bundled model's
@@ -35,6 +35,7 @@ REQUIRED = {"code": 1.6, "proofreading": 1.6, "summary": 1.6, "questions": 1.6, 
 SLICE = 16  # tokens of a turn
 BETWEEN = "=== answer ===\n"
 PIECE = re.compile(r" ?[^\W\d_]{1,7}|\d{1,3}| +(?= )|.|\n", re.DOTALL)
+Engines = tuple[Engine, Engine]
 GREEDY = SamplingParams(temperature=0.0, ignore_eos=True)
 
 
@@ -86,11 +87,13 @@ class Player:
         outputs: So far.
     """
 
-    def __init__(self, engine: Engine, transcript: Transcript) -> None:
+    def __init__(self, engine: Engine, transcript: Transcript, is_drafting: bool) -> None:
         self._engine = engine
         params = SamplingParams(temperature=0.0, ignore_eos=True, max_tokens=len(transcript.answer))
         request = engine._requests[engine.add(transcript.prompt, params)]
         request._sampler = Replay(transcript, engine.config.vocab_size)
+        if not is_drafting:
+            request.sequence.drafter = None
         engine._executor._scheduler.step_times = StepTimes()
         self.outputs: list[Output] = []
         while not self.outputs:
@@ -105,23 +108,30 @@ class Player:
         self.seconds += time.perf_counter() - start
 
 
-def replay(engines: tuple[Engine, Engine], transcript: Transcript) -> tuple[float, float]:
-    """Replay a transcript on both engines in turns; give the tokens per second of each behind the first."""
-    players = [Player(engine, transcript) for engine in engines]
+def replay(engines: Engines, transcript: Transcript) -> tuple[float, float]:
+    """Replay a transcript on two engines in turns, the second one with drafts; give their tokens per second."""
+    players = [Player(engines[0], transcript, is_drafting=False), Player(engines[1], transcript, is_drafting=True)]
     for end in range(1, len(transcript.answer) + SLICE, SLICE):
         for player in players:
             player.play(end)
     for player in players:
         assert [output.token_id for output in player.outputs] == transcript.answer
-    plain, drafted = ((len(transcript.answer) - 1) / player.seconds for player in players)
-    return plain, drafted
+    without, with_ = ((len(transcript.answer) - 1) / player.seconds for player in players)
+    return without, with_
 
 
-def measure(engines: tuple[Engine, Engine], transcript: Transcript, rounds: int) -> dict[str, Any]:
-    """Replay a transcript some times; give the record of it."""
-    before = engines[1].drafts()
-    rates = [replay(engines, transcript) for _ in range(rounds)]
-    drafted, accepted = (count - before[name] for name, count in engines[1].drafts().items())
+def count_drafts(engines: Engines) -> tuple[int, int]:
+    """Give the tokens that both engines have drafted, and those that were accepted."""
+    counts = [engine.drafts() for engine in engines]
+    return sum(each["drafted"] for each in counts), sum(each["accepted"] for each in counts)
+
+
+def measure(engines: Engines, transcript: Transcript, rounds: int) -> dict[str, Any]:
+    """Replay a transcript some times, each time with the engines' parts exchanged; give the record of it."""
+    before = count_drafts(engines)
+    one, other = engines
+    rates = [replay((other, one) if turn % 2 else (one, other), transcript) for turn in range(rounds)]
+    drafted, accepted = (after - count for after, count in zip(count_drafts(engines), before, strict=True))
     ratios = [with_drafts / plain for plain, with_drafts in rates]
     return {
         "benchmark": "speculation",
@@ -158,17 +168,17 @@ def main() -> int:
     parser.add_argument("--model", type=Path, default=MODEL)
     parser.add_argument("--case", nargs="+", choices=list(REQUIRED), default=list(REQUIRED))
     parser.add_argument("--tokens", choices=["words", "demo"], default="words")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--nthreads", type=int)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results as a list of records")
     args = parser.parse_args()
     make_model(args.model, args.model.with_suffix(".t"))
     records = []
     options: dict[str, Any] = {"num_threads": args.nthreads, "max_seq_len": 4096}
-    with Engine.load(args.model, max_draft=0, **options) as plain, Engine.load(args.model, **options) as drafting:
+    with Engine.load(args.model, **options) as one, Engine.load(args.model, **options) as other:
         for transcript in read_transcripts(args.tokens):
             if transcript.name in args.case:
-                records.append(measure((plain, drafting), transcript, args.rounds))
+                records.append(measure((one, other), transcript, args.rounds))
                 show(records[-1])
     if args.json:
         args.json.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")

@@ -110,6 +110,8 @@ class Scheduler:
         Drafts leave half of the step to prompts, and at least one row of logits to whoever wants all of them.
         """
         guesses = [sequence.guess() for sequence in decoding]
+        if not any(guess.token_ids for guess in guesses):
+            return [[] for _ in decoding]
         room = min(
             (self._max_batch_tokens - len(decoding)) // 2,
             self._max_logits - 1,
