@@ -119,7 +119,7 @@ def test_models_that_repeat_themselves(plain: Engine, drafting: Engine) -> None:
 @pytest.mark.parametrize("fields", [{"temperature": 0.0}, {"seed": 5, "temperature": 0.7}])
 def test_the_bundled_model(fields: dict[str, Any]) -> None:
     prompt = "Once upon a time, there was a shy badger called Rowan. He lived in a village near the sea. "
-    sampling = SamplingParams(max_tokens=60, logprobs=2, presence_penalty=-1.0, frequency_penalty=-0.2, **fields)
+    sampling = SamplingParams(max_tokens=60, logprobs=2, repeat_penalty=0.5, repeat_last_n=-1, **fields)
     outputs, drafts = [], {}
     for max_draft in (0, 16):
         with Engine.load(DEMO / "model.m", DEMO / "tokenizer.t", num_threads=1, max_draft=max_draft) as engine:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-_BELIEVED = 256  # steps for which a measurement counts
+_BELIEVED = 128  # steps for which a measurement counts at least; it may be twice as many
 _LEAST_WEIGHT = 1 / 16  # of a new measurement
 _SPEED_WEIGHT = 0.3  # of a new measurement of how fast everything is just now
 
@@ -33,17 +33,23 @@ class StepTimes:
         """Take what a step of decode tokens took."""
         if seconds <= 0:
             return
-        if not self._known:
-            self._unit, self._known[num_tokens] = seconds, _Measured(1.0)
-        measured = self._known.setdefault(num_tokens, _Measured(self.of(num_tokens)))
+        measured = self._known.get(num_tokens) or self._first(num_tokens, seconds)
         change = min(max(seconds / (self._unit * measured.ratio), 0.5), 2.0) - 1  # an interrupted step tells little
         weight = max(1 / (measured.count + 1), _LEAST_WEIGHT)
         measured.ratio *= 1 + weight * change
         self._unit *= 1 + (1 - weight) * _SPEED_WEIGHT * change
         self._num_steps += 1
         measured.count, measured.last = measured.count + 1, self._num_steps
-        for count in [count for count, each in self._known.items() if self._num_steps - each.last > _BELIEVED]:
-            del self._known[count]
+        if self._num_steps % _BELIEVED == 0:
+            oldest = self._num_steps - _BELIEVED
+            self._known = {count: each for count, each in self._known.items() if each.last > oldest}
+
+    def _first(self, num_tokens: int, seconds: float) -> _Measured:
+        """Begin with what is thought of a step that was not measured yet."""
+        if not self._known:
+            self._unit = seconds / num_tokens
+        self._known[num_tokens] = _Measured(self.of(num_tokens))
+        return self._known[num_tokens]
 
     def of(self, num_tokens: int) -> float:
         """Give the relative time of a step; what was not measured is taken to be good enough to be tried."""
