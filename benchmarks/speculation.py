@@ -137,10 +137,12 @@ def measure(engines: Engines, transcript: Transcript, rounds: int) -> dict[str, 
         "benchmark": "speculation",
         "case": transcript.name,
         "ratio": statistics.median(ratios),
+        "ratio_min": min(ratios),
+        "ratio_max": max(ratios),
         "required": REQUIRED[transcript.name],
-        "ratios": ratios,
-        "plain_tokens_per_second": statistics.median(plain for plain, _ in rates),
-        "drafted_tokens_per_second": statistics.median(with_drafts for _, with_drafts in rates),
+        "unit": "tokens/s",
+        "ours": [with_drafts for _, with_drafts in rates],
+        "theirs": [plain for plain, _ in rates],  # without drafts
         "drafted": drafted / rounds,
         "accepted": accepted / rounds,
         "prompt_tokens": len(transcript.prompt),
@@ -152,12 +154,11 @@ def measure(engines: Engines, transcript: Transcript, rounds: int) -> dict[str, 
 def show(record: dict[str, Any]) -> None:
     """Print the line of one transcript."""
     mark = "ok    " if record["ratio"] >= record["required"] else "MISSED"
-    spread = f"{min(record['ratios']):.2f} to {max(record['ratios']):.2f}"
+    with_drafts, plain = (statistics.median(record[side]) for side in ("ours", "theirs"))
     print(
-        f"{mark} {record['case']:<13} {record['plain_tokens_per_second']:7.1f} -> "
-        f"{record['drafted_tokens_per_second']:7.1f} tokens/s  ratio {record['ratio']:.3f} ({spread}), "
-        f"required {record['required']:g}  {record['answer_tokens']} tokens, "
-        f"{record['accepted']:.0f} of {record['drafted']:.0f} drafts right",
+        f"{mark} {record['case']:<13} {plain:6.1f} -> {with_drafts:6.1f} tokens/s  ratio {record['ratio']:.3f} "
+        f"({record['ratio_min']:.2f} to {record['ratio_max']:.2f}), required {record['required']:g}  "
+        f"{record['answer_tokens']} tokens, {record['accepted']:.0f} of {record['drafted']:.0f} drafts right",
         flush=True,
     )
 
