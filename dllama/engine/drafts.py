@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 _KEY = 2  # tokens that must have stood there before
 _LONGEST = 32  # matches are told apart up to this length
-_MOST_PLACES = 8  # that are compared
+_MOST_PLACES = 16  # that are compared
 _NUM_KINDS = _LONGEST.bit_length() + 1
 _MEMORY = 15 / 16  # what an old trial counts after each new one
 _LEAST_GAIN = 1.03  # less is noise of the clock
