@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 _BELIEVED = 128  # steps for which a measurement counts at least; it may be twice as many
-_LEAST_WEIGHT = 1 / 16  # of a new measurement
-_SPEED_WEIGHT = 0.3  # of a new measurement of how fast everything is just now
+_LEAST_WEIGHT = 1 / 8  # of a new measurement
+_SPEED_WEIGHT = 0.2  # of a new measurement of how fast everything is just now
 
 
 @dataclass(slots=True)
