@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from dllama.engine.batch import want_rows
+from dllama.engine.drafts import Drafter
 from dllama.engine.pages import PagePool
-from dllama.engine.scheduler import Scheduler, want_rows
+from dllama.engine.scheduler import Scheduler
 from dllama.engine.sequence import Sequence
 
 PAGE_SIZE = 4
@@ -39,13 +41,18 @@ class FakeNode:
 
 
 class World:
-    """A scheduler, a node, and sequences that each generate as many tokens as they were told."""
+    """A scheduler, a node, and sequences that each generate as many tokens as they were told.
 
-    def __init__(self, num_pages=8, num_slots=4, max_batch_tokens=6, max_logits=100) -> None:
+    ``max_draft``: tokens guessed; steps take no longer for them. ``vocab_size``: few tokens repeat themselves.
+    """
+
+    def __init__(
+        self, num_pages=8, num_slots=4, max_batch_tokens=6, max_logits=100, max_draft=0, vocab_size=1009
+    ) -> None:
         self.pool = PagePool(num_pages, num_slots, PAGE_SIZE)
         self.scheduler = Scheduler(self.pool, max_batch_tokens, max_logits)
         self.node = FakeNode(num_pages, num_slots)
-        self.max_batch_tokens = max_batch_tokens
+        self.max_batch_tokens, self.max_draft, self.vocab_size = max_batch_tokens, max_draft, vocab_size
         self.sequences: list[Sequence] = []
 
     def add(self, num_prompt: int, num_new: int = 1, first_token: int = 0) -> Sequence:
@@ -53,6 +60,7 @@ class World:
 
     def add_prompt(self, prompt: list[int], num_new: int = 1) -> Sequence:
         sequence = Sequence(len(self.sequences), prompt, len(prompt) + num_new, first_wanted=len(prompt) - 1)
+        sequence.drafter = Drafter(self.max_draft) if self.max_draft else None
         self.sequences.append(sequence)
         self.scheduler.add(sequence)
         return sequence
@@ -63,13 +71,18 @@ class World:
         wants = batch.wants
         assert len(batch.token_ids) == batch.num_tokens <= self.max_batch_tokens
         results = self.node.step(batch.token_ids, batch.span_rows, self.scheduler.page_changes, want_rows(wants))
+        if batch.spans:
+            self.scheduler.note(batch, 1.0)
         for want, prefix in zip(wants, results, strict=True):
+            if not want.is_true:
+                continue
             assert prefix == want.sequence.token_ids[: want.position + 1]
-            want.sequence.token_ids.append(sum(prefix) % 1009)
+            want.sequence.token_ids.append(sum(prefix) % self.vocab_size)
             want.sequence.first_wanted = want.position + 1
         self.scheduler.commit(batch)
-        for sequence in [want.sequence for want in wants if len(want.sequence.token_ids) == want.sequence.max_len]:
-            self.scheduler.remove(sequence)
+        for sequence in dict.fromkeys(want.sequence for want in wants):
+            if len(sequence.token_ids) == sequence.max_len:
+                self.scheduler.remove(sequence)
         return [(span.sequence, span.first, span.count) for span in batch.spans]
 
     @property

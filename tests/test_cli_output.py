@@ -15,7 +15,7 @@ from dllama.cli import cluster_flags
 from dllama.cli.common import StepCost, to_json
 from dllama.cli.inference import Run, rate, summary_lines
 from dllama.cli.perplexity import chunks, results
-from dllama.engine import Engine
+from dllama.engine import Engine, Output
 
 START = [
     r"📄 AddBos: 1",
@@ -203,6 +203,49 @@ def test_rates() -> None:
     assert rate(0, 10) == rate(5, 0) == (0.0, 0.0)
     run = Run("Hi", 4, 512, evaluation=StepCost(wall_us=8_000))
     assert "   tokens/s: 500.00 (2.00 ms/tok)" in summary_lines(run)
+
+
+class TwoTokensAStep:
+    """An engine whose steps give two tokens each."""
+
+    def __init__(self) -> None:
+        self._left, self._steps = 3, 0
+
+    @property
+    def has_work(self) -> bool:
+        return self._left > 0
+
+    def counters(self) -> dict[str, int]:
+        return {"sync_us": 0, "sent_bytes": 2048 * self._steps, "received_bytes": 0, "tokens": 0, "steps": self._steps}
+
+    def step(self) -> list[Output]:
+        self._left, self._steps = self._left - 1, self._steps + 1
+        return [Output(0, 1, text) for text in "ab"]
+
+
+def test_what_a_step_costs_is_shown_once() -> None:
+    run, lines = Run("Hi", 4, 512), list[str]()
+    run.follow(TwoTokensAStep(), lines.append)  # type: ignore[arg-type]
+    sent = [int(found[1]) for line in lines if (found := re.search(r"Sent +(\d+) kB", line))]
+    assert sent == [2, 0, 0, 2, 0, 2, 0]  # the prompt's step, then a line for each token
+    assert run.prediction.steps == 2
+
+
+def test_summary_says_what_drafts_did() -> None:
+    run = Run("Hi", 4, 512)
+    assert not any("nDrafts" in line for line in summary_lines(run))
+    run.drafts = {"drafted": 9, "accepted": 5}
+    assert summary_lines(run)[-1] == "    nDrafts: 9 (5 accepted)"
+
+
+def test_drafts_change_no_text(dllama: Command, tiny: Files) -> None:
+    flags = ["--prompt", "abcabcabc", "--steps", 40, "--json", "--repeat-penalty", 0.5, "--ignore-eos", *GREEDY]
+    plain, drafted = (
+        json.loads(dllama("inference", *tiny.flags, *flags, *more).stdout) for more in (["--draft-max", 0], [])
+    )
+    assert drafted["token_ids"] == plain["token_ids"]
+    assert plain["prediction"]["drafted"] == 0
+    assert dllama("inference", *tiny.flags, *flags, "--draft-max", 32).returncode == 2
 
 
 def test_bars_take_news_from_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:

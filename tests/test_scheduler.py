@@ -2,10 +2,11 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
+from oracle import Oracle  # type: ignore[import-not-found]
 from scheduler_world import PAGE_SIZE, World  # type: ignore[import-not-found]
 
+from dllama.engine.batch import want_rows
 from dllama.engine.pages import PagePool
-from dllama.engine.scheduler import want_rows
 from dllama.engine.sequence import Sequence
 
 
@@ -35,6 +36,53 @@ def test_every_sequence_gets_the_tokens_it_gets_alone(lengths, num_slots, max_ba
     assert world.num_free == 8
     assert not world.scheduler.running
     assert not world.scheduler.waiting
+
+
+@given(
+    lengths=st.lists(st.tuples(st.integers(1, 10), st.integers(1, 24)), min_size=1, max_size=6),
+    sizes=st.tuples(st.integers(11, 16), st.integers(1, 4), st.integers(4, 40), st.integers(1, 6)),
+    max_draft=st.integers(1, 6),
+    num_cancelled_after=st.integers(0, 30),
+)
+def test_drafts_change_no_token_and_lose_no_page(lengths, sizes, max_draft, num_cancelled_after):
+    """The node checks what each result was made of; what one leaves is taken over by the next, which begins alike."""
+    world, alone = World(*sizes, max_draft=max_draft, vocab_size=3), World(100, vocab_size=3)
+    for num_prompt, num_new in lengths:
+        world.add_prompt([1, 2] * num_prompt, num_new)
+        alone.add_prompt([1, 2] * num_prompt, num_new)
+    for _ in range(num_cancelled_after):
+        world.step()
+    if len(world.sequences[0].token_ids) < world.sequences[0].max_len:
+        world.scheduler.remove(world.sequences[0])
+    for each in (world, alone):
+        each.run()
+    for ours, expected in zip(world.sequences[1:], alone.sequences[1:], strict=True):
+        assert ours.token_ids == expected.token_ids
+    assert world.num_free == sizes[0]
+
+
+def test_drafts_take_no_page_from_those_who_wait():
+    for max_draft in (0, 6):
+        world = World(num_pages=5, max_batch_tokens=40, max_draft=max_draft, vocab_size=1)
+        talker = world.add_prompt([0] * 5, num_new=9)
+        world.step()
+        other = world.add_prompt([5] * 8)
+        world.step()
+        assert len(other.token_ids) == other.max_len
+        world.run()
+        assert talker.token_ids == [0] * 14
+    assert world.scheduler.num_accepted > 0
+
+
+def test_a_draft_that_was_wrong_gives_its_pages_back():
+    world = World(max_batch_tokens=40)
+    sequence = world.add(6, num_new=12)
+    sequence.drafter = Oracle([0] * 30, share_right=0.0)
+    for _ in range(5):
+        world.step()
+        assert len(world.scheduler.running[sequence].pages) == world.pool.num_pages_for(len(sequence.token_ids))
+    assert world.scheduler.num_drafted > 4
+    assert world.scheduler.num_accepted == 0
 
 
 def test_prompts_go_in_chunks_in_order_of_arrival():

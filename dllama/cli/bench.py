@@ -210,7 +210,7 @@ def _records_of(
     if are_workers_given(args):
         options |= {"workers": args.workers, "shares": args.shares, "key_file": args.key_file}
     options["wire_type"] = wire_type(args)
-    with Engine.load(model, kv_tokens=room, **options) as engine:
+    with Engine.load(model, kv_tokens=room, max_draft=0, **options) as engine:
         if engine.max_seq_len < longest:
             raise UsageError(f"{model} has a context of {engine.max_seq_len}, the tests need {longest}")
         facts = {**facts_of(engine, model), "n_batch": batch, "n_ubatch": batch, "n_threads": threads}

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 PATIENCE_S = 10  # loading says how far it is when it takes longer than this
+_COUNTED = ("sync_us", "sent_bytes", "received_bytes", "tokens", "steps")
 _CPU_ONLY = "dllama runs on CPUs only; leave the flag away"
 
 
@@ -73,6 +74,12 @@ def add_size_flags(group: argparse._ActionsContainer) -> None:
         help="longest context, at most the model's (default: the model's, 8192 or what memory allows)",
     )
     cluster_flags.add_wire_flag(group)
+
+
+def add_draft_flag(group: argparse._ActionsContainer) -> None:
+    """Add the flag that bounds guesses, of commands that generate."""
+    help_ = "most tokens of a step that are guessed from the text so far and then verified (default 16; 0: none)"
+    group.add_argument("--draft-max", type=whole(0, 31), metavar="N", help=help_)
 
 
 def add_ignored_flags(group: argparse._ActionsContainer) -> None:
@@ -221,6 +228,8 @@ def load_engine(
     """Load ``--model``, saying so; ``step_seconds`` as ``Engine.load`` has it."""
     from dllama.engine import Engine
 
+    given = {} if getattr(args, "draft_max", None) is None else {"max_draft": args.draft_max}
+
     show("💿 Loading weights...")
     bars = cluster_flags.Bars(show, is_live=not args.json)
     try:
@@ -234,6 +243,7 @@ def load_engine(
             workers=prepared.cluster,
             node_progress=bars if prepared.cluster else None,
             progress=_Progress(show),
+            **given,
         )
     finally:
         bars.close()
@@ -256,13 +266,14 @@ class _Progress:
 
 @dataclass(frozen=True, slots=True)
 class StepCost:
-    """What steps cost: microseconds of wall clock, those of them spent in exchange, bytes, and tokens computed."""
+    """What steps cost: microseconds of wall clock, those of them spent in exchange, bytes, tokens computed, steps."""
 
     wall_us: int = 0
     sync_us: int = 0
     sent_bytes: int = 0
     received_bytes: int = 0
     tokens: int = 0
+    steps: int = 0
 
     def __add__(self, other: StepCost) -> StepCost:
         return StepCost(
@@ -271,6 +282,7 @@ class StepCost:
             self.sent_bytes + other.sent_bytes,
             self.received_bytes + other.received_bytes,
             self.tokens + other.tokens,
+            self.steps + other.steps,
         )
 
     def line(self, mark: str, rest: str) -> str:
@@ -285,5 +297,5 @@ def timed_step(engine: Engine) -> tuple[list[Output], StepCost]:
     before, start = engine.counters(), time.perf_counter_ns()
     outputs = engine.step()
     wall_us, after = (time.perf_counter_ns() - start) // 1000, engine.counters()
-    spent = {name: after[name] - before[name] for name in ("sync_us", "sent_bytes", "received_bytes", "tokens")}
+    spent = {name: after[name] - before[name] for name in _COUNTED}
     return outputs, StepCost(wall_us=wall_us, **spent)

@@ -11,6 +11,7 @@ from dllama.cli.cluster_flags import node_table, slowest
 from dllama.cli.common import (
     Prepared,
     StepCost,
+    add_draft_flag,
     add_model_flags,
     add_prompt_flags,
     load_engine,
@@ -37,6 +38,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
     add_prompt_flags(parser, "the text to continue")
     add_model_flags(parser)
+    add_draft_flag(parser)
     help_ = "most tokens to generate (default 0: until the text ends)"
     parser.add_argument("--steps", type=whole(0), default=0, metavar="N", help=help_)
     parser.add_argument("--text", action="store_true", help="print the whole text once more at the end")
@@ -57,6 +59,7 @@ class Run:
     prediction: StepCost = field(default_factory=StepCost)  # of the steps after the one that gave the first token
     outputs: list[Output] = field(default_factory=list)
     nodes: list[dict[str, int | str]] = field(default_factory=list)  # counters of each
+    drafts: dict[str, int] = field(default_factory=lambda: {"drafted": 0, "accepted": 0})
 
     def follow(self, engine: Engine, show: Callable[[str], None]) -> None:
         """Step until the request is done, showing a line for each prompt chunk and each token."""
@@ -71,6 +74,7 @@ class Run:
             for output in outputs:
                 self.outputs.append(output)
                 show(cost.line("🔶 Pred", output.text or "~"))
+                cost = StepCost()  # of whatever else came in this step
                 if output.top_logprobs:
                     show(logprobs_line(engine, output))
 
@@ -96,6 +100,8 @@ def summary_lines(run: Run) -> list[str]:
     lines.append("   tokens/s: {:3.2f} ({:3.2f} ms/tok)".format(*rate(run.num_prompt_tokens, run.evaluation.wall_us)))
     lines += ["Prediction", f"    nTokens: {len(run.outputs)}"]
     lines.append("   tokens/s: {:3.2f} ({:3.2f} ms/tok)".format(*rate(len(run.outputs) - 1, run.prediction.wall_us)))
+    if run.drafts["drafted"]:
+        lines.append("    nDrafts: {drafted} ({accepted} accepted)".format(**run.drafts))
     return lines
 
 
@@ -119,7 +125,7 @@ def as_json(run: Run, args: argparse.Namespace, seed: int | None) -> dict[str, A
         "finish_reason": run.finish_reason,
         "seed": seed,
         "evaluation": _speed(run.num_prompt_tokens, run.num_prompt_tokens, run.evaluation),
-        "prediction": _speed(len(run.outputs), len(run.outputs) - 1, run.prediction),
+        "prediction": _speed(len(run.outputs), len(run.outputs) - 1, run.prediction) | run.drafts,
         "nodes": run.nodes,
         "slowest": slowest(run.nodes),
         "logprobs": [_logprobs(output) for output in run.outputs] if args.logprobs else None,
@@ -160,7 +166,7 @@ def run(args: argparse.Namespace) -> None:
             this = Run(prompt, len(tokens), engine.options.max_batch_tokens)
             engine.add(tokens, sampling)
             this.follow(engine, show)
-            this.nodes = engine.nodes()
+            this.nodes, this.drafts = engine.nodes(), engine.drafts()
     if prepared.cluster:
         show("⭕ Network is closed")
     if args.json:

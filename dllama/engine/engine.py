@@ -6,7 +6,7 @@ Knows no socket and no terminal. What a step does is in ``executor``; what becom
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from itertools import chain, count
+from itertools import count
 from os import PathLike
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -16,15 +16,16 @@ import numpy.typing as npt
 
 from dllama import _native, machine
 from dllama.config import DType, ModelConfig
+from dllama.engine.drafts import Drafter
 from dllama.engine.executor import Executor
 from dllama.engine.loading import Progress
 from dllama.engine.opening import NodeProgress, join, open_nodes
 from dllama.engine.pages import PagePool
 from dllama.engine.params import Output, SamplingParams
-from dllama.engine.prompts import check_ids, check_length, check_path, open_tokenizer, to_token_ids
+from dllama.engine.prompts import check_length, check_path, check_sampling, open_tokenizer, to_token_ids
 from dllama.engine.scheduler import Scheduler
 from dllama.engine.sequence import Sequence as TokenSequence
-from dllama.engine.sizing import NodeOptions, NodeSize, max_logits
+from dllama.engine.sizing import DEFAULT_MAX_DRAFT, NodeOptions, NodeSize, max_logits
 from dllama.engine.tasks import Collection, Generation
 from dllama.errors import DllamaError, UsageError
 from dllama.plan import MemoryPlan, node_name
@@ -91,6 +92,7 @@ class Engine:
         kv_type: DType | None = None,
         kv_tokens: int | None = None,
         step_seconds: float | None = None,
+        max_draft: int = DEFAULT_MAX_DRAFT,
         workers: Sequence[str] | Cluster | None = None,
         shares: Sequence[float] | None = None,
         key_file: FilePath | None = None,
@@ -111,6 +113,8 @@ class Engine:
                 ``max_seq_len``. No sequence can be longer.
             step_seconds: About how long a step that reads a prompt may last, and so a ``cancel`` wait; shorter steps
                 read a prompt a little slower. None: as long as ``max_batch_tokens`` take.
+            max_draft: Most tokens of a sequence that a step computes on a guess from what the sequence said before
+                (prompt look-up), as far as that is faster; the results are the same. 0: none.
             workers: Addresses ``"host:port"`` of machines that run ``dllama worker``; None: this machine alone.
             shares: Weight of each node, this machine first; None: equal.
             key_file: The cluster's key; None: the one in ``DLLAMA_CLUSTER_KEY``, or none.
@@ -139,6 +143,7 @@ class Engine:
             kv_tokens=kv_tokens,
             wire_type=wire_type,
             step_seconds=step_seconds,
+            max_draft=max_draft,
         )
         file = open_m_file(model)
         try:
@@ -179,17 +184,12 @@ class Engine:
             UsageError: An empty prompt, token ids outside the vocabulary, or text or stop strings without a tokenizer.
             EngineStopped: A step failed before, or the engine is closed.
         """
-        if not isinstance(sampling, SamplingParams):
-            raise UsageError(f"sampling: expected SamplingParams, found {sampling!r:.80}")
-        check_ids("stop_token_ids", sampling.stop_token_ids, self.config)
-        check_ids("stop_sequences", chain.from_iterable(sampling.stop_sequences), self.config)
-        check_ids("logit_bias", sampling.logit_bias, self.config)
-        if sampling.stop and self.tokenizer is None:
-            raise UsageError("stop: expected no texts without a tokenizer; give token ids (stop_sequences)")
+        check_sampling(sampling, self.tokenizer, self.config)
         sequence = self._sequence(prompt, longest=self.max_seq_len - 1)
         num_prompt = len(sequence.token_ids)
         sequence.first_wanted = num_prompt - 1
         sequence.max_len = min(self.max_seq_len, num_prompt + (sampling.max_tokens or self.max_seq_len))
+        sequence.drafter = Drafter(self.options.max_draft) if self.options.max_draft else None
         request = Generation(sequence, sampling, self.config.vocab_size, self.tokenizer)
         self._requests[sequence.request_id] = request
         self._executor.add(request)
@@ -199,8 +199,9 @@ class Engine:
         """Run one step for all requests together and give their new tokens.
 
         Returns:
-            One output for each request that got a token: none yet for prompts that need more steps, and an empty list
-            if there is nothing to do. Outputs of ``generate`` go to its iterator, not here.
+            One output for each token that a request got: one, several if guesses were right (``max_draft``), or none
+            for prompts that need more steps; an empty list if there is nothing to do. Outputs of ``generate`` go to its
+            iterator, not here.
 
         Raises:
             EngineStopped: The step failed, or one before, or the engine is closed.
@@ -270,6 +271,10 @@ class Engine:
     def counters(self) -> dict[str, int]:
         """Give the node's steps, tokens, compute_us, sync_us, sent_bytes and received_bytes since it was loaded."""
         return {name: value - self._counted[name] for name, value in self._executor.node.counters().items()}
+
+    def drafts(self) -> dict[str, int]:
+        """Give the tokens that were ``drafted`` since loading, and those of them that were ``accepted``."""
+        return self._executor.drafts()
 
     def nodes(self) -> list[dict[str, int | str]]:
         """Give the counters of every node, by rank, each with its ``name``; workers are asked for theirs."""

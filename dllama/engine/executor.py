@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from dllama import _native
+from dllama.engine.batch import Batch, Want, want_rows
 from dllama.engine.params import Output
 from dllama.engine.rows import Nodes, RowQuery, SlicedRow
-from dllama.engine.scheduler import Batch, Scheduler, Want, want_rows
+from dllama.engine.scheduler import Scheduler
 from dllama.engine.sequence import Sequence as TokenSequence
 from dllama.engine.tasks import Result, Task
 from dllama.errors import BadFile, DllamaError
@@ -96,8 +97,12 @@ class Executor:
         result = self._compute(batch, wants, queries)
         with self._whole(), self._explained():
             for want, value in _matched(wants, queries, result, self):
-                if output := self._tasks[want.sequence].receive(want.position, value):
+                task = self._tasks[want.sequence]
+                if not want.is_true or task.is_finished:  # behind a wrong draft, or behind the end
+                    continue
+                if output := task.receive(want.position, value):
                     deliver(output)
+                want.sequence.first_wanted = want.position + 1
             self._scheduler.commit(batch)
             self._remove_finished(wants)
 
@@ -108,6 +113,10 @@ class Executor:
     def draw(self, index: int, coin: float) -> tuple[int, float]:
         """Draw a token and its logit from the whole row of one query of the last step."""
         return self.node.draw(index, coin)
+
+    def drafts(self) -> dict[str, int]:
+        """Give the tokens of drafts so far, and those of them that sequences gained."""
+        return {"drafted": self._scheduler.num_drafted, "accepted": self._scheduler.num_accepted}
 
     def stop(self, reason: str) -> None:
         """Release the node and the other ranks, and refuse all further work for ``reason``."""
@@ -143,7 +152,7 @@ class Executor:
         if self._is_alone:
             return {}
         rows = [want for want in wants if want.sequence.targets is None]
-        return {want: query for want in rows if (query := self._tasks[want.sequence].query())}
+        return {want: query for want in rows if (query := self._tasks[want.sequence].query(want.draft))}
 
     def _remove_finished(self, wants: list[Want]) -> None:
         for want in wants:
@@ -157,7 +166,7 @@ class Executor:
             embeddings, begin = self._embed(batch.token_ids), time.perf_counter()
             # No name for the node: who keeps the error keeps what has names in its frames, and so all weights.
             result = self.node.step(embeddings, batch.span_rows, self._scheduler.page_changes, rows, asked)
-            self._scheduler.pace.note(batch.num_tokens, time.perf_counter() - begin)
+            self._scheduler.note(batch, time.perf_counter() - begin)
             return result
         except BadFile as error:  # cut while in use: no later step can do better
             self.stop(f"a step failed: {error}")
@@ -175,7 +184,7 @@ class Executor:
 def _matched(
     wants: list[Want], queries: dict[Want, RowQuery], result: _native.StepResult, nodes: Nodes
 ) -> Iterator[tuple[Want, Result]]:
-    """Pair each want with its result and note it as delivered."""
+    """Pair each want with its result."""
     logits, scores = iter(result.logits), iter(result.scores)
     sliced = enumerate(result.candidates)
     for want in wants:
@@ -184,4 +193,3 @@ def _matched(
             yield want, SlicedRow(query, candidates, nodes, index)
         else:
             yield want, next(logits if want.sequence.targets is None else scores)
-        want.sequence.first_wanted = want.position + 1

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+_NO_CHANGES = np.empty((0, 3), np.int32)
+
 
 @dataclass(slots=True)
 class PageTable:
@@ -80,6 +82,8 @@ class PagePool:
 
     def changes(self) -> npt.NDArray[np.int32]:
         """What the nodes must learn before the next step: int32 ``[P, 3]`` of (slot, page index, page id)."""
+        if not self._changes:
+            return _NO_CHANGES
         rows = [(slot, index, page) for (slot, index), page in self._changes.items()]
         return np.array(rows, np.int32).reshape(-1, 3)
 

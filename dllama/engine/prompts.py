@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from operator import index
 from os import PathLike
 from typing import TYPE_CHECKING
 
 from dllama.config import ModelConfig
+from dllama.engine.params import SamplingParams
 from dllama.errors import ContextFull, UsageError
 
 if TYPE_CHECKING:
@@ -53,6 +55,17 @@ def check_ids(name: str, token_ids: Iterable[int], config: ModelConfig) -> None:
     for token in token_ids:
         if not 0 <= token < config.vocab_size:
             raise UsageError(f"{name}: expected token ids from 0 to {config.vocab_size - 1}, found {token}")
+
+
+def check_sampling(sampling: SamplingParams, tokenizer: Tokenizer | None, config: ModelConfig) -> None:
+    """Raise UsageError for ids outside the model's vocabulary, and for texts that nobody can compare."""
+    if not isinstance(sampling, SamplingParams):
+        raise UsageError(f"sampling: expected SamplingParams, found {sampling!r:.80}")
+    check_ids("stop_token_ids", sampling.stop_token_ids, config)
+    check_ids("stop_sequences", chain.from_iterable(sampling.stop_sequences), config)
+    check_ids("logit_bias", sampling.logit_bias, config)
+    if sampling.stop and tokenizer is None:
+        raise UsageError("stop: expected no texts without a tokenizer; give token ids (stop_sequences)")
 
 
 def check_path(name: str, path: object) -> None:

@@ -10,94 +10,16 @@ fits the pool, makes progress.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
-from itertools import count
 
-import numpy as np
-import numpy.typing as npt
-
-from dllama import _native
+from dllama.engine.batch import Batch, I32Array, Span
+from dllama.engine.drafts import draft_lengths
 from dllama.engine.idle import IdleSequences
 from dllama.engine.pace import Pace
 from dllama.engine.pages import PagePool, PageTable
 from dllama.engine.sequence import Sequence
+from dllama.engine.step_times import StepTimes
 
-I32Array = npt.NDArray[np.int32]
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """Consecutive tokens of one sequence in a step: positions ``first`` to ``first + count - 1``."""
-
-    sequence: Sequence
-    table: PageTable
-    first: int
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class Want:
-    """One result of a step: that of ``row`` among its tokens, which is ``position`` of ``sequence``."""
-
-    sequence: Sequence
-    position: int
-    row: int
-
-
-def _rows(rows: Iterable[tuple[int, int, int]]) -> I32Array:
-    return np.array(list(rows), np.int32).reshape(-1, 3)
-
-
-@dataclass(slots=True)
-class Batch:
-    """The spans of one step, and the same as the arrays that ``Node.step`` takes."""
-
-    spans: list[Span] = field(default_factory=list)
-    num_tokens: int = 0
-
-    def add(self, sequence: Sequence, table: PageTable, limit: int) -> None:
-        """Append the next pending tokens of ``sequence``, at most ``limit``."""
-        count = min(sequence.num_pending, limit)
-        self.spans.append(Span(sequence, table, sequence.num_computed, count))
-        self.num_tokens += count
-
-    @property
-    def token_ids(self) -> list[int]:
-        """Ids of all tokens, span after span."""
-        return [token for span in self.spans for token in span.sequence.token_ids[span.first : span.first + span.count]]
-
-    @property
-    def span_rows(self) -> I32Array:
-        """``[S, 3]`` of (slot, first position, number of tokens)."""
-        return _rows((span.table.slot, span.first, span.count) for span in self.spans)
-
-    @property
-    def wants(self) -> list[Want]:
-        """All results wanted, by row."""
-        wants: list[Want] = []
-        first_row = 0
-        for span in self.spans:
-            positions = range(max(span.first, span.sequence.first_wanted), span.first + span.count)
-            wants += [Want(span.sequence, position, first_row + position - span.first) for position in positions]
-            first_row += span.count
-        return wants
-
-
-def want_rows(wants: list[Want], queried: Collection[Want] = ()) -> I32Array:
-    """``[W, 3]`` of (row, kind, value): a token to score, the number of a query, or 0 for logits.
-
-    ``queried``: those of the wants that ask for candidates, whose queries are numbered in this order.
-    """
-    queries = count()
-    return _rows(
-        (want.row, _native.WANT_SCORE, want.sequence.targets[want.position])
-        if want.sequence.targets is not None
-        else (want.row, _native.WANT_CANDIDATES, next(queries))
-        if want in queried
-        else (want.row, _native.WANT_LOGITS, 0)
-        for want in wants
-    )
+_MAX_RESULTS = 32  # of tokens to sample in a step with drafts: nodes have room for what so many samplers ask
 
 
 class Scheduler:
@@ -115,6 +37,8 @@ class Scheduler:
     ) -> None:
         self._pool, self._max_batch_tokens, self._max_logits = pool, max_batch_tokens, max_logits
         self.pace = Pace(max_batch_tokens, step_seconds)
+        self.step_times = StepTimes()
+        self.num_drafted, self.num_accepted = 0, 0  # tokens of drafts, and those of them that sequences gained
         self.running: dict[Sequence, PageTable] = {}  # oldest first
         self.waiting: deque[Sequence] = deque()  # oldest first
         self.idle = IdleSequences(pool)
@@ -142,36 +66,84 @@ class Scheduler:
         self._add_prompts(batch, most=min(self._max_batch_tokens, batch.num_tokens + self.pace.limit))
         return batch
 
+    def note(self, batch: Batch, seconds: float) -> None:
+        """Take how long a step with ``batch`` took."""
+        if batch.is_decode:
+            self.step_times.note(batch.num_tokens, seconds)
+        else:
+            self.pace.note(batch.num_tokens, seconds)
+
     def commit(self, batch: Batch) -> None:
-        """Note that a step computed ``batch`` on all nodes. Without this call the same tokens would run again."""
+        """Note that a step computed ``batch`` on all nodes, and that its results were delivered.
+
+        Without this call the same tokens would run again.
+        """
         self._pool.changes_done()
         for span in batch.spans:
-            span.sequence.num_computed += span.count
+            if span.draft:
+                self._commit_draft(span)
+            else:
+                span.sequence.num_computed += span.count
+
+    def _commit_draft(self, span: Span) -> None:
+        """Keep what is computed of the tokens that the sequence has now; its last one was chosen, not computed."""
+        sequence = span.sequence
+        num_new = len(sequence.token_ids) - sequence.num_computed - 1
+        self.num_drafted += len(span.draft)
+        self.num_accepted += num_new - 1
+        sequence.num_computed += num_new
+        self._pool.shrink(self.running[sequence], len(sequence.token_ids))
 
     def _add_decodes(self, batch: Batch) -> None:
+        decoding: list[Sequence] = []
         for sequence, table in list(self.running.items()):
-            is_next = (
-                sequence in self.running and sequence.num_pending == 1 and batch.num_tokens < self._max_batch_tokens
-            )
+            is_next = sequence in self.running and sequence.num_pending == 1 and len(decoding) < self._max_batch_tokens
             if is_next and self._grow(sequence, table):
-                batch.add(sequence, table, 1)
+                decoding.append(sequence)
+        for sequence, draft in zip(decoding, self._drafts(decoding), strict=True):
+            table = self.running[sequence]
+            batch.add(sequence, table, 1, draft[: self._draft_room(table, len(sequence.token_ids), len(draft))])
+
+    def _drafts(self, decoding: list[Sequence]) -> list[list[int]]:
+        """Guess how sequences go on, as far as that is worth a step's time; nothing for most, most of the time.
+
+        Drafts leave half of the step to prompts, and at least one row of logits to whoever wants all of them.
+        """
+        guesses = [sequence.guess() for sequence in decoding]
+        if not any(guess.token_ids for guess in guesses):
+            return [[] for _ in decoding]
+        room = min(
+            (self._max_batch_tokens - len(decoding)) // 2,
+            self._max_logits - 1,
+            _MAX_RESULTS - len(self.running) - len(self.waiting),
+        )
+        lengths = draft_lengths([guess.chances for guess in guesses], self.step_times.of, max(0, room))
+        return [guess.token_ids[:length] for guess, length in zip(guesses, lengths, strict=True)]
+
+    def _draft_room(self, table: PageTable, num_positions: int, wanted: int) -> int:
+        """Give a table pages for a draft if nobody else wants them; say how much of it they hold."""
+        if not self.waiting:
+            self._pool.grow(table, num_positions + wanted)
+        return len(table.pages) * self._pool.page_size - num_positions
 
     def _add_prompts(self, batch: Batch, most: int) -> None:
         """Add tokens of prompts until the step has ``most``."""
         for sequence, table in self.running.items():
             if sequence.num_pending > 1 and batch.num_tokens < most:
-                batch.add(sequence, table, self._chunk(sequence, most - batch.num_tokens))
+                batch.add(sequence, table, self._chunk(sequence, batch, most))
         while self.waiting and batch.num_tokens < most and self._has_pages_for(self.waiting[0]):
             sequence = self.waiting.popleft()
             table = self.running[sequence] = self._open(sequence)
             self._fill(table, len(sequence.token_ids))
-            batch.add(sequence, table, self._chunk(sequence, most - batch.num_tokens))
+            batch.add(sequence, table, self._chunk(sequence, batch, most))
 
-    def _chunk(self, sequence: Sequence, room: int) -> int:
+    def _chunk(self, sequence: Sequence, batch: Batch, most: int) -> int:
+        """Say how many tokens of a prompt fit a batch of ``most``, and their logits the memory for those."""
+        room = most - batch.num_tokens
         if sequence.targets is not None:
             return room
         num_unwanted = max(0, sequence.first_wanted - sequence.num_computed)
-        return min(room, num_unwanted + self._max_logits)
+        return min(room, num_unwanted + self._max_logits - batch.num_drafted)
 
     def _grow(self, sequence: Sequence, table: PageTable) -> bool:
         """Give a running sequence pages for all its tokens, those of the youngest if need be; False if it is that."""

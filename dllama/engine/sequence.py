@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dllama.engine.drafts import NO_GUESS, Drafter, Guess
+
 
 @dataclass(slots=True, eq=False)
 class Sequence:
@@ -21,6 +23,7 @@ class Sequence:
         targets: The token to score at each position; None: the results are logits.
         num_computed: Positions whose KV is in pages; 0 while it waits.
         num_cached: Positions whose KV was there when it first ran; None before.
+        drafter: Guesses its next tokens; None: nobody does.
     """
 
     request_id: int
@@ -30,8 +33,15 @@ class Sequence:
     targets: list[int] | None = None
     num_computed: int = 0
     num_cached: int | None = None
+    drafter: Drafter | None = None
 
     @property
     def num_pending(self) -> int:
         """Tokens that are still to be computed."""
         return len(self.token_ids) - self.num_computed
+
+    def guess(self) -> Guess:
+        """Guess the next tokens, but for the last that it can have: that one is chosen at the end of a step."""
+        if self.drafter is None:
+            return NO_GUESS
+        return self.drafter.guess(self.token_ids).first(self.max_len - len(self.token_ids) - 1)

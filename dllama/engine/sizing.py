@@ -15,12 +15,19 @@ PIECE_BYTES = 8 << 20  # of the model file at once while loading; two are in fli
 IN_FLIGHT_BYTES = 56 << 20  # while a cluster is loaded: tiles on their way, rows of a tensor, pieces of slices
 SLACK_BYTES = 32 << 20  # left free by a context that nobody asked for: what is free changes between two looks
 LOGITS_BYTES = 16 << 20  # that one step gives to a caller who wants the logits of all positions
+DEFAULT_MAX_DRAFT = 16
 _DEFAULT_MAX_SEQ_LEN = 8192
 _LEAST_MAX_SEQ_LEN = 256  # a context that nobody asked for is not made shorter than this
 _MAX_SLOTS = 32  # sequences with pages at once: far above what one machine serves at a useful speed
 _MAX_STEP_S = 3600
 _NONE_ALLOWED = ("max_seq_len", "kv_tokens")
-_LIMITS = {"num_threads": 1024, "max_seq_len": 1 << 24, "max_batch_tokens": 4096, "kv_tokens": 1 << 24}
+_LIMITS = {
+    "num_threads": (1, 1024),
+    "max_seq_len": (1, 1 << 24),
+    "max_batch_tokens": (1, 4096),
+    "kv_tokens": (1, 1 << 24),
+    "max_draft": (0, 31),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +42,7 @@ class NodeOptions:
         kv_tokens: Positions in the pool of KV pages that all sequences share; None: ``max_seq_len``.
         wire_type: Number type of activations between nodes; None: Q80 for quantized models, else F32.
         step_seconds: About how long a step with tokens of a prompt may last; None: as long as it takes.
+        max_draft: Most tokens of a sequence that a step computes on a guess.
 
     Raises:
         UsageError: A value out of range.
@@ -47,14 +55,15 @@ class NodeOptions:
     kv_tokens: int | None = None
     wire_type: DType | None = None
     step_seconds: float | None = None
+    max_draft: int = DEFAULT_MAX_DRAFT
 
     def __post_init__(self) -> None:
-        for name, limit in _LIMITS.items():
+        for name, (least, limit) in _LIMITS.items():
             value = getattr(self, name)
             if value is None and name in _NONE_ALLOWED:
                 continue
-            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= limit:
-                raise UsageError(f"{name}: expected a whole number from 1 to {limit}, found {value!r:.80}")
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= limit:
+                raise UsageError(f"{name}: expected a whole number from {least} to {limit}, found {value!r:.80}")
         seconds = self.step_seconds
         if seconds is not None and not (isinstance(seconds, int | float) and 0 < seconds <= _MAX_STEP_S):
             raise UsageError(f"step_seconds: expected a number above 0, at most {_MAX_STEP_S}, found {seconds!r:.80}")

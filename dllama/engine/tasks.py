@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 F32Array = npt.NDArray[np.float32]
 Result = Row | np.float32
+Tokens = tuple[int, ...]
 
 
 class Task(Protocol):
@@ -32,8 +33,11 @@ class Task(Protocol):
     def is_finished(self) -> bool:
         """Whether nothing more is wanted of the sequence."""
 
-    def query(self) -> RowQuery | None:
-        """Say what must be known of the next row of logits where rows lie on several nodes; None: all of it."""
+    def query(self, draft: Tokens) -> RowQuery | None:
+        """Say what must be known of a row of logits where rows lie on several nodes; None: all of it.
+
+        The row is the one behind the sequence's tokens and ``draft``.
+        """
 
     def receive(self, position: int, result: Result) -> Output | None:
         """Take the result of ``position``: logits ``[vocab_size]``, what a query gave, or a score.
@@ -58,7 +62,7 @@ class Collection:
         """Whether every row is there."""
         return self.sequence.first_wanted == len(self._out)
 
-    def query(self) -> None:
+    def query(self, draft: Tokens) -> None:
         """Ask for whole rows."""
 
     def receive(self, position: int, result: Result) -> None:
@@ -91,9 +95,10 @@ class Generation:
         """Whether the last token is there."""
         return self._reason is not None
 
-    def query(self) -> RowQuery | None:
+    def query(self, draft: Tokens) -> RowQuery | None:
         """Ask for what the sampler needs."""
-        return self._sampler.query(self.sequence.token_ids)
+        token_ids = self.sequence.token_ids
+        return self._sampler.query([*token_ids, *draft] if draft else token_ids)
 
     def receive(self, position: int, result: Result) -> Output:
         """Choose the next token from the logits of the last one."""

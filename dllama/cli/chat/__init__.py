@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 
 from dllama.cli.chat.settings import THINK, think_kind
-from dllama.cli.common import add_model_flags
+from dllama.cli.common import add_draft_flag, add_model_flags
 from dllama.cli.parser import file_name, whole
 from dllama.cli.sampling_flags import add_sampling_flags
 
@@ -23,6 +23,7 @@ In the chat, /help lists the commands."""
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
     add_model_flags(parser)
+    add_draft_flag(parser)
     group = parser.add_argument_group("conversation")
     system = group.add_mutually_exclusive_group()
     system.add_argument("--system", metavar="TEXT", help="system message: how the model is to behave")

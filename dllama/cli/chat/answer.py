@@ -65,7 +65,12 @@ class Answer:
     @property
     def tokens_per_second(self) -> float:
         """Rate of the tokens after the first; 0 where nothing was measured."""
-        return self.writing.tokens / self.writing.wall_us * 1e6 if self.writing.wall_us else 0.0
+        return (len(self.token_ids) - 1) / self.writing.wall_us * 1e6 if self.writing.wall_us else 0.0
+
+    @property
+    def steps_per_second(self) -> float:
+        """Rate of the steps that gave them; 0 where nothing was measured."""
+        return self.writing.steps / self.writing.wall_us * 1e6 if self.writing.wall_us else 0.0
 
     @property
     def prompt_tokens_per_second(self) -> float:

@@ -30,7 +30,10 @@ if TYPE_CHECKING:
     from dllama.text.tokenizer import Tokenizer
 
 # Flags that a saved conversation does not hold.
-_TOLD_AGAIN = ("tokenizer", "chat_template", "max_seq_len", "nthreads", "shares", "key_file", "buffer_float_type")
+_TOLD_AGAIN = (
+    *("tokenizer", "chat_template", "max_seq_len", "nthreads", "draft_max"),
+    *("shares", "key_file", "buffer_float_type"),
+)
 STEP_S = 0.5  # so long a key that stops an answer waits at most
 
 

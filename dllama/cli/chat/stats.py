@@ -33,15 +33,15 @@ def _answer_line(answer: Answer, engine: Engine) -> str:
     line = f"last answer {len(answer.token_ids)} tokens"
     if not answer.tokens_per_second:
         return line
-    share, bandwidth = roof_share(answer.tokens_per_second, engine)
-    per_token = engine.memory.weights / 1e9
+    share, bandwidth = roof_share(answer.steps_per_second, engine)
+    per_step, num_steps = engine.memory.weights / 1e9, answer.writing.steps + 1
     return (
-        f"{line} at {answer.tokens_per_second:.1f} tokens/s, {share:.0%} of what memory allows\n"
-        f"            ({per_token:.3f} GB of weights per token, {bandwidth / 1e9:.1f} GB/s measured now)"
+        f"{line} in {num_steps} steps at {answer.tokens_per_second:.1f} tokens/s, {share:.0%} of what memory allows\n"
+        f"            ({per_step:.3f} GB of weights per step, {bandwidth / 1e9:.1f} GB/s measured now)"
     )
 
 
-def roof_share(tokens_per_second: float, engine: Engine) -> tuple[float, float]:
-    """Give the share of the memory's read rate that tokens at this speed take, and that rate in bytes per second."""
+def roof_share(steps_per_second: float, engine: Engine) -> tuple[float, float]:
+    """Give the share of the memory's read rate that steps at this speed take, and that rate in bytes per second."""
     bandwidth = read_bandwidth(engine.num_threads, _BANDWIDTH_S, _BUFFER_BYTES)
-    return tokens_per_second * engine.memory.weights / bandwidth, bandwidth
+    return steps_per_second * engine.memory.weights / bandwidth, bandwidth
