@@ -1,14 +1,16 @@
 // Speed of the kernels on one core, for each instruction-set level this machine has.
 //
 // Prints GMAC/s of the Q40 product for several token counts, then GB/s of its 1-token form over weights that no cache
-// holds, beside a plain read of the same memory. Work is timed in slices of under a millisecond and the best of many
-// counts: other work on the machine can only make a slice slower. Usage: bench_kernels [level]
+// holds, beside a plain read of the same memory; then the same of attention, for prompts and for one token. Work is
+// timed in slices of under a millisecond and the best of many counts: other work on the machine can only make a slice
+// slower. Usage: bench_kernels [level]
 #include <sys/mman.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -101,6 +103,81 @@ void bench_memory(const Kernels& k, const uint8_t* w) {
               gb / product_time, gb / read_time, 100 * read_time / product_time);
 }
 
+constexpr size_t kHeadDim = 64;
+constexpr size_t kGroupRows = 4;     // query heads of a KV head
+constexpr size_t kPromptRows = 48;   // of a tile
+constexpr size_t kPages = 64;        // 4096 positions
+constexpr size_t kPageSets = 32;     // of kPages: as many heads as no cache holds
+constexpr size_t kHalfBytes = kPageSize * kHeadDim * sizeof(uint16_t);
+constexpr size_t kSetBytes = kPages * 2 * kHalfBytes;
+
+// Query rows of one KV head, and what attention keeps of them.
+struct Queries {
+  explicit Queries(size_t rows)
+      : q(rows * kHeadDim, 0.01f), valid(rows, kPageSize), max(rows), sum(rows), acc(rows * kHeadDim) {}
+
+  AttentionRows fresh() {
+    std::fill(max.begin(), max.end(), -std::numeric_limits<float>::infinity());
+    return {q.data(), valid.data(), max.data(), sum.data(), acc.data(), valid.size(), kHeadDim};
+  }
+
+  std::vector<float> q;  // [rows, kHeadDim]
+  std::vector<uint32_t> valid;
+  std::vector<float> max, sum, acc;
+};
+
+// One pass over a set of pages, K and V side by side.
+void attend(const Kernels& k, const uint8_t* set, Queries& queries) {
+  AttentionRows rows = queries.fresh();
+  for (size_t page = 0; page < kPages; page++) {
+    const auto* keys = reinterpret_cast<const uint16_t*>(set + page * 2 * kHalfBytes);
+    rows.next_k = keys + 2 * kPageSize * kHeadDim;
+    rows.next_v = keys + 3 * kPageSize * kHeadDim;
+    k.attend_f16(rows, keys, keys + kPageSize * kHeadDim);
+  }
+}
+
+// Two multiply-adds per row, position and dimension.
+double attention_macs(size_t rows) {
+  return 2.0 * static_cast<double>(rows * kPages * kPageSize * kHeadDim);
+}
+
+void bench_prompt_attention(const Kernels& k, const uint8_t* pages) {
+  Queries queries(kPromptRows);
+  double best = 1e9;
+  for (double spent = 0; spent < kBudget;) {
+    const double t = seconds([&] { attend(k, pages, queries); });
+    best = std::min(best, t);
+    spent += t;
+  }
+  std::printf("%s, attention of %zu rows, F16: %.1f GMAC/s\n", k.isa, kPromptRows,
+              attention_macs(kPromptRows) / best * 1e-9);
+}
+
+void bench_decode_attention(const Kernels& k, const uint8_t* pages) {
+  Queries queries(kGroupRows);
+  std::vector<double> read(kPageSets, 1e9), attention(kPageSets, 1e9);
+  volatile uint64_t checksum = 0;
+  for (int round = 0; round < 10; round++) {
+    for (size_t s = 0; s < kPageSets; s++) {
+      const uint8_t* set = pages + s * kSetBytes;
+      read[s] = std::min(read[s], seconds([&] { checksum = checksum + k.read_memory(set, kSetBytes); }));
+    }
+    for (size_t s = 0; s < kPageSets; s++) {
+      attention[s] = std::min(attention[s], seconds([&] { attend(k, pages + s * kSetBytes, queries); }));
+    }
+  }
+  double read_time = 0, time = 0;
+  for (size_t s = 0; s < kPageSets; s++) {
+    read_time += read[s];
+    time += attention[s];
+  }
+  const double gb = static_cast<double>(kPageSets * kSetBytes) * 1e-9;
+  std::printf("%s, attention of %zu rows, F16: %.1f GB/s, %.1f GMAC/s; plain read %.1f GB/s; ratio %.0f %%\n", k.isa,
+              kGroupRows, gb / time, kPageSets * attention_macs(kGroupRows) / time * 1e-9, gb / read_time,
+              100 * read_time / time);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -113,6 +190,8 @@ int main(int argc, char** argv) {
     bench_tokens(k, w, 2048, kCols);
     bench_tokens(k, w, 8192, kCols);
     bench_memory(k, w);
+    bench_prompt_attention(k, w);
+    bench_decode_attention(k, w);
   }
   return 0;
 }

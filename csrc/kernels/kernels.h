@@ -17,7 +17,7 @@ namespace dllama {
 // bits.
 inline constexpr size_t kPageSize = 64;
 // Positions interleaved in a K page: vector lanes are positions, so q.K needs no horizontal sums.
-inline constexpr size_t kKeyGroup = 8;
+inline constexpr size_t kKeyGroup = 16;
 
 // Running softmax of `rows` query rows over the pages seen so far. A row starts with max = -inf, sum = 0, acc = 0;
 // after the last page its result is acc / sum.
@@ -29,6 +29,9 @@ struct AttentionRows {
   float* acc;             // [rows, head_dim]
   size_t rows;
   size_t head_dim;
+  // The page that comes next, whose lines are asked for meanwhile; null: none.
+  const void* next_k = nullptr;
+  const void* next_v = nullptr;
 };
 
 struct Kernels {

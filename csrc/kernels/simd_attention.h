@@ -1,6 +1,6 @@
-// Attention over one KV page, for any eight floats. Knows no instruction set.
+// Attention over one KV page, for vectors of any length. Knows no instruction set.
 //
-// Up to 4 query rows share every K and V vector that is loaded and widened. Each score, and each output element, is one
+// Up to 6 query rows share every K and V vector that is loaded and widened. Each score, and each output element, is one
 // chain of fused multiply-adds in order of head dimension or position, so a row's bits do not depend on the tile it is
 // in.
 #pragma once
@@ -12,14 +12,22 @@
 namespace dllama {
 namespace {
 
-static_assert(kKeyGroup == kLanes, "one vector of a K page is one dimension of one group of positions");
+static_assert(kKeyGroup % kLanes == 0, "a vector of a K page is one dimension of positions of one group");
 
-constexpr int kMaxRows = 4;
+constexpr int kMaxRows = 6;
+constexpr size_t kLine = 64;  // bytes of a cache line
 
-// Vectors side by side in a tile of R rows: about 8 independent chains hide the latency of a multiply-add (4 cycles,
-// two a cycle) and still fit the 16 registers of AVX2.
+// Vectors side by side in a tile of R rows: as many sums as there are registers for, since each multiply-add waits for
+// the one before (4 cycles, two a cycle), and every vector of K or V serves all rows.
 constexpr int vectors_for(int num_rows) {
-  return num_rows <= 2 ? 4 : 2;
+  return num_rows * 4 + 4 < kRegisters ? 4 : 2;
+}
+
+// Asks for the lines of the next page that lie where `bytes` are read of this one.
+template <size_t bytes>
+KERNEL_INLINE void look_ahead(const char* next) {
+  KERNEL_UNROLL
+  for (size_t i = 0; i < bytes; i += kLine) prefetch(next + i);
 }
 
 // The rows of one tile.
@@ -31,10 +39,11 @@ struct Tile {
   const float* q;  // [R, head_dim]
   float* acc;      // [R, head_dim]
   size_t head_dim;
+  const char *next_k, *next_v;
 };
 
 template <int R, int kVectors>
-KERNEL_INLINE void clear(F32x8 (&sums)[R][kVectors]) {
+KERNEL_INLINE void clear(F32xN (&sums)[R][kVectors]) {
   KERNEL_UNROLL
   for (int r = 0; r < R; r++) {
     KERNEL_UNROLL
@@ -46,18 +55,24 @@ KERNEL_INLINE void clear(F32x8 (&sums)[R][kVectors]) {
 template <int R, typename Element>
 KERNEL_INLINE void score(Tile& tile, const Element* k_page) {
   constexpr int kVectors = vectors_for(R);
+  constexpr size_t kBytes = kVectors * kLanes * sizeof(Element);
   const size_t group_size = tile.head_dim * kKeyGroup;
-  for (size_t p = 0; p < tile.max_valid; p += kVectors * kKeyGroup) {
-    F32x8 sums[R][kVectors];
+  const char* next = tile.next_k;
+  for (size_t p = 0; p < tile.max_valid; p += kVectors * kLanes) {
+    F32xN sums[R][kVectors];
     clear(sums);
     const Element* keys = k_page + p * tile.head_dim;
-    for (size_t d = 0; d < tile.head_dim; d++, keys += kKeyGroup) {
-      F32x8 k[kVectors];
+    for (size_t d = 0; d < tile.head_dim; d++, keys += kKeyGroup, next += kBytes) {
+      look_ahead<kBytes>(next);
+      F32xN k[kVectors];
       KERNEL_UNROLL
-      for (int i = 0; i < kVectors; i++) k[i] = load(keys + i * group_size);
+      for (int i = 0; i < kVectors; i++) {
+        constexpr int kPerGroup = kKeyGroup / kLanes;
+        k[i] = load(keys + i / kPerGroup * group_size + i % kPerGroup * kLanes);
+      }
       KERNEL_UNROLL
       for (int r = 0; r < R; r++) {
-        const F32x8 q = all_of(tile.q + r * tile.head_dim + d);
+        const F32xN q = all_of(tile.q + r * tile.head_dim + d);
         KERNEL_UNROLL
         for (int i = 0; i < kVectors; i++) sums[r][i] = mul_add(q, k[i], sums[r][i]);
       }
@@ -65,7 +80,7 @@ KERNEL_INLINE void score(Tile& tile, const Element* k_page) {
     KERNEL_UNROLL
     for (int r = 0; r < R; r++) {
       KERNEL_UNROLL
-      for (int i = 0; i < kVectors; i++) store(tile.weights[r] + p + i * kKeyGroup, sums[r][i]);
+      for (int i = 0; i < kVectors; i++) store(tile.weights[r] + p + i * kLanes, sums[r][i]);
     }
   }
 }
@@ -76,9 +91,9 @@ KERNEL_INLINE void softmax(Tile& tile, int row, float& row_max, float& row_sum) 
   float* weights = tile.weights[row];
   const size_t valid = tile.valid[row];
 
-  F32x8 maxima = all(row_max);
+  F32xN maxima = all(row_max);
   for (size_t p = 0; p < valid; p += kLanes) {
-    F32x8 scores = load(weights + p);
+    F32xN scores = load(weights + p);
     if (valid - p < kLanes) {
       scores = keep_first(scores, valid - p, all(-__builtin_inff()));
       store(weights + p, scores);
@@ -87,9 +102,9 @@ KERNEL_INLINE void softmax(Tile& tile, int row, float& row_max, float& row_sum) 
   }
   const float new_max = max_lanes(maxima);
 
-  F32x8 sums = zeros();
+  F32xN sums = zeros();
   for (size_t p = 0; p < valid; p += kLanes) {
-    const F32x8 e = exp(sub(load(weights + p), all(new_max)));
+    const F32xN e = exp(sub(load(weights + p), all(new_max)));
     store(weights + p, e);
     sums = add(sums, e);
   }
@@ -99,19 +114,22 @@ KERNEL_INLINE void softmax(Tile& tile, int row, float& row_max, float& row_sum) 
 }
 
 // acc[r][d...] = acc[r][d...] * rescale[r] + weights[r] . V[...][d...] for the dimensions of kVectors vectors, or for
-// `left` < 8 dimensions of one.
+// `left` < kLanes dimensions of one.
 template <int R, int kVectors, typename Element>
 KERNEL_INLINE void mix(const Tile& tile, const Element* v_page, size_t d, size_t left) {
-  F32x8 sums[R][kVectors];
+  F32xN sums[R][kVectors];
   clear(sums);
   const Element* values = v_page + d;
-  for (size_t p = 0; p < tile.min_valid; p++, values += tile.head_dim) {
-    F32x8 v[kVectors];
+  constexpr size_t kBytes = kVectors * kLanes * sizeof(Element);
+  const char* next = tile.next_v + d * kPageSize * sizeof(Element);
+  for (size_t p = 0; p < tile.min_valid; p++, values += tile.head_dim, next += kBytes) {
+    look_ahead<kBytes>(next);
+    F32xN v[kVectors];
     KERNEL_UNROLL
     for (int i = 0; i < kVectors; i++) v[i] = load(values + i * kLanes, left);
     KERNEL_UNROLL
     for (int r = 0; r < R; r++) {
-      const F32x8 weight = all_of(tile.weights[r] + p);
+      const F32xN weight = all_of(tile.weights[r] + p);
       KERNEL_UNROLL
       for (int i = 0; i < kVectors; i++) sums[r][i] = mul_add(weight, v[i], sums[r][i]);
     }
@@ -121,7 +139,7 @@ KERNEL_INLINE void mix(const Tile& tile, const Element* v_page, size_t d, size_t
   for (int r = 0; r < R; r++) {
     values = v_page + tile.min_valid * tile.head_dim + d;
     for (size_t p = tile.min_valid; p < tile.valid[r]; p++, values += tile.head_dim) {
-      const F32x8 weight = all_of(tile.weights[r] + p);
+      const F32xN weight = all_of(tile.weights[r] + p);
       KERNEL_UNROLL
       for (int i = 0; i < kVectors; i++) sums[r][i] = mul_add(weight, load(values + i * kLanes, left), sums[r][i]);
     }
@@ -142,6 +160,9 @@ void attend_tile(const AttentionRows& rows, size_t first, const Element* k_page,
   tile.head_dim = rows.head_dim;
   tile.q = rows.q + first * rows.head_dim;
   tile.acc = rows.acc + first * rows.head_dim;
+  // Without a next page this one, which is in the caches then: no test in the loops.
+  tile.next_k = static_cast<const char*>(rows.next_k != nullptr ? rows.next_k : k_page);
+  tile.next_v = static_cast<const char*>(rows.next_v != nullptr ? rows.next_v : v_page);
   tile.min_valid = kPageSize;
   tile.max_valid = 0;
   KERNEL_UNROLL
@@ -165,17 +186,17 @@ void attend_tile(const AttentionRows& rows, size_t first, const Element* k_page,
   if (d < rows.head_dim) mix<R, 1>(tile, v_page, d, rows.head_dim - d);
 }
 
+// As few passes over the page as there can be, about equal.
 template <typename Element>
 void attend(const AttentionRows& rows, const Element* k_page, const Element* v_page) {
-  size_t row = 0;
-  for (; row + kMaxRows <= rows.rows; row += kMaxRows) attend_tile<kMaxRows>(rows, row, k_page, v_page);
-  switch (rows.rows - row) {
-    case 3:
-      return attend_tile<3>(rows, row, k_page, v_page);
-    case 2:
-      return attend_tile<2>(rows, row, k_page, v_page);
-    case 1:
-      return attend_tile<1>(rows, row, k_page, v_page);
+  constexpr decltype(&attend_tile<1, Element>) kTiles[kMaxRows] = {
+      attend_tile<1, Element>, attend_tile<2, Element>, attend_tile<3, Element>,
+      attend_tile<4, Element>, attend_tile<5, Element>, attend_tile<6, Element>};
+  size_t passes = (rows.rows + kMaxRows - 1) / kMaxRows;
+  for (size_t row = 0; row < rows.rows; passes--) {
+    const size_t n = (rows.rows - row + passes - 1) / passes;
+    kTiles[n - 1](rows, row, k_page, v_page);
+    row += n;
   }
 }
 

@@ -15,6 +15,8 @@ namespace {
 
 constexpr size_t kLanes = 8;
 using F32x8 = __m256;
+using F32xN = F32x8;
+constexpr int kRegisters = 16;  // of such vectors
 
 // Lanes 0..n-1 set, for n < 8.
 KERNEL_INLINE __m256i first_lanes(size_t n) {

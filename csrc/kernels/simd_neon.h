@@ -18,6 +18,8 @@ constexpr size_t kLanes = 8;
 struct F32x8 {
   float32x4_t low, high;
 };
+using F32xN = F32x8;
+constexpr int kRegisters = 16;  // of such vectors
 
 KERNEL_INLINE F32x8 zeros() {
   return {vdupq_n_f32(0.0f), vdupq_n_f32(0.0f)};

@@ -18,8 +18,9 @@ inline constexpr size_t kRedundantTokens = 4;
 // Rows of a weight matrix that a thread takes at a time: 64 rows of 2048 Q40 inputs are 74 KB, which stays in L2 while
 // all tokens of a prompt chunk stream past it.
 inline constexpr size_t kChunkRows = 64;
-// Query rows (tokens x query heads of a KV head) that attention handles together, at least one token's.
-inline constexpr size_t kTileRows = 64;
+// Query rows (tokens x query heads of a KV head) that attention handles together, at least one token's. A multiple of
+// 6, which kernels take at a time; with 64 values to a head, rows, sums and a page stay in L2.
+inline constexpr size_t kTileRows = 48;
 // Rows of logits computed at a time when only scores are wanted.
 inline constexpr size_t kScoreRows = 32;
 

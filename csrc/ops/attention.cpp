@@ -15,8 +15,12 @@ AttentionScratch::AttentionScratch(size_t max_rows, size_t head_dim)
 
 namespace {
 
+const std::byte* page_at(const KvPages& pages, size_t page_idx) {
+  return pages.pool + static_cast<size_t>(pages.table[page_idx]) * pages.page_bytes;
+}
+
 void attend_page(const Kernels& kernels, const KvPages& pages, size_t page_idx, const AttentionRows& rows) {
-  const std::byte* k = pages.pool + static_cast<size_t>(pages.table[page_idx]) * pages.page_bytes;
+  const std::byte* k = page_at(pages, page_idx);
   const std::byte* v = k + pages.v_offset;
   if (pages.type == DType::F16) {
     kernels.attend_f16(rows, reinterpret_cast<const uint16_t*>(k), reinterpret_cast<const uint16_t*>(v));
@@ -31,9 +35,8 @@ void attend(const Kernels& kernels, const KvPages& pages, size_t rows, size_t he
   std::fill_n(scratch.max.begin(), rows, -std::numeric_limits<float>::infinity());
   std::fill_n(scratch.sum.begin(), rows, 0.0f);
   std::fill_n(scratch.acc.begin(), rows * head_dim, 0.0f);
-  const AttentionRows view{
-      scratch.q.data(), scratch.valid.data(), scratch.max.data(), scratch.sum.data(), scratch.acc.data(), rows,
-      head_dim};
+  AttentionRows view{scratch.q.data(),   scratch.valid.data(), scratch.max.data(), scratch.sum.data(),
+                     scratch.acc.data(), rows,                 head_dim};
   const size_t last_page = scratch.positions[rows - 1] / kPageSize;
   for (size_t page = 0; page <= last_page; ++page) {
     const size_t first = page * kPageSize;
@@ -41,6 +44,8 @@ void attend(const Kernels& kernels, const KvPages& pages, size_t rows, size_t he
       const size_t seen = scratch.positions[row] + 1;
       scratch.valid[row] = static_cast<uint32_t>(seen <= first ? 0 : std::min(seen - first, kPageSize));
     }
+    view.next_k = page < last_page ? page_at(pages, page + 1) : nullptr;
+    view.next_v = page < last_page ? page_at(pages, page + 1) + pages.v_offset : nullptr;
     attend_page(kernels, pages, page, view);
   }
   for (size_t row = 0; row < rows; ++row) {
