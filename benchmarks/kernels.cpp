@@ -104,12 +104,10 @@ void bench_memory(const Kernels& k, const uint8_t* w) {
 }
 
 constexpr size_t kHeadDim = 64;
-constexpr size_t kGroupRows = 4;     // query heads of a KV head
-constexpr size_t kPromptRows = 48;   // of a tile
-constexpr size_t kPages = 64;        // 4096 positions
-constexpr size_t kPageSets = 32;     // of kPages: as many heads as no cache holds
-constexpr size_t kHalfBytes = kPageSize * kHeadDim * sizeof(uint16_t);
-constexpr size_t kSetBytes = kPages * 2 * kHalfBytes;
+constexpr size_t kGroupRows = 4;    // query heads of a KV head
+constexpr size_t kPromptRows = 48;  // of a tile
+constexpr size_t kPages = 64;       // 4096 positions
+constexpr size_t kPageSets = 32;    // of kPages: as many heads as no cache holds
 
 // Query rows of one KV head, and what attention keeps of them.
 struct Queries {
@@ -126,35 +124,53 @@ struct Queries {
   std::vector<float> max, sum, acc;
 };
 
-// One pass over a set of pages, K and V side by side.
-void attend(const Kernels& k, const uint8_t* set, Queries& queries) {
-  AttentionRows rows = queries.fresh();
-  for (size_t page = 0; page < kPages; page++) {
-    const auto* keys = reinterpret_cast<const uint16_t*>(set + page * 2 * kHalfBytes);
-    rows.next_k = keys + 2 * kPageSize * kHeadDim;
-    rows.next_v = keys + 3 * kPageSize * kHeadDim;
-    k.attend_f16(rows, keys, keys + kPageSize * kHeadDim);
+// Pages of F16 (Element uint16_t) or Q80 (int8_t), K and V side by side.
+template <typename Element>
+struct Pages {
+  static constexpr bool kQuantized = sizeof(Element) == 1;
+  static constexpr const char* kName = kQuantized ? "Q80" : "F16";
+  static constexpr size_t kHalfBytes = kPageSize * (kHeadDim * sizeof(Element) + (kQuantized ? sizeof(float) : 0));
+  static constexpr size_t kSetBytes = kPages * 2 * kHalfBytes;
+
+  // One pass over a set of pages.
+  static void attend(const Kernels& k, const uint8_t* set, Queries& queries) {
+    const auto attend_page = [&] {
+      if constexpr (kQuantized) {
+        return k.attend_q80;
+      } else {
+        return k.attend_f16;
+      }
+    }();
+    AttentionRows rows = queries.fresh();
+    for (size_t page = 0; page < kPages; page++, set += 2 * kHalfBytes) {
+      rows.next_k = set + 2 * kHalfBytes;
+      rows.next_v = set + 3 * kHalfBytes;
+      attend_page(rows, reinterpret_cast<const Element*>(set), reinterpret_cast<const Element*>(set + kHalfBytes));
+    }
   }
-}
+};
 
 // Two multiply-adds per row, position and dimension.
 double attention_macs(size_t rows) {
   return 2.0 * static_cast<double>(rows * kPages * kPageSize * kHeadDim);
 }
 
+template <typename Element>
 void bench_prompt_attention(const Kernels& k, const uint8_t* pages) {
   Queries queries(kPromptRows);
   double best = 1e9;
   for (double spent = 0; spent < kBudget;) {
-    const double t = seconds([&] { attend(k, pages, queries); });
+    const double t = seconds([&] { Pages<Element>::attend(k, pages, queries); });
     best = std::min(best, t);
     spent += t;
   }
-  std::printf("%s, attention of %zu rows, F16: %.1f GMAC/s\n", k.isa, kPromptRows,
+  std::printf("%s, attention of %zu rows, %s: %.1f GMAC/s\n", k.isa, kPromptRows, Pages<Element>::kName,
               attention_macs(kPromptRows) / best * 1e-9);
 }
 
+template <typename Element>
 void bench_decode_attention(const Kernels& k, const uint8_t* pages) {
+  constexpr size_t kSetBytes = Pages<Element>::kSetBytes;
   Queries queries(kGroupRows);
   std::vector<double> read(kPageSets, 1e9), attention(kPageSets, 1e9);
   volatile uint64_t checksum = 0;
@@ -164,7 +180,7 @@ void bench_decode_attention(const Kernels& k, const uint8_t* pages) {
       read[s] = std::min(read[s], seconds([&] { checksum = checksum + k.read_memory(set, kSetBytes); }));
     }
     for (size_t s = 0; s < kPageSets; s++) {
-      attention[s] = std::min(attention[s], seconds([&] { attend(k, pages + s * kSetBytes, queries); }));
+      attention[s] = std::min(attention[s], seconds([&] { Pages<Element>::attend(k, pages + s * kSetBytes, queries); }));
     }
   }
   double read_time = 0, time = 0;
@@ -173,9 +189,15 @@ void bench_decode_attention(const Kernels& k, const uint8_t* pages) {
     time += attention[s];
   }
   const double gb = static_cast<double>(kPageSets * kSetBytes) * 1e-9;
-  std::printf("%s, attention of %zu rows, F16: %.1f GB/s, %.1f GMAC/s; plain read %.1f GB/s; ratio %.0f %%\n", k.isa,
-              kGroupRows, gb / time, kPageSets * attention_macs(kGroupRows) / time * 1e-9, gb / read_time,
-              100 * read_time / time);
+  std::printf("%s, attention of %zu rows, %s: %.1f GB/s, %.1f GMAC/s; plain read %.1f GB/s; ratio %.0f %%\n", k.isa,
+              kGroupRows, Pages<Element>::kName, gb / time, kPageSets * attention_macs(kGroupRows) / time * 1e-9,
+              gb / read_time, 100 * read_time / time);
+}
+
+template <typename Element>
+void bench_attention(const Kernels& k, const uint8_t* pages) {
+  bench_prompt_attention<Element>(k, pages);
+  bench_decode_attention<Element>(k, pages);
 }
 
 }  // namespace
@@ -190,8 +212,8 @@ int main(int argc, char** argv) {
     bench_tokens(k, w, 2048, kCols);
     bench_tokens(k, w, 8192, kCols);
     bench_memory(k, w);
-    bench_prompt_attention(k, w);
-    bench_decode_attention(k, w);
+    bench_attention<uint16_t>(k, w);
+    bench_attention<int8_t>(k, w);
   }
   return 0;
 }

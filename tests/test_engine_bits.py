@@ -1,5 +1,8 @@
 """The same sequence gives the same bits, whatever else the engine is asked to do meanwhile and in whichever pieces."""
 
+from pathlib import Path
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 from model_files import tiny_config, write_tiny_model  # type: ignore[import-not-found]
@@ -10,19 +13,29 @@ from dllama.engine.scheduler import Scheduler
 
 LENGTH = 200  # more than three KV pages
 CHUNKS = [1, 7, 32, 512]
-KINDS = {"llama-q40": ("llama", DType.Q40), "llama-f32": ("llama", DType.F32), "qwen3-q40": ("qwen3", DType.Q40)}
+KINDS = {
+    "llama-q40": ("llama", DType.Q40, DType.F16),
+    "llama-f32": ("llama", DType.F32, DType.F32),
+    "qwen3-q40": ("qwen3", DType.Q40, DType.F16),
+    "llama-q40-kv-q80": ("llama", DType.Q40, DType.Q80),
+}
+
+
+class Model(NamedTuple):
+    path: Path
+    kv_type: DType
 
 
 @pytest.fixture(scope="module", params=KINDS)
 def model(request, tmp_path_factory):
-    model_type, weight_type = KINDS[request.param]
+    model_type, weight_type, kv_type = KINDS[request.param]
     path = tmp_path_factory.mktemp("bits") / "model.m"
     write_tiny_model(path, tiny_config(model_type, weight_type, max_seq_len=256))
-    return path
+    return Model(path, kv_type)
 
 
 def load(model, **options) -> Engine:
-    return Engine.load(model, **({"num_threads": 1, "kv_tokens": 2048} | options))
+    return Engine.load(model.path, kv_type=model.kv_type, **({"num_threads": 1, "kv_tokens": 2048} | options))
 
 
 def token_ids(seed: int, length: int = LENGTH) -> list[int]:

@@ -21,6 +21,9 @@ float widen(float value) {
 float widen(uint16_t value) {
   return f16_to_f32(value);
 }
+float widen(int8_t value) {
+  return static_cast<float>(value);
+}
 
 void narrow(float value, float& out) {
   out = value;
@@ -159,6 +162,30 @@ void store_key(const float* k, size_t head_dim, size_t slot, Element* k_page) {
   for (size_t d = 0; d < head_dim; d++) narrow(k[d], k_page[key_index(slot, d, head_dim)]);
 }
 
+// What the elements of a position are multiplied with.
+template <typename Element>
+float scale_at(const Element*, size_t, size_t) {
+  return 1.0f;
+}
+float scale_at(const int8_t* page, size_t head_dim, size_t position) {
+  float scale;
+  std::memcpy(&scale, page + kPageSize * head_dim + position * sizeof(scale), sizeof(scale));
+  return scale;
+}
+
+void set_scale(float scale, size_t head_dim, size_t position, int8_t* page) {
+  std::memcpy(page + kPageSize * head_dim + position * sizeof(scale), &scale, sizeof(scale));
+}
+
+void store_key_q80(const float* k, size_t head_dim, size_t slot, int8_t* k_page) {
+  int8_t* quants = k_page + key_index(slot, 0, head_dim);
+  set_scale(quantize_row_q80(k, head_dim, quants, kKeyGroup), head_dim, slot, k_page);
+}
+
+void store_value_q80(const float* v, size_t head_dim, size_t slot, int8_t* v_page) {
+  set_scale(quantize_row_q80(v, head_dim, v_page + slot * head_dim), head_dim, slot, v_page);
+}
+
 template <typename Element>
 void attend_row(const AttentionRows& rows, size_t row, const Element* k_page, const Element* v_page) {
   const size_t valid = rows.valid[row];
@@ -171,8 +198,8 @@ void attend_row(const AttentionRows& rows, size_t row, const Element* k_page, co
   for (size_t p = 0; p < valid; p++) {
     float score = 0.0f;
     for (size_t d = 0; d < head_dim; d++) score += q[d] * widen(k_page[key_index(p, d, head_dim)]);
-    weights[p] = score;
-    page_max = std::max(page_max, score);
+    weights[p] = score * scale_at(k_page, head_dim, p);
+    page_max = std::max(page_max, weights[p]);
   }
   const float new_max = std::max(rows.max[row], page_max);
   const float rescale = std::exp(rows.max[row] - new_max);  // 0 on the first page: exp(-inf)
@@ -180,6 +207,7 @@ void attend_row(const AttentionRows& rows, size_t row, const Element* k_page, co
   for (size_t p = 0; p < valid; p++) {
     weights[p] = std::exp(weights[p] - new_max);
     page_sum += weights[p];
+    weights[p] *= scale_at(v_page, head_dim, p);
   }
   rows.max[row] = new_max;
   rows.sum[row] = rows.sum[row] * rescale + page_sum;
@@ -237,8 +265,11 @@ void install_generic(Kernels& table) {
   table.rotate_half = rotate_half;
   table.store_key_f16 = store_key<uint16_t>;
   table.store_key_f32 = store_key<float>;
+  table.store_key_q80 = store_key_q80;
+  table.store_value_q80 = store_value_q80;
   table.attend_f16 = attend<uint16_t>;
   table.attend_f32 = attend<float>;
+  table.attend_q80 = attend<int8_t>;
   table.read_memory = read_memory;
 }
 

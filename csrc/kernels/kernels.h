@@ -82,13 +82,17 @@ struct Kernels {
   void (*rotate_half)(float* x, const float* cos, const float* sin, size_t half);
 
   // --- attention over one KV page of one KV head ---
-  // K page: [kPageSize / kKeyGroup, head_dim, kKeyGroup], V page: [kPageSize, head_dim], of F16 or F32.
-  // Writes one position (0 <= slot < kPageSize) of a page.
+  // K page: [kPageSize / kKeyGroup, head_dim, kKeyGroup], V page: [kPageSize, head_dim], of F16, F32 or int8. Behind the
+  // int8 of either lie kPageSize F32 scales, one per position (Q80): pages are aligned to 4 bytes.
+  // Writes one position (0 <= slot < kPageSize) of a page; int8 as quantize_row_q80 of quant/codec.h gives them.
   void (*store_key_f16)(const float* k, size_t head_dim, size_t slot, uint16_t* k_page);
   void (*store_key_f32)(const float* k, size_t head_dim, size_t slot, float* k_page);
+  void (*store_key_q80)(const float* k, size_t head_dim, size_t slot, int8_t* k_page);
+  void (*store_value_q80)(const float* v, size_t head_dim, size_t slot, int8_t* v_page);
   // Adds one page to the running softmax of each row. A row's bits do not depend on the other rows.
   void (*attend_f16)(const AttentionRows& rows, const uint16_t* k_page, const uint16_t* v_page);
   void (*attend_f32)(const AttentionRows& rows, const float* k_page, const float* v_page);
+  void (*attend_q80)(const AttentionRows& rows, const int8_t* k_page, const int8_t* v_page);
 
   // Reads `bytes` (a multiple of 64) and returns a checksum: the loop the bandwidth probe times.
   uint64_t (*read_memory)(const void* data, size_t bytes);

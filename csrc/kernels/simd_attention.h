@@ -5,6 +5,9 @@
 // in.
 #pragma once
 
+#include <cfloat>
+#include <type_traits>
+
 #include "kernels/kernels.h"
 #include "kernels/simd.h"
 #include "kernels/simd_math.h"
@@ -16,6 +19,14 @@ static_assert(kKeyGroup % kLanes == 0, "a vector of a K page is one dimension of
 
 constexpr int kMaxRows = 6;
 constexpr size_t kLine = 64;  // bytes of a cache line
+
+template <typename Element>
+constexpr bool kHasScales = std::is_same_v<Element, int8_t>;
+
+// Scales of the positions of a page, which lie behind its quants.
+KERNEL_INLINE const float* scales_of(const int8_t* page, size_t head_dim) {
+  return reinterpret_cast<const float*>(page + kPageSize * head_dim);
+}
 
 // Vectors side by side in a tile of R rows: as many sums as there are registers for, since each multiply-add waits for
 // the one before (4 cycles, two a cycle), and every vector of K or V serves all rows.
@@ -80,14 +91,20 @@ KERNEL_INLINE void score(Tile& tile, const Element* k_page) {
     KERNEL_UNROLL
     for (int r = 0; r < R; r++) {
       KERNEL_UNROLL
-      for (int i = 0; i < kVectors; i++) store(tile.weights[r] + p + i * kLanes, sums[r][i]);
+      for (int i = 0; i < kVectors; i++) {
+        const size_t at = p + i * kLanes;
+        if constexpr (kHasScales<Element>) sums[r][i] = mul(sums[r][i], load(scales_of(k_page, tile.head_dim) + at));
+        store(tile.weights[r] + at, sums[r][i]);
+      }
     }
   }
 }
 
-// Turns the scores of one row into exponentials relative to its new maximum. Positions from `valid` on are replaced
-// before anything is computed from them: whatever the page holds there, it cannot reach the row.
-KERNEL_INLINE void softmax(Tile& tile, int row, float& row_max, float& row_sum) {
+// Turns the scores of one row into exponentials relative to its new maximum, times the scales of the values if these have
+// some. Positions from `valid` on are replaced before anything is computed from them: whatever the page holds there, it
+// cannot reach the row.
+template <typename Element>
+KERNEL_INLINE void softmax(Tile& tile, int row, const Element* v_page, float& row_max, float& row_sum) {
   float* weights = tile.weights[row];
   const size_t valid = tile.valid[row];
 
@@ -105,8 +122,12 @@ KERNEL_INLINE void softmax(Tile& tile, int row, float& row_max, float& row_sum) 
   F32xN sums = zeros();
   for (size_t p = 0; p < valid; p += kLanes) {
     const F32xN e = exp(sub(load(weights + p), all(new_max)));
-    store(weights + p, e);
     sums = add(sums, e);
+    if constexpr (kHasScales<Element>) {
+      store(weights + p, mul(e, load(scales_of(v_page, tile.head_dim) + p)));
+    } else {
+      store(weights + p, e);
+    }
   }
   tile.rescale[row] = first_lane(exp(all(row_max - new_max)));  // 0 on the first page: exp(-inf)
   row_sum = row_sum * tile.rescale[row] + sum_lanes(sums);
@@ -177,7 +198,7 @@ void attend_tile(const AttentionRows& rows, size_t first, const Element* k_page,
   score<R>(tile, k_page);
   KERNEL_UNROLL
   for (int r = 0; r < R; r++) {
-    if (tile.valid[r] > 0) softmax(tile, r, rows.max[first + r], rows.sum[first + r]);
+    if (tile.valid[r] > 0) softmax(tile, r, v_page, rows.max[first + r], rows.sum[first + r]);
   }
   constexpr int kVectors = vectors_for(R);
   size_t d = 0;
@@ -200,22 +221,66 @@ void attend(const AttentionRows& rows, const Element* k_page, const Element* v_p
   }
 }
 
+// Where dimension 0 of a position lies in a K page; the others follow kKeyGroup elements apart.
+template <typename Element>
+KERNEL_INLINE Element* key_at(Element* k_page, size_t head_dim, size_t slot) {
+  return k_page + slot / kKeyGroup * head_dim * kKeyGroup + slot % kKeyGroup;
+}
+
+// Calls use(d, narrow, n) for the next n <= kLanes values of a row from dimension d on, times `factor`, as Elements.
+template <typename Element, typename Use>
+KERNEL_INLINE void narrow_row(const float* x, size_t head_dim, float factor, const Use& use) {
+  for (size_t d = 0; d < head_dim; d += kLanes) {
+    const size_t left = head_dim - d < kLanes ? head_dim - d : kLanes;
+    Element narrow[kLanes];
+    store(narrow, mul(load(x + d, left), all(factor)));
+    use(d, narrow, left);
+  }
+}
+
+template <typename Element>
+KERNEL_INLINE void scatter_key(const float* k, size_t head_dim, size_t slot, float factor, Element* k_page) {
+  Element* out = key_at(k_page, head_dim, slot);
+  narrow_row<Element>(k, head_dim, factor, [&](size_t d, const Element* narrow, size_t n) {
+    for (size_t i = 0; i < n; i++) out[(d + i) * kKeyGroup] = narrow[i];
+  });
+}
+
 template <typename Element>
 void store_key(const float* k, size_t head_dim, size_t slot, Element* k_page) {
-  Element* out = k_page + slot / kKeyGroup * head_dim * kKeyGroup + slot % kKeyGroup;
+  scatter_key(k, head_dim, slot, 1.0f, k_page);
+}
+
+// Sets the scale of a position and returns what to multiply its values with.
+KERNEL_INLINE float set_scale(const float* x, size_t head_dim, size_t slot, int8_t* page) {
+  F32xN amax = zeros();
   for (size_t d = 0; d < head_dim; d += kLanes) {
-    const size_t left = head_dim - d;
-    Element narrow[kLanes];
-    store(narrow, load(k + d, left));
-    for (size_t i = 0; i < kLanes && i < left; i++) out[(d + i) * kKeyGroup] = narrow[i];
+    const F32xN v = load(x + d, head_dim - d);
+    amax = max(max(v, sub(zeros(), v)), amax);
   }
+  const float scale = max_lanes(amax) / 127.0f;
+  std::memcpy(page + kPageSize * head_dim + slot * sizeof(scale), &scale, sizeof(scale));
+  return scale < FLT_MIN ? 0.0f : 1.0f / scale;
+}
+
+void store_key_q80(const float* k, size_t head_dim, size_t slot, int8_t* k_page) {
+  scatter_key(k, head_dim, slot, set_scale(k, head_dim, slot, k_page), k_page);
+}
+
+void store_value_q80(const float* v, size_t head_dim, size_t slot, int8_t* v_page) {
+  int8_t* out = v_page + slot * head_dim;
+  narrow_row<int8_t>(v, head_dim, set_scale(v, head_dim, slot, v_page),
+                     [&](size_t d, const int8_t* narrow, size_t n) { std::memcpy(out + d, narrow, n); });
 }
 
 KERNEL_INLINE void install_attention(Kernels& table) {
   table.store_key_f16 = store_key<uint16_t>;
   table.store_key_f32 = store_key<float>;
+  table.store_key_q80 = store_key_q80;
+  table.store_value_q80 = store_value_q80;
   table.attend_f16 = attend<uint16_t>;
   table.attend_f32 = attend<float>;
+  table.attend_q80 = attend<int8_t>;
 }
 
 }  // namespace

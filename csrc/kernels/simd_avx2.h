@@ -47,6 +47,17 @@ KERNEL_INLINE void store(uint16_t* p, F32x8 v) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
 }
 
+KERNEL_INLINE F32x8 load(const int8_t* p) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+}
+
+// Rounds to nearest even; what int8 cannot hold becomes its largest or smallest.
+KERNEL_INLINE void store(int8_t* p, F32x8 v) {
+  const __m256i wide_i32x8 = _mm256_cvtps_epi32(v);
+  const __m128i half_i16x8 = _mm_packs_epi32(_mm256_castsi256_si128(wide_i32x8), _mm256_extracti128_si256(wide_i32x8, 1));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(half_i16x8, half_i16x8));
+}
+
 // The first `n` < 8 elements, then zeros.
 KERNEL_INLINE F32x8 load_first(const float* p, size_t n) {
   return _mm256_maskload_ps(p, first_lanes(n));

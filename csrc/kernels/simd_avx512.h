@@ -45,6 +45,15 @@ KERNEL_INLINE void store(uint16_t* p, F32xN v) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
 }
 
+KERNEL_INLINE F32xN load(const int8_t* p) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
+
+// Rounds to nearest even; what int8 cannot hold becomes its largest or smallest.
+KERNEL_INLINE void store(int8_t* p, F32xN v) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(v)));
+}
+
 // The first `n` < 16 elements, then zeros.
 KERNEL_INLINE F32xN load_first(const float* p, size_t n) {
   return _mm512_maskz_loadu_ps(first_lanes(n), p);

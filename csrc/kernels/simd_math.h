@@ -11,10 +11,11 @@ KERNEL_INLINE F32xN load(const float* x, size_t left) {
   return left >= kLanes ? load(x) : load_first(x, left);
 }
 
-KERNEL_INLINE F32xN load(const uint16_t* x, size_t left) {
+template <typename Element>
+KERNEL_INLINE F32xN load(const Element* x, size_t left) {
   if (left >= kLanes) return load(x);
-  uint16_t padded[kLanes] = {};
-  std::memcpy(padded, x, left * sizeof(uint16_t));
+  Element padded[kLanes] = {};
+  std::memcpy(padded, x, left * sizeof(Element));
   return load(padded);
 }
 

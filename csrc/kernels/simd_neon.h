@@ -48,6 +48,17 @@ KERNEL_INLINE void store(uint16_t* p, F32x8 v) {
   vst1q_u16(p, vreinterpretq_u16_f16(vcvt_high_f16_f32(vcvt_f16_f32(v.low), v.high)));
 }
 
+KERNEL_INLINE F32x8 load(const int8_t* p) {
+  const int16x8_t wide_i16x8 = vmovl_s8(vld1_s8(p));
+  return {vcvtq_f32_s32(vmovl_s16(vget_low_s16(wide_i16x8))), vcvtq_f32_s32(vmovl_high_s16(wide_i16x8))};
+}
+
+// Rounds to nearest even; what int8 cannot hold becomes its largest or smallest.
+KERNEL_INLINE void store(int8_t* p, F32x8 v) {
+  const int16x8_t wide_i16x8 = vqmovn_high_s32(vqmovn_s32(vcvtnq_s32_f32(v.low)), vcvtnq_s32_f32(v.high));
+  vst1_s8(p, vqmovn_s16(wide_i16x8));
+}
+
 // The first `n` < 8 elements, then zeros.
 KERNEL_INLINE F32x8 load_first(const float* p, size_t n) {
   float padded[kLanes] = {};

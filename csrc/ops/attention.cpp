@@ -24,6 +24,8 @@ void attend_page(const Kernels& kernels, const KvPages& pages, size_t page_idx, 
   const std::byte* v = k + pages.v_offset;
   if (pages.type == DType::F16) {
     kernels.attend_f16(rows, reinterpret_cast<const uint16_t*>(k), reinterpret_cast<const uint16_t*>(v));
+  } else if (pages.type == DType::Q80) {
+    kernels.attend_q80(rows, reinterpret_cast<const int8_t*>(k), reinterpret_cast<const int8_t*>(v));
   } else {
     kernels.attend_f32(rows, reinterpret_cast<const float*>(k), reinterpret_cast<const float*>(v));
   }

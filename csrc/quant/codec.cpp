@@ -25,9 +25,9 @@ namespace {
 constexpr size_t kHalfBlock = kBlockSize / 2;
 
 // Largest magnitude; NaNs are passed over.
-float max_magnitude(const float* x) {
+float max_magnitude(const float* x, size_t n) {
   float amax = 0.0f;
-  for (size_t j = 0; j < kBlockSize; j++) {
+  for (size_t j = 0; j < n; j++) {
     const float magnitude = std::fabs(x[j]);
     if (magnitude > amax) amax = magnitude;
   }
@@ -53,16 +53,8 @@ int8_t q80_quant(float x, float id) {
   return product < 127.0f ? static_cast<int8_t>(std::nearbyint(product)) : 127;
 }
 
-// Writes the 32 quants and returns the unrounded scale.
-float quantize_block_q80(const float* x, int8_t* quants) {
-  const float d = max_magnitude(x) / 127.0f;
-  const float id = reciprocal(d);
-  for (size_t j = 0; j < kBlockSize; j++) quants[j] = q80_quant(x[j], id);
-  return d;
-}
-
 void quantize_block_q40(const float* x, BlockQ40& out) {
-  const float amax = max_magnitude(x);
+  const float amax = max_magnitude(x, kBlockSize);
   float m = -amax;
   for (size_t j = 0; j < kBlockSize; j++) {
     if (x[j] == amax) m = amax;
@@ -106,19 +98,26 @@ void f16_to_f32(const uint16_t* x, float* out, size_t n) {
   for (size_t i = 0; i < n; i++) out[i] = f16_to_f32(x[i]);
 }
 
+float quantize_row_q80(const float* x, size_t n, int8_t* quants, size_t stride) {
+  const float d = max_magnitude(x, n) / 127.0f;
+  const float id = reciprocal(d);
+  for (size_t j = 0; j < n; j++) quants[j * stride] = q80_quant(x[j], id);
+  return d;
+}
+
 void quantize_q40(const float* x, BlockQ40* out, size_t blocks) {
   for (size_t b = 0; b < blocks; b++) quantize_block_q40(x + b * kBlockSize, out[b]);
 }
 
 void quantize_q80(const float* x, BlockQ80* out, size_t blocks) {
   for (size_t b = 0; b < blocks; b++) {
-    out[b].scale = f32_to_f16(quantize_block_q80(x + b * kBlockSize, out[b].quants));
+    out[b].scale = f32_to_f16(quantize_row_q80(x + b * kBlockSize, kBlockSize, out[b].quants));
   }
 }
 
 void quantize_activation(const float* x, ActivationQ80* out, size_t blocks) {
   for (size_t b = 0; b < blocks; b++) {
-    out[b].scale = quantize_block_q80(x + b * kBlockSize, out[b].quants);
+    out[b].scale = quantize_row_q80(x + b * kBlockSize, kBlockSize, out[b].quants);
     int sums[2] = {0, 0};
     for (size_t j = 0; j < kBlockSize; j++) sums[(j % 4) / 2] += out[b].quants[j];
     out[b].offset[0] = static_cast<int16_t>(-8 * sums[0]);

@@ -47,6 +47,10 @@ void quantize_q80(const float* x, BlockQ80* out, size_t blocks);
 // The quants of quantize_q80 with d itself as scale, and the offsets that blocks.h describes.
 void quantize_activation(const float* x, ActivationQ80* out, size_t blocks);
 
+// A row of any length with one scale for all of it, which it returns: d and the quants of the above, these `stride`
+// apart.
+float quantize_row_q80(const float* x, size_t n, int8_t* quants, size_t stride = 1);
+
 // Exact: a 4- or 8-bit integer times an 11-bit significand fits a float.
 void dequantize_q40(const BlockQ40* x, float* out, size_t blocks);
 void dequantize_q80(const BlockQ80* x, float* out, size_t blocks);

@@ -602,12 +602,17 @@ AttentionCase attention_case(size_t rows, size_t head_dim, size_t pages, uint32_
                   head_dim,
                   pages,
                   random.values(rows * head_dim, 2.0f / std::sqrt(static_cast<float>(head_dim))),
-                  random.values(pages * kPageSize * head_dim, 3.0f),
+                  random.values(pages * kPageSize * head_dim),
                   random.values(pages * kPageSize * head_dim),
                   {}};
-  // What F16 pages can hold, so that one expectation serves both types.
-  for (float& value : c.k) value = f16_to_f32(f32_to_f16(value));
-  for (float& value : c.v) value = f16_to_f32(f32_to_f16(value));
+  // What pages of all types can hold, so that one expectation serves them: whole numbers up to 127 times a power of two.
+  for (Floats* rows_of : {&c.k, &c.v}) {
+    const float unit = rows_of == &c.k ? 0x1p-5f : 0x1p-7f;
+    for (size_t i = 0; i < rows_of->size(); i++) {
+      float& value = (*rows_of)[i];
+      value = (i % head_dim == 0 ? std::copysign(127.0f, value) : std::round(value * 127.0f)) * unit;
+    }
+  }
   for (size_t row = 0; row < rows; row++) {
     c.seen.push_back(row % 5 == 4 ? 1 + random.bits() % (pages * kPageSize)
                                   : static_cast<uint32_t>(pages * kPageSize - (random.bits() + row / 2) % 11));
@@ -635,7 +640,11 @@ struct PageKernels<uint16_t> {
                      const uint16_t* value_page) {
     k.attend_f16(rows, key_page, value_page);
   }
-  static uint16_t narrow(float value) { return f32_to_f16(value); }
+  static void store_value(const Kernels& k, const float* value, size_t head_dim, size_t slot, uint16_t* page) {
+    k.f32_to_f16(value, page + slot * head_dim, head_dim);
+  }
+  static constexpr size_t kScales = 0;  // elements behind those of the positions
+  static constexpr uint16_t kHole = 0x7e00;
 };
 
 template <>
@@ -646,7 +655,26 @@ struct PageKernels<float> {
   static void attend(const Kernels& k, const AttentionRows& rows, const float* key_page, const float* value_page) {
     k.attend_f32(rows, key_page, value_page);
   }
-  static float narrow(float value) { return value; }
+  static void store_value(const Kernels&, const float* value, size_t head_dim, size_t slot, float* page) {
+    std::copy_n(value, head_dim, page + slot * head_dim);
+  }
+  static constexpr size_t kScales = 0;
+  static constexpr float kHole = std::numeric_limits<float>::quiet_NaN();
+};
+
+template <>
+struct PageKernels<int8_t> {
+  static void store_key(const Kernels& k, const float* key, size_t head_dim, size_t slot, int8_t* page) {
+    k.store_key_q80(key, head_dim, slot, page);
+  }
+  static void attend(const Kernels& k, const AttentionRows& rows, const int8_t* key_page, const int8_t* value_page) {
+    k.attend_q80(rows, key_page, value_page);
+  }
+  static void store_value(const Kernels& k, const float* value, size_t head_dim, size_t slot, int8_t* page) {
+    k.store_value_q80(value, head_dim, slot, page);
+  }
+  static constexpr size_t kScales = kPageSize * sizeof(float);
+  static constexpr int8_t kHole = -1;  // four of them are a NaN
 };
 
 // Attends rows [first, first + count) to all pages. Positions that no row of the case sees hold NaN.
@@ -657,14 +685,12 @@ AttentionState attend(const Kernels& k, const AttentionCase& c, size_t first, si
   const size_t written =
       *std::max_element(c.seen.begin() + static_cast<long>(first), c.seen.begin() + static_cast<long>(first + count));
   for (size_t page = 0; page < c.pages; page++) {
-    std::vector<Element> keys(kPageSize * c.head_dim, Page::narrow(kNaN)), values = keys;
+    std::vector<Element> keys(kPageSize * c.head_dim + Page::kScales, Page::kHole), values = keys;
     for (size_t slot = 0; slot < kPageSize; slot++) {
       const size_t position = page * kPageSize + slot;
       if (position >= written) break;
       Page::store_key(k, c.k.data() + position * c.head_dim, c.head_dim, slot, keys.data());
-      for (size_t d = 0; d < c.head_dim; d++) {
-        values[slot * c.head_dim + d] = Page::narrow(c.v[position * c.head_dim + d]);
-      }
+      Page::store_value(k, c.v.data() + position * c.head_dim, c.head_dim, slot, values.data());
     }
     std::vector<uint32_t> valid(count);
     for (size_t row = 0; row < count; row++) {
@@ -684,8 +710,8 @@ AttentionState attend(const Kernels& k, const AttentionCase& c, size_t first, si
   return state;
 }
 
-// With e the error of a score, a weight is off by e, plus the rounding of its argument and 4 units of exp; the sums
-// over positions and the rescaling add a unit each. Numerator and denominator both have that error; |v| <= 1.
+// With e the error of a score, a weight is off by e, plus the rounding of its argument, 4 units of exp and one of a scale;
+// the sums over positions and the rescaling add a unit each. Numerator and denominator both have that error; |v| <= 1.
 void check_attention_row(const AttentionCase& c, const AttentionState& state, size_t row) {
   const float* q = c.q.data() + row * c.head_dim;
   std::vector<double> scores(c.seen[row]);
@@ -701,8 +727,8 @@ void check_attention_row(const AttentionCase& c, const AttentionState& state, si
     lowest = std::min(lowest, scores[p]);
     magnitude = std::max(magnitude, terms);
   }
-  const double score_error = static_cast<double>(c.head_dim) * magnitude;
-  const double weight_error = score_error + (max - lowest) + 4;
+  const double score_error = static_cast<double>(c.head_dim + 1) * magnitude;  // one for a scale
+  const double weight_error = score_error + (max - lowest) + 5;
   const double tolerance = 2 * (weight_error + static_cast<double>(kPageSize + 2 * c.pages)) * kUnit;
   double sum = 0;
   for (double& score : scores) sum += score = std::exp(score - max);
@@ -732,10 +758,11 @@ void check_attention(const Kernels& k, size_t rows, size_t head_dim, size_t page
 
 void test_attention(const Kernels& k) {
   for (size_t head_dim : {2, 6, 16, 64, 80, 96, 128}) {
-    for (size_t rows : {1, 2, 3, 4, 5, 8, 9}) {
+    for (size_t rows : {1, 2, 3, 4, 5, 6, 8, 9}) {
       if (head_dim > 64 && rows > 5) continue;
       check_attention<uint16_t>(k, rows, head_dim, 1 + rows % 3);
       check_attention<float>(k, rows, head_dim, 1 + rows % 3);
+      check_attention<int8_t>(k, rows, head_dim, 1 + rows % 3);
     }
   }
 }
@@ -777,6 +804,35 @@ void test_store_key(const Kernels& k) {
         }
       }
       CHECK(half.intact() && full.intact());
+    }
+  }
+}
+
+// One position of Q80 pages: the bytes of quantize_row_q80, and nothing else written.
+void test_store_q80(const Kernels& k) {
+  for (size_t head_dim : {2, 6, 64, 100}) {
+    for (float size : {1.0f, 1e30f, 1e-30f, 1e-40f, 0.0f}) {
+      check::Scope scope("head_dim", head_dim, "size", size);
+      const Floats row = Random(18).values(head_dim, size);
+      std::vector<int8_t> quants(head_dim);
+      const float scale = quantize_row_q80(row.data(), head_dim, quants.data());
+      for (size_t slot : {0, 15, 16, 63}) {
+        const size_t bytes = kPageSize * (head_dim + sizeof(float));
+        std::vector<int8_t> expected_keys(bytes, 7), expected_values(bytes, 7);
+        for (size_t d = 0; d < head_dim; d++) {
+          expected_keys[slot / kKeyGroup * head_dim * kKeyGroup + d * kKeyGroup + slot % kKeyGroup] = quants[d];
+          expected_values[slot * head_dim + d] = quants[d];
+        }
+        for (std::vector<int8_t>* page : {&expected_keys, &expected_values}) {
+          std::memcpy(page->data() + kPageSize * head_dim + slot * sizeof(float), &scale, sizeof(float));
+        }
+        Guarded<int8_t> keys = guarded(std::vector<int8_t>(bytes, 7)), values = keys;
+        k.store_key_q80(row.data(), head_dim, slot, keys.data());
+        k.store_value_q80(row.data(), head_dim, slot, values.data());
+        CHECK(keys.copy() == expected_keys);
+        CHECK(values.copy() == expected_values);
+        CHECK(keys.intact() && values.intact());
+      }
     }
   }
 }
@@ -823,6 +879,7 @@ constexpr KernelTest kTests[] = {
     {"attention", test_attention},
     {"attention_leaves_blind_rows", test_attention_leaves_blind_rows},
     {"store_key", test_store_key},
+    {"store_q80", test_store_q80},
 };
 
 }  // namespace

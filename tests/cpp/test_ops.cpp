@@ -16,6 +16,7 @@
 #include "ops/matmul.h"
 #include "ops/norm.h"
 #include "ops/sample.h"
+#include "quant/codec.h"
 
 using namespace dllama;
 
@@ -91,15 +92,16 @@ struct Sequence {
   KvPages pages;
 
   Sequence(DType type, size_t dim, size_t count) : head_dim(dim), positions(count) {
-    const size_t element = type == DType::F16 ? 2 : 4;
-    const size_t half = kPageSize * dim * element;
+    const size_t position_bytes = type == DType::F16 ? 2 * dim : type == DType::Q80 ? dim + sizeof(float) : 4 * dim;
+    const size_t half = kPageSize * position_bytes;
     const size_t num_pages = (count + kPageSize - 1) / kPageSize;
     k = random_values(count * dim, 11);
     v = random_values(count * dim, 12);
-    pool.resize(2 * half * num_pages, std::byte{0x7e});  // what no position has written must not matter: here NaNs
+    pool.resize(2 * half * num_pages, std::byte{0xff});  // what no position has written must not matter: here NaNs
     for (size_t page = 0; page < num_pages; ++page) table.push_back(static_cast<int32_t>(num_pages - 1 - page));
     pages = {type, pool.data(), 2 * half, half, table.data()};
     std::vector<uint16_t> half_row(dim);
+    std::vector<int8_t> quants(dim);
     for (size_t p = 0; p < count; ++p) {
       std::byte* page = pool.data() + static_cast<size_t>(table[p / kPageSize]) * 2 * half;
       float* key = k.data() + p * dim;
@@ -110,6 +112,13 @@ struct Sequence {
         for (float* row : {key, value}) {  // the reference sees the rounded numbers
           kernels().f32_to_f16(row, half_row.data(), dim);
           kernels().f16_to_f32(half_row.data(), row, dim);
+        }
+      } else if (type == DType::Q80) {
+        kernels().store_key_q80(key, dim, p % kPageSize, reinterpret_cast<int8_t*>(page));
+        kernels().store_value_q80(value, dim, p % kPageSize, reinterpret_cast<int8_t*>(page + half));
+        for (float* row : {key, value}) {
+          const float scale = quantize_row_q80(row, dim, quants.data());
+          for (size_t d = 0; d < dim; ++d) row[d] = static_cast<float>(quants[d]) * scale;
         }
       } else {
         kernels().store_key_f32(key, dim, p % kPageSize, reinterpret_cast<float*>(page));
@@ -136,7 +145,7 @@ struct Sequence {
 }  // namespace
 
 TEST(attention_is_softmax_of_all_earlier_positions) {
-  for (const DType type : {DType::F16, DType::F32}) {
+  for (const DType type : {DType::F16, DType::F32, DType::Q80}) {
     for (const size_t head_dim : {2, 16, 64, 80, 128}) {
       const Sequence sequence(type, head_dim, 200);
       const std::vector<size_t> rows_at{0, 0, 5, 63, 64, 127, 130, 199};

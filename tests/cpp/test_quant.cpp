@@ -178,6 +178,27 @@ TEST(activation_carries_the_unrounded_scale_and_the_offsets) {
   CHECK_EQ(activation.offset[1], 16256);
 }
 
+// Rows of 32 are the blocks of activations; others have one scale too, and leave what lies between their quants alone.
+TEST(rows_have_one_scale) {
+  for (size_t n : {1, 2, 32, 80}) {
+    Values x(n);
+    for (size_t j = 0; j < n; j++) x[j] = static_cast<float>((j * 37 + 11) % 61) - 29.7f;
+    std::vector<int8_t> quants(n), spread(3 * n, 99);
+    const float scale = quantize_row_q80(x.data(), n, quants.data());
+    CHECK_EQ(quantize_row_q80(x.data(), n, spread.data(), 3), scale);
+    for (size_t j = 0; j < n; j++) {
+      CHECK_NEAR(static_cast<float>(quants[j]) * scale, x[j], scale * 0.5001f);
+      CHECK_EQ(spread[3 * j], quants[j]);
+      CHECK(spread[3 * j + 1] == 99 && spread[3 * j + 2] == 99);
+    }
+    if (n != 32) continue;
+    ActivationQ80 activation;
+    quantize_activation(x.data(), &activation, 1);
+    CHECK_EQ(activation.scale, scale);
+    CHECK(std::equal(quants.begin(), quants.end(), activation.quants));
+  }
+}
+
 // Q40: the quant is off by at most half a step (a whole one where 16 was clamped to 15), Q80: by half a step; the scale
 // adds a relative 2^-11 of the largest value. Slack of 1.001 for the F32 roundings on the way.
 TEST(errors_are_bounded_by_the_step) {
