@@ -112,16 +112,22 @@ constexpr size_t kPageSets = 32;    // of kPages: as many heads as no cache hold
 // Query rows of one KV head, and what attention keeps of them.
 struct Queries {
   explicit Queries(size_t rows)
-      : q(rows * kHeadDim, 0.01f), valid(rows, kPageSize), max(rows), sum(rows), acc(rows * kHeadDim) {}
+      : q(rows * kHeadDim, 0.01f), valid(rows, kPageSize), max(rows), sum(rows), acc(rows * kHeadDim),
+        q_quants(rows * kHeadDim, 1000), q_scales(rows, 1e-5f) {}
 
   AttentionRows fresh() {
     std::fill(max.begin(), max.end(), -std::numeric_limits<float>::infinity());
-    return {q.data(), valid.data(), max.data(), sum.data(), acc.data(), valid.size(), kHeadDim};
+    AttentionRows rows{q.data(), valid.data(), max.data(), sum.data(), acc.data(), valid.size(), kHeadDim};
+    rows.q_quants = q_quants.data();
+    rows.q_scales = q_scales.data();
+    return rows;
   }
 
   std::vector<float> q;  // [rows, kHeadDim]
   std::vector<uint32_t> valid;
   std::vector<float> max, sum, acc;
+  std::vector<int16_t> q_quants;  // of Q80 pages
+  std::vector<float> q_scales;
 };
 
 // Pages of F16 (Element uint16_t) or Q80 (int8_t), K and V side by side.

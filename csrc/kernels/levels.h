@@ -6,7 +6,8 @@
 
 namespace dllama {
 
-void install_generic(Kernels& table);  // fills every entry
+void install_generic(Kernels& table);            // fills every entry
+void install_generic_attention(Kernels& table);  // a part of the above
 
 // x86-64 with AVX2, FMA and F16C. The three parts are one level: packing and products in the first, attention in the
 // second, codecs and vectors in the third.

@@ -45,10 +45,6 @@ KERNEL_INLINE void store(uint16_t* p, F32xN v) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
 }
 
-KERNEL_INLINE F32xN load(const int8_t* p) {
-  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
-}
-
 // Rounds to nearest even; what int8 cannot hold becomes its largest or smallest.
 KERNEL_INLINE void store(int8_t* p, F32xN v) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(v)));
@@ -108,6 +104,34 @@ KERNEL_INLINE float sum_lanes(F32xN v) {
 }
 KERNEL_INLINE float max_lanes(F32xN v) {
   return _mm512_reduce_max_ps(v);
+}
+
+// Rounds to nearest even; what int16 cannot hold becomes its largest or smallest.
+KERNEL_INLINE void store(int16_t* p, F32xN v) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(v)));
+}
+
+// --- products of pairs of whole numbers, a pair and its sum to each lane ---
+
+using I32xN = int32_t __attribute__((vector_size(64)));  // gcc 12 takes more registers for sums of type __m512i
+using PairsxN = __m512i;                                 // of int16
+
+KERNEL_INLINE I32xN int_zeros() {
+  return I32xN{};
+}
+KERNEL_INLINE PairsxN load_pairs(const int8_t* p) {
+  return _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+KERNEL_INLINE PairsxN all_pairs_of(const int16_t* p) {
+  int32_t pair;
+  std::memcpy(&pair, p, sizeof(pair));
+  return _mm512_set1_epi32(pair);
+}
+KERNEL_INLINE I32xN mul_add_pairs(PairsxN a, PairsxN b, I32xN c) {
+  return reinterpret_cast<I32xN>(_mm512_dpwssd_epi32(reinterpret_cast<__m512i>(c), a, b));
+}
+KERNEL_INLINE F32xN to_floats(I32xN v) {
+  return _mm512_cvtepi32_ps(reinterpret_cast<__m512i>(v));
 }
 
 // Asks for the cache line at p, into L2.

@@ -11,6 +11,8 @@ AttentionScratch::AttentionScratch(size_t max_rows, size_t head_dim)
       max(max_rows),
       sum(max_rows),
       valid(max_rows),
+      q_quants(max_rows * head_dim),
+      q_scales(max_rows),
       positions(max_rows) {}
 
 namespace {
@@ -31,6 +33,16 @@ void attend_page(const Kernels& kernels, const KvPages& pages, size_t page_idx, 
   }
 }
 
+void quantize_queries(const Kernels& kernels, size_t rows, size_t head_dim, AttentionScratch& scratch,
+                      AttentionRows& view) {
+  for (size_t row = 0; row < rows; ++row) {
+    const float* q = scratch.q.data() + row * head_dim;
+    scratch.q_scales[row] = kernels.quantize_query(q, head_dim, scratch.q_quants.data() + row * head_dim);
+  }
+  view.q_quants = scratch.q_quants.data();
+  view.q_scales = scratch.q_scales.data();
+}
+
 }  // namespace
 
 void attend(const Kernels& kernels, const KvPages& pages, size_t rows, size_t head_dim, AttentionScratch& scratch) {
@@ -39,6 +51,7 @@ void attend(const Kernels& kernels, const KvPages& pages, size_t rows, size_t he
   std::fill_n(scratch.acc.begin(), rows * head_dim, 0.0f);
   AttentionRows view{scratch.q.data(),   scratch.valid.data(), scratch.max.data(), scratch.sum.data(),
                      scratch.acc.data(), rows,                 head_dim};
+  if (pages.type == DType::Q80) quantize_queries(kernels, rows, head_dim, scratch, view);
   const size_t last_page = scratch.positions[rows - 1] / kPageSize;
   for (size_t page = 0; page <= last_page; ++page) {
     const size_t first = page * kPageSize;

@@ -28,6 +28,8 @@ struct AttentionScratch {
   std::vector<float> max;         // [max_rows]
   std::vector<float> sum;         // [max_rows]
   std::vector<uint32_t> valid;    // [max_rows] positions of the page in hand
+  std::vector<int16_t> q_quants;  // [max_rows, head_dim]
+  std::vector<float> q_scales;    // [max_rows]
   std::vector<size_t> positions;  // [max_rows] the row sees positions 0..positions[row]
 };
 

@@ -46,11 +46,11 @@ uint8_t q40_quant(float x, float id) {
   return shifted < 15.0f ? static_cast<uint8_t>(shifted) : 15;
 }
 
-// The clamp never binds for finite x: |x * id| < 127.001. It keeps -128 out of the products whatever x is.
-int8_t q80_quant(float x, float id) {
-  const float product = x * id;
-  if (!(product > -127.0f)) return -127;  // also NaN
-  return product < 127.0f ? static_cast<int8_t>(std::nearbyint(product)) : 127;
+// Writes the 32 quants and returns the unrounded scale.
+float quantize_block_q80(const float* x, int8_t* quants) {
+  const RowScale block = q80_row_scale(x, kBlockSize);
+  for (size_t j = 0; j < kBlockSize; j++) quants[j] = q80_quant(x[j], block.inverse);
+  return block.scale;
 }
 
 void quantize_block_q40(const float* x, BlockQ40& out) {
@@ -98,11 +98,16 @@ void f16_to_f32(const uint16_t* x, float* out, size_t n) {
   for (size_t i = 0; i < n; i++) out[i] = f16_to_f32(x[i]);
 }
 
-float quantize_row_q80(const float* x, size_t n, int8_t* quants, size_t stride) {
+RowScale q80_row_scale(const float* x, size_t n) {
   const float d = max_magnitude(x, n) / 127.0f;
-  const float id = reciprocal(d);
-  for (size_t j = 0; j < n; j++) quants[j * stride] = q80_quant(x[j], id);
-  return d;
+  return {d, reciprocal(d)};
+}
+
+// The clamp never binds for finite x: |x * inverse| < 127.001. It keeps -128 out of the products whatever x is.
+int8_t q80_quant(float x, float inverse) {
+  const float product = x * inverse;
+  if (!(product > -127.0f)) return -127;  // also NaN
+  return product < 127.0f ? static_cast<int8_t>(std::nearbyint(product)) : 127;
 }
 
 void quantize_q40(const float* x, BlockQ40* out, size_t blocks) {
@@ -111,13 +116,13 @@ void quantize_q40(const float* x, BlockQ40* out, size_t blocks) {
 
 void quantize_q80(const float* x, BlockQ80* out, size_t blocks) {
   for (size_t b = 0; b < blocks; b++) {
-    out[b].scale = f32_to_f16(quantize_row_q80(x + b * kBlockSize, kBlockSize, out[b].quants));
+    out[b].scale = f32_to_f16(quantize_block_q80(x + b * kBlockSize, out[b].quants));
   }
 }
 
 void quantize_activation(const float* x, ActivationQ80* out, size_t blocks) {
   for (size_t b = 0; b < blocks; b++) {
-    out[b].scale = quantize_row_q80(x + b * kBlockSize, kBlockSize, out[b].quants);
+    out[b].scale = quantize_block_q80(x + b * kBlockSize, out[b].quants);
     int sums[2] = {0, 0};
     for (size_t j = 0; j < kBlockSize; j++) sums[(j % 4) / 2] += out[b].quants[j];
     out[b].offset[0] = static_cast<int16_t>(-8 * sums[0]);

@@ -47,9 +47,12 @@ void quantize_q80(const float* x, BlockQ80* out, size_t blocks);
 // The quants of quantize_q80 with d itself as scale, and the offsets that blocks.h describes.
 void quantize_activation(const float* x, ActivationQ80* out, size_t blocks);
 
-// A row of any length with one scale for all of it, which it returns: d and the quants of the above, these `stride`
-// apart.
-float quantize_row_q80(const float* x, size_t n, int8_t* quants, size_t stride = 1);
+// The parts of the above, for rows of any length that have one scale: d and id, and a quant.
+struct RowScale {
+  float scale, inverse;
+};
+RowScale q80_row_scale(const float* x, size_t n);
+int8_t q80_quant(float x, float inverse);
 
 // Exact: a 4- or 8-bit integer times an 11-bit significand fits a float.
 void dequantize_q40(const BlockQ40* x, float* out, size_t blocks);

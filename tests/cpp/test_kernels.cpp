@@ -601,11 +601,16 @@ AttentionCase attention_case(size_t rows, size_t head_dim, size_t pages, uint32_
   AttentionCase c{rows,
                   head_dim,
                   pages,
-                  random.values(rows * head_dim, 2.0f / std::sqrt(static_cast<float>(head_dim))),
+                  random.values(rows * head_dim),
                   random.values(pages * kPageSize * head_dim),
                   random.values(pages * kPageSize * head_dim),
                   {}};
-  // What pages of all types can hold, so that one expectation serves them: whole numbers up to 127 times a power of two.
+  // What pages and queries of all types can hold, so that one expectation serves them: whole numbers up to 127, or to
+  // kMaxQueryQuant, times a power of two.
+  for (size_t i = 0; i < c.q.size(); i++) {
+    const float unit = std::exp2(std::round(std::log2(2.0f / std::sqrt(static_cast<float>(head_dim))))) / 4096;
+    c.q[i] = (i % head_dim == 0 ? std::copysign(kMaxQueryQuant, c.q[i]) : std::round(c.q[i] * kMaxQueryQuant)) * unit;
+  }
   for (Floats* rows_of : {&c.k, &c.v}) {
     const float unit = rows_of == &c.k ? 0x1p-5f : 0x1p-7f;
     for (size_t i = 0; i < rows_of->size(); i++) {
@@ -668,7 +673,17 @@ struct PageKernels<int8_t> {
     k.store_key_q80(key, head_dim, slot, page);
   }
   static void attend(const Kernels& k, const AttentionRows& rows, const int8_t* key_page, const int8_t* value_page) {
-    k.attend_q80(rows, key_page, value_page);
+    std::vector<int16_t> quants(rows.rows * rows.head_dim);
+    Floats scales(rows.rows);
+    for (size_t row = 0; row < rows.rows; row++) {
+      scales[row] =
+          k.quantize_query(rows.q + row * rows.head_dim, rows.head_dim, quants.data() + row * rows.head_dim);
+    }
+    AttentionRows quantized = rows;
+    quantized.q = nullptr;
+    quantized.q_quants = quants.data();
+    quantized.q_scales = scales.data();
+    k.attend_q80(quantized, key_page, value_page);
   }
   static void store_value(const Kernels& k, const float* value, size_t head_dim, size_t slot, int8_t* page) {
     k.store_value_q80(value, head_dim, slot, page);
@@ -712,7 +727,8 @@ AttentionState attend(const Kernels& k, const AttentionCase& c, size_t first, si
 
 // With e the error of a score, a weight is off by e, plus the rounding of its argument, 4 units of exp and one of a scale;
 // the sums over positions and the rescaling add a unit each. Numerator and denominator both have that error; |v| <= 1.
-void check_attention_row(const AttentionCase& c, const AttentionState& state, size_t row) {
+// Q80 rounds each weight to half a step of its page's largest.
+void check_attention_row(const AttentionCase& c, const AttentionState& state, size_t row, bool is_q80) {
   const float* q = c.q.data() + row * c.head_dim;
   std::vector<double> scores(c.seen[row]);
   double max = -kInfinity, lowest = kInfinity, magnitude = 0;
@@ -730,13 +746,18 @@ void check_attention_row(const AttentionCase& c, const AttentionState& state, si
   const double score_error = static_cast<double>(c.head_dim + 1) * magnitude;  // one for a scale
   const double weight_error = score_error + (max - lowest) + 5;
   const double tolerance = 2 * (weight_error + static_cast<double>(kPageSize + 2 * c.pages)) * kUnit;
-  double sum = 0;
+  double sum = 0, steps = 0;
   for (double& score : scores) sum += score = std::exp(score - max);
+  for (size_t p = 0; is_q80 && p < scores.size(); p += kPageSize) {
+    const size_t end = std::min(p + kPageSize, scores.size());
+    steps += static_cast<double>(end - p) * *std::max_element(&scores[p], &scores[end - 1] + 1);
+  }
+  const double rounding = steps / sum * 0.5 / kMaxWeightQuant;
   for (size_t d = 0; d < c.head_dim; d++) {
     double expected = 0;
     for (size_t p = 0; p < scores.size(); p++)
       expected += scores[p] / sum * static_cast<double>(c.v[p * c.head_dim + d]);
-    CHECK_NEAR(state.acc[row * c.head_dim + d] / state.sum[row], expected, tolerance);
+    CHECK_NEAR(state.acc[row * c.head_dim + d] / state.sum[row], expected, tolerance + rounding);
   }
   CHECK_NEAR(state.max[row], max, score_error * kUnit);
 }
@@ -747,7 +768,7 @@ void check_attention(const Kernels& k, size_t rows, size_t head_dim, size_t page
   const AttentionCase c = attention_case(rows, head_dim, pages, static_cast<uint32_t>(rows * 1000 + head_dim));
   const AttentionState all = attend<Element>(k, c, 0, rows);
   for (size_t row = 0; row < rows; row++) {
-    check_attention_row(c, all, row);
+    check_attention_row(c, all, row, sizeof(Element) == 1);
     // The same bits alone, where what only the others may see is NaN.
     const AttentionState alone = attend<Element>(k, c, row, 1);
     CHECK(std::memcmp(&alone.max[0], &all.max[row], sizeof(float)) == 0);
@@ -808,23 +829,23 @@ void test_store_key(const Kernels& k) {
   }
 }
 
-// One position of Q80 pages: the bytes of quantize_row_q80, and nothing else written.
+// One position of Q80 pages: the quants of codec.h, and nothing else written.
 void test_store_q80(const Kernels& k) {
   for (size_t head_dim : {2, 6, 64, 100}) {
     for (float size : {1.0f, 1e30f, 1e-30f, 1e-40f, 0.0f}) {
       check::Scope scope("head_dim", head_dim, "size", size);
       const Floats row = Random(18).values(head_dim, size);
-      std::vector<int8_t> quants(head_dim);
-      const float scale = quantize_row_q80(row.data(), head_dim, quants.data());
+      const RowScale row_scale = q80_row_scale(row.data(), head_dim);
       for (size_t slot : {0, 15, 16, 63}) {
         const size_t bytes = kPageSize * (head_dim + sizeof(float));
         std::vector<int8_t> expected_keys(bytes, 7), expected_values(bytes, 7);
         for (size_t d = 0; d < head_dim; d++) {
-          expected_keys[slot / kKeyGroup * head_dim * kKeyGroup + d * kKeyGroup + slot % kKeyGroup] = quants[d];
-          expected_values[slot * head_dim + d] = quants[d];
+          const size_t pair = slot / kKeyGroup * head_dim / 2 + d / 2;
+          expected_keys[(pair * kKeyGroup + slot % kKeyGroup) * 2 + d % 2] = q80_quant(row[d], row_scale.inverse);
+          expected_values[(slot / 2 * head_dim + d) * 2 + slot % 2] = q80_quant(row[d], row_scale.inverse);
         }
         for (std::vector<int8_t>* page : {&expected_keys, &expected_values}) {
-          std::memcpy(page->data() + kPageSize * head_dim + slot * sizeof(float), &scale, sizeof(float));
+          std::memcpy(page->data() + kPageSize * head_dim + slot * sizeof(float), &row_scale.scale, sizeof(float));
         }
         Guarded<int8_t> keys = guarded(std::vector<int8_t>(bytes, 7)), values = keys;
         k.store_key_q80(row.data(), head_dim, slot, keys.data());
@@ -832,6 +853,24 @@ void test_store_q80(const Kernels& k) {
         CHECK(keys.copy() == expected_keys);
         CHECK(values.copy() == expected_values);
         CHECK(keys.intact() && values.intact());
+      }
+    }
+  }
+}
+
+void test_quantize_query(const Kernels& k) {
+  for (size_t head_dim : {2, 6, 64, 100}) {
+    for (float size : {1.0f, 1e30f, 1e-30f, 1e-40f, 0.0f}) {
+      check::Scope scope("head_dim", head_dim, "size", size);
+      const Floats row = Random(19).values(head_dim, size);
+      Guarded<int16_t> quants(head_dim), expected(head_dim);
+      const float scale = k.quantize_query(row.data(), head_dim, quants.data());
+      CHECK_EQ(scale, kernels_for("generic").quantize_query(row.data(), head_dim, expected.data()));
+      CHECK(quants.copy() == expected.copy());
+      CHECK(quants.intact());
+      for (size_t d = 0; d < head_dim; d++) {
+        const float slack = size < FLT_MIN ? size : scale * 0.5001f;
+        CHECK_NEAR(static_cast<float>(quants[d]) * scale, row[d], slack);
       }
     }
   }
@@ -880,6 +919,7 @@ constexpr KernelTest kTests[] = {
     {"attention_leaves_blind_rows", test_attention_leaves_blind_rows},
     {"store_key", test_store_key},
     {"store_q80", test_store_q80},
+    {"quantize_query", test_quantize_query},
 };
 
 }  // namespace

@@ -101,7 +101,6 @@ struct Sequence {
     for (size_t page = 0; page < num_pages; ++page) table.push_back(static_cast<int32_t>(num_pages - 1 - page));
     pages = {type, pool.data(), 2 * half, half, table.data()};
     std::vector<uint16_t> half_row(dim);
-    std::vector<int8_t> quants(dim);
     for (size_t p = 0; p < count; ++p) {
       std::byte* page = pool.data() + static_cast<size_t>(table[p / kPageSize]) * 2 * half;
       float* key = k.data() + p * dim;
@@ -117,8 +116,8 @@ struct Sequence {
         kernels().store_key_q80(key, dim, p % kPageSize, reinterpret_cast<int8_t*>(page));
         kernels().store_value_q80(value, dim, p % kPageSize, reinterpret_cast<int8_t*>(page + half));
         for (float* row : {key, value}) {
-          const float scale = quantize_row_q80(row, dim, quants.data());
-          for (size_t d = 0; d < dim; ++d) row[d] = static_cast<float>(quants[d]) * scale;
+          const RowScale scale = q80_row_scale(row, dim);
+          for (size_t d = 0; d < dim; ++d) row[d] = static_cast<float>(q80_quant(row[d], scale.inverse)) * scale.scale;
         }
       } else {
         kernels().store_key_f32(key, dim, p % kPageSize, reinterpret_cast<float*>(page));
@@ -159,7 +158,13 @@ TEST(attention_is_softmax_of_all_earlier_positions) {
         const auto expected = sequence.expected(scratch.q.data() + row * head_dim, rows_at[row]);
         // Scores are sums of head_dim products of size ~1, so exp errs by head_dim roundings and its own 2 ulp; the
         // weighted mean of values (|v| < 5) by one rounding per position.
-        const double tolerance = 5 * (2.0 * static_cast<double>(head_dim) + 200 + 8) * kEps;
+        double tolerance = 5 * (2.0 * static_cast<double>(head_dim) + 200 + 8) * kEps;
+        // Q80 rounds each value of a query (|q| < 5 scale) by half a step, which moves scores, and so weights, by up to
+        // the sum of that times |k| < 5; and each weight by half a step of the largest.
+        if (type == DType::Q80) {
+          const double score_error = static_cast<double>(head_dim) * 5 * (5.0 * scale / kMaxQueryQuant / 2);
+          tolerance += 5 * (2 * score_error + 0.5 * static_cast<double>(rows_at[row] + 1) / kMaxWeightQuant);
+        }
         for (size_t d = 0; d < head_dim; ++d) {
           CHECK_NEAR(scratch.acc[row * head_dim + d], expected[d], tolerance);
         }
