@@ -112,8 +112,13 @@ constexpr size_t kPageSets = 32;    // of kPages: as many heads as no cache hold
 // Query rows of one KV head, and what attention keeps of them.
 struct Queries {
   explicit Queries(size_t rows)
-      : q(rows * kHeadDim, 0.01f), valid(rows, kPageSize), max(rows), sum(rows), acc(rows * kHeadDim),
-        q_quants(rows * kHeadDim, 1000), q_scales(rows, 1e-5f) {}
+      : q(rows * kHeadDim, 0.01f),
+        valid(rows, kPageSize),
+        max(rows),
+        sum(rows),
+        acc(rows * kHeadDim),
+        q_quants(rows * kHeadDim, 1000),
+        q_scales(rows, 1e-5f) {}
 
   AttentionRows fresh() {
     std::fill(max.begin(), max.end(), -std::numeric_limits<float>::infinity());
@@ -186,7 +191,8 @@ void bench_decode_attention(const Kernels& k, const uint8_t* pages) {
       read[s] = std::min(read[s], seconds([&] { checksum = checksum + k.read_memory(set, kSetBytes); }));
     }
     for (size_t s = 0; s < kPageSets; s++) {
-      attention[s] = std::min(attention[s], seconds([&] { Pages<Element>::attend(k, pages + s * kSetBytes, queries); }));
+      attention[s] =
+          std::min(attention[s], seconds([&] { Pages<Element>::attend(k, pages + s * kSetBytes, queries); }));
     }
   }
   double read_time = 0, time = 0;

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from model_files import tiny_config, write_tiny_model  # type: ignore[import-not-found]
 
-from dllama.config import DType
+from dllama.config import DType, LayerSpec
 from dllama.engine import Engine, SamplingParams
 from dllama.engine.scheduler import Scheduler
 
@@ -120,3 +120,18 @@ def test_preempted_scores(model, monkeypatch):
         monkeypatch.setattr(Scheduler, "_preempt", recording_preempt)
         np.testing.assert_array_equal(engine.score(token_ids(0)), expected)
         assert preempted
+
+
+@pytest.mark.parametrize("num_kv_heads", [1, 2])
+@pytest.mark.parametrize("kv_type", [DType.F16, DType.Q80])
+def test_long_contexts_on_any_number_of_threads(tmp_path, num_kv_heads, kv_type):
+    """With fewer heads than threads, segments of 1024 positions are shared out, and put together in order."""
+    config = tiny_config(num_kv_heads=num_kv_heads, max_seq_len=4096, num_layers=1, layers=(LayerSpec(),))
+    write_tiny_model(tmp_path / "model.m", config)
+    long, found = Model(tmp_path / "model.m", kv_type), []
+    for num_threads, max_batch_tokens in ((1, 512), (2, 512), (5, 2)):
+        with load(long, num_threads=num_threads, kv_tokens=4096, max_batch_tokens=max_batch_tokens) as engine:
+            params = SamplingParams(temperature=0.0, max_tokens=6, logprobs=5, ignore_eos=True)
+            outputs = list(engine.generate(token_ids(3, 2100), params))
+            found.append([(output.token_id, output.logprob, output.top_logprobs) for output in outputs])
+    assert found[0] == found[1] == found[2]

@@ -40,7 +40,7 @@ def test_memory_is_a_scale_and_a_byte_per_value(tmp_path, head_dim, kv_type, bit
 
 
 def test_perplexity_of_the_bundled_model_hardly_moves(capsys):
-    """A value is rounded to steps of 1/127 of its head's largest, by 0.3 steps on average: under 1 % of a typical one."""
+    """A value is rounded to steps of 1/127 of its head's largest, by 0.3 steps on average: 1 % of a typical one."""
     found = {}
     for kv_type in ("f32", "f16", "q80"):
         assert main(["perplexity", "--model", "demo", "--prompt", STORY, "--kv-type", kv_type, "--json"]) == 0

@@ -1,4 +1,5 @@
-// The specification: every kernel in plain C++, and the level that runs on any CPU. Attention is in generic_attention.cpp.
+// The specification: every kernel in plain C++, and the level that runs on any CPU. Attention is in
+// generic_attention.cpp.
 //
 // Its packed layout is the canonical rows themselves, kRowGroup to a group. Codecs come from quant/codec.h.
 #include <algorithm>

@@ -1,6 +1,7 @@
-// Vectors of floats and what can be done with them: the vocabulary that simd_math.h, simd_vector.h, simd_attention.h and
-// simd_matmul.h are written in. It is that of the instruction set the including file is compiled for: F32x8 has eight
-// floats, F32xN as many as suit it best, kLanes. Files that define KERNEL_WIDE want the sixteen of AVX-512 for these.
+// Vectors of floats and what can be done with them: the vocabulary that simd_math.h, simd_vector.h, simd_attention.h
+// and simd_matmul.h are written in. It is that of the instruction set the including file is compiled for: F32x8 has
+// eight floats, F32xN as many as suit it best, kLanes. Files that define KERNEL_WIDE want the sixteen of AVX-512 for
+// these.
 #pragma once
 
 // Parts of loops that hold sums in registers: out of line they would pass them through memory.

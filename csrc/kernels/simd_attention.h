@@ -11,15 +11,19 @@
 namespace dllama {
 namespace {
 
+template <typename Element>
+constexpr bool kIsQ80 = std::is_same_v<Element, int8_t>;
+
 template <int R, typename Element>
 void attend_tile(const AttentionRows& rows, size_t first, const Element* k_page, const Element* v_page) {
   Tile tile;
   tile.head_dim = rows.head_dim;
-  tile.q = rows.q + first * rows.head_dim;
   tile.acc = rows.acc + first * rows.head_dim;
-  if constexpr (std::is_same_v<Element, int8_t>) {
+  if constexpr (kIsQ80<Element>) {
     tile.q_quants = rows.q_quants + first * rows.head_dim;
     tile.q_scales = rows.q_scales + first;
+  } else {
+    tile.q = rows.q + first * rows.head_dim;
   }
   // Without a next page this one, which is in the caches then: no test in the loops.
   tile.next_k = static_cast<const char*>(rows.next_k != nullptr ? rows.next_k : k_page);
@@ -40,7 +44,7 @@ void attend_tile(const AttentionRows& rows, size_t first, const Element* k_page,
   for (int r = 0; r < R; r++) {
     if (tile.valid[r] > 0) softmax(tile, r, rows.max[first + r], rows.sum[first + r]);
   }
-  if constexpr (std::is_same_v<Element, int8_t>) {
+  if constexpr (kIsQ80<Element>) {
     KERNEL_UNROLL
     for (int r = 0; r < R; r++) quantize_weights(tile, r, v_page);
   }
@@ -54,9 +58,9 @@ void attend_tile(const AttentionRows& rows, size_t first, const Element* k_page,
 // As few passes over the page as there can be, about equal.
 template <typename Element>
 void attend(const AttentionRows& rows, const Element* k_page, const Element* v_page) {
-  constexpr decltype(&attend_tile<1, Element>) kTiles[kMaxRows] = {
-      attend_tile<1, Element>, attend_tile<2, Element>, attend_tile<3, Element>,
-      attend_tile<4, Element>, attend_tile<5, Element>, attend_tile<6, Element>};
+  constexpr decltype(&attend_tile<1, Element>) kTiles[kMaxRows] = {attend_tile<1, Element>, attend_tile<2, Element>,
+                                                                   attend_tile<3, Element>, attend_tile<4, Element>,
+                                                                   attend_tile<5, Element>, attend_tile<6, Element>};
   size_t passes = (rows.rows + kMaxRows - 1) / kMaxRows;
   for (size_t row = 0; row < rows.rows; passes--) {
     const size_t n = (rows.rows - row + passes - 1) / passes;

@@ -1,4 +1,5 @@
-// What attention's kernels for all types of pages share: the rows of a tile, and their softmax. Knows no instruction set.
+// What attention's kernels for all types of pages share: the rows of a tile, and their softmax. Knows no instruction
+// set.
 #pragma once
 
 #include "kernels/kernels.h"
@@ -11,7 +12,7 @@ namespace {
 static_assert(kKeyGroup % kLanes == 0, "a vector of a K page is one dimension of positions of one group");
 
 constexpr int kMaxRows = 6;
-constexpr size_t kLine = 64;  // bytes of a cache line
+constexpr size_t kCacheLine = 64;
 
 // Vectors side by side in a tile of R rows: as many sums as there are registers for, since each multiply-add waits for
 // the one before (4 cycles, two a cycle), and every vector of K or V serves all rows.
@@ -23,7 +24,7 @@ constexpr int vectors_for(int num_rows) {
 template <size_t bytes>
 KERNEL_INLINE void look_ahead(const char* next) {
   KERNEL_UNROLL
-  for (size_t i = 0; i < bytes; i += kLine) prefetch(next + i);
+  for (size_t i = 0; i < bytes; i += kCacheLine) prefetch(next + i);
 }
 
 // The rows of one tile.

@@ -50,7 +50,8 @@ KERNEL_INLINE void store(uint16_t* p, F32x8 v) {
 // Rounds to nearest even; what int8 cannot hold becomes its largest or smallest.
 KERNEL_INLINE void store(int8_t* p, F32x8 v) {
   const __m256i wide_i32x8 = _mm256_cvtps_epi32(v);
-  const __m128i half_i16x8 = _mm_packs_epi32(_mm256_castsi256_si128(wide_i32x8), _mm256_extracti128_si256(wide_i32x8, 1));
+  const __m128i half_i16x8 =
+      _mm_packs_epi32(_mm256_castsi256_si128(wide_i32x8), _mm256_extracti128_si256(wide_i32x8, 1));
   _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(half_i16x8, half_i16x8));
 }
 
@@ -123,7 +124,8 @@ KERNEL_INLINE float max_lanes(F32x8 v) {
 // Rounds to nearest even; what int16 cannot hold becomes its largest or smallest.
 KERNEL_INLINE void store(int16_t* p, F32x8 v) {
   const __m256i wide_i32x8 = _mm256_cvtps_epi32(v);
-  const __m128i half_i16x8 = _mm_packs_epi32(_mm256_castsi256_si128(wide_i32x8), _mm256_extracti128_si256(wide_i32x8, 1));
+  const __m128i half_i16x8 =
+      _mm_packs_epi32(_mm256_castsi256_si128(wide_i32x8), _mm256_extracti128_si256(wide_i32x8, 1));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), half_i16x8);
 }
 

@@ -29,6 +29,9 @@ size_t heads_per_unit(size_t head_values, size_t unit);
 // Tokens whose attention is computed together: a tile.
 size_t tile_tokens(const Shard& shard);
 
+// Segments of the longest sequence that the KV pages can hold.
+size_t segments_of_pool(const NodeConfig& config);
+
 // The range of the hidden size that a rank sums up and normalizes: whole blocks, as even as they go; it may be empty.
 Range hidden_range(const NodeConfig& config, size_t rank);
 // Bytes of a rank's range of one token as it travels, normalized: the sum of its squares, then its columns.
@@ -60,6 +63,7 @@ struct Activations {
   Buffer update;                 // [max_tokens, hidden_size] what this rank's o_proj or down_proj adds to the residual
   Buffer q;                      // [max_tokens, q_stride] rotated queries
   size_t q_stride;               // this rank's query outputs, padded to whole row groups
+  Buffer segments;               // [kRedundantTokens, num_heads, segments, head_dim + 2] attention.cpp
   ActivationRows normed;         // [max_tokens, hidden_size] input of q, k, v or gate, up
   ActivationRows attended;       // [max_tokens, this rank's query outputs] input of o_proj
   ActivationRows gated;          // [max_tokens, this rank's FFN columns] input of down_proj

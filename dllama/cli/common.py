@@ -81,7 +81,7 @@ def add_kv_flag(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--kv-type",
         choices=["f32", "f16", "q80"],
-        help="number type of keys and values (default: f16, or f32 for F32 models); q80 takes about half of f16's memory",
+        help="number type of keys and values, q80 in half of f16's memory (default: f16, or f32 for F32 models)",
     )
 
 

@@ -676,8 +676,7 @@ struct PageKernels<int8_t> {
     std::vector<int16_t> quants(rows.rows * rows.head_dim);
     Floats scales(rows.rows);
     for (size_t row = 0; row < rows.rows; row++) {
-      scales[row] =
-          k.quantize_query(rows.q + row * rows.head_dim, rows.head_dim, quants.data() + row * rows.head_dim);
+      scales[row] = k.quantize_query(rows.q + row * rows.head_dim, rows.head_dim, quants.data() + row * rows.head_dim);
     }
     AttentionRows quantized = rows;
     quantized.q = nullptr;
@@ -725,9 +724,9 @@ AttentionState attend(const Kernels& k, const AttentionCase& c, size_t first, si
   return state;
 }
 
-// With e the error of a score, a weight is off by e, plus the rounding of its argument, 4 units of exp and one of a scale;
-// the sums over positions and the rescaling add a unit each. Numerator and denominator both have that error; |v| <= 1.
-// Q80 rounds each weight to half a step of its page's largest.
+// With e the error of a score, a weight is off by e, plus the rounding of its argument, 4 units of exp and one of a
+// scale; the sums over positions and the rescaling add a unit each. Numerator and denominator both have that error; |v|
+// <= 1. Q80 rounds each weight to half a step of its page's largest.
 void check_attention_row(const AttentionCase& c, const AttentionState& state, size_t row, bool is_q80) {
   const float* q = c.q.data() + row * c.head_dim;
   std::vector<double> scores(c.seen[row]);

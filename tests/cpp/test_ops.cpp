@@ -173,6 +173,37 @@ TEST(attention_is_softmax_of_all_earlier_positions) {
   }
 }
 
+// Over segments, attended to at once or one by one: the same bits, and right.
+TEST(attention_over_segments) {
+  const size_t head_dim = 16, segment_size = kSegmentPages * kPageSize;
+  const Sequence sequence(DType::F32, head_dim, 2 * segment_size + 100);
+  const std::vector<size_t> rows_at{3, segment_size - 1, segment_size, 2 * segment_size + 99};
+  const size_t rows = rows_at.size();
+  AttentionScratch at_once(rows, head_dim), in_parts(rows, head_dim);
+  at_once.q = random_values(rows * head_dim, 13, 0.25f);
+  at_once.positions = rows_at;
+  in_parts.q = at_once.q;
+  in_parts.positions = rows_at;
+  attend(kernels(), sequence.pages, rows, head_dim, at_once);
+  CHECK_EQ(num_segments(rows_at.back()), size_t{3});
+  attend_segment(kernels(), sequence.pages, 2, rows, head_dim, in_parts, in_parts.segment());  // in any order
+  const auto last_max = in_parts.segment_max, last_sum = in_parts.segment_sum, last_acc = in_parts.segment_acc;
+  attend_segment(kernels(), sequence.pages, 0, rows, head_dim, in_parts, in_parts.result());
+  attend_segment(kernels(), sequence.pages, 1, rows, head_dim, in_parts, in_parts.segment());
+  merge_segment(rows, head_dim, in_parts.segment(), in_parts.result());
+  in_parts.segment_max = last_max;
+  in_parts.segment_sum = last_sum;
+  in_parts.segment_acc = last_acc;
+  merge_segment(rows, head_dim, in_parts.segment(), in_parts.result());
+  finish_rows(rows, head_dim, in_parts.result());
+  CHECK(check::same_bits(in_parts.acc, at_once.acc));
+  for (size_t row = 0; row < rows; ++row) {
+    const auto expected = sequence.expected(at_once.q.data() + row * head_dim, rows_at[row]);
+    const double tolerance = 5 * (2.0 * head_dim + static_cast<double>(rows_at[row]) + 16) * kEps;
+    for (size_t d = 0; d < head_dim; ++d) CHECK_NEAR(at_once.acc[row * head_dim + d], expected[d], tolerance);
+  }
+}
+
 // A row must not feel its neighbours: the same bits alone as among others.
 TEST(attention_rows_do_not_depend_on_each_other) {
   const size_t head_dim = 64;

@@ -184,7 +184,8 @@ TEST(rows_have_one_scale) {
     Values x(n);
     for (size_t j = 0; j < n; j++) x[j] = static_cast<float>((j * 37 + 11) % 61) - 29.7f;
     const RowScale row = q80_row_scale(x.data(), n);
-    for (float value : x) CHECK_NEAR(static_cast<float>(q80_quant(value, row.inverse)) * row.scale, value, row.scale * 0.5001f);
+    for (float value : x)
+      CHECK_NEAR(static_cast<float>(q80_quant(value, row.inverse)) * row.scale, value, row.scale * 0.5001f);
     if (n != 32) continue;
     ActivationQ80 activation;
     quantize_activation(x.data(), &activation, 1);
