@@ -107,7 +107,7 @@ constexpr size_t kHeadDim = 64;
 constexpr size_t kGroupRows = 4;    // query heads of a KV head
 constexpr size_t kPromptRows = 48;  // of a tile
 constexpr size_t kPages = 64;       // 4096 positions
-constexpr size_t kPageSets = 32;    // of kPages: as many heads as no cache holds
+constexpr size_t kHeads = 128;      // KV heads of all layers, whose pages alternate as in the KV cache
 
 // Query rows of one KV head, and what attention keeps of them.
 struct Queries {
@@ -135,16 +135,17 @@ struct Queries {
   std::vector<float> q_scales;
 };
 
-// Pages of F16 (Element uint16_t) or Q80 (int8_t), K and V side by side.
+// Pages of F16 (Element uint16_t) or Q80 (int8_t): [kPages, kHeads, (K, V)].
 template <typename Element>
 struct Pages {
   static constexpr bool kQuantized = sizeof(Element) == 1;
   static constexpr const char* kName = kQuantized ? "Q80" : "F16";
   static constexpr size_t kHalfBytes = kPageSize * (kHeadDim * sizeof(Element) + (kQuantized ? sizeof(float) : 0));
-  static constexpr size_t kSetBytes = kPages * 2 * kHalfBytes;
+  static constexpr size_t kStride = kHeads * 2 * kHalfBytes;
+  static constexpr size_t kBytes = kPages * kStride;
 
-  // One pass over a set of pages.
-  static void attend(const Kernels& k, const uint8_t* set, Queries& queries) {
+  // All pages of one head.
+  static void attend(const Kernels& k, const uint8_t* keys, Queries& queries) {
     const auto attend_page = [&] {
       if constexpr (kQuantized) {
         return k.attend_q80;
@@ -153,10 +154,10 @@ struct Pages {
       }
     }();
     AttentionRows rows = queries.fresh();
-    for (size_t page = 0; page < kPages; page++, set += 2 * kHalfBytes) {
-      rows.next_k = set + 2 * kHalfBytes;
-      rows.next_v = set + 3 * kHalfBytes;
-      attend_page(rows, reinterpret_cast<const Element*>(set), reinterpret_cast<const Element*>(set + kHalfBytes));
+    for (size_t page = 0; page < kPages; page++, keys += kStride) {
+      rows.next_k = page + 1 < kPages ? keys + kStride : nullptr;
+      rows.next_v = page + 1 < kPages ? keys + kStride + kHalfBytes : nullptr;
+      attend_page(rows, reinterpret_cast<const Element*>(keys), reinterpret_cast<const Element*>(keys + kHalfBytes));
     }
   }
 };
@@ -181,28 +182,27 @@ void bench_prompt_attention(const Kernels& k, const uint8_t* pages) {
 
 template <typename Element>
 void bench_decode_attention(const Kernels& k, const uint8_t* pages) {
-  constexpr size_t kSetBytes = Pages<Element>::kSetBytes;
+  constexpr size_t kPart = Pages<Element>::kBytes / kHeads;
   Queries queries(kGroupRows);
-  std::vector<double> read(kPageSets, 1e9), attention(kPageSets, 1e9);
+  std::vector<double> read(kHeads, 1e9), attention(kHeads, 1e9);
   volatile uint64_t checksum = 0;
   for (int round = 0; round < 10; round++) {
-    for (size_t s = 0; s < kPageSets; s++) {
-      const uint8_t* set = pages + s * kSetBytes;
-      read[s] = std::min(read[s], seconds([&] { checksum = checksum + k.read_memory(set, kSetBytes); }));
+    for (size_t h = 0; h < kHeads; h++) {
+      read[h] = std::min(read[h], seconds([&] { checksum = checksum + k.read_memory(pages + h * kPart, kPart); }));
     }
-    for (size_t s = 0; s < kPageSets; s++) {
-      attention[s] =
-          std::min(attention[s], seconds([&] { Pages<Element>::attend(k, pages + s * kSetBytes, queries); }));
+    for (size_t h = 0; h < kHeads; h++) {
+      const uint8_t* keys = pages + h * 2 * Pages<Element>::kHalfBytes;
+      attention[h] = std::min(attention[h], seconds([&] { Pages<Element>::attend(k, keys, queries); }));
     }
   }
   double read_time = 0, time = 0;
-  for (size_t s = 0; s < kPageSets; s++) {
-    read_time += read[s];
-    time += attention[s];
+  for (size_t h = 0; h < kHeads; h++) {
+    read_time += read[h];
+    time += attention[h];
   }
-  const double gb = static_cast<double>(kPageSets * kSetBytes) * 1e-9;
+  const double gb = static_cast<double>(Pages<Element>::kBytes) * 1e-9;
   std::printf("%s, attention of %zu rows, %s: %.1f GB/s, %.1f GMAC/s; plain read %.1f GB/s; ratio %.0f %%\n", k.isa,
-              kGroupRows, Pages<Element>::kName, gb / time, kPageSets * attention_macs(kGroupRows) / time * 1e-9,
+              kGroupRows, Pages<Element>::kName, gb / time, kHeads * attention_macs(kGroupRows) / time * 1e-9,
               gb / read_time, 100 * read_time / time);
 }
 

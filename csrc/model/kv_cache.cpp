@@ -86,8 +86,10 @@ void KvCache::store_value(size_t slot, size_t layer, size_t kv_head, size_t posi
 }
 
 KvPages KvCache::pages(size_t slot, size_t layer, size_t kv_head) const {
-  return {type_, pool_.data() + layer * layer_bytes_ + kv_head * 2 * half_bytes_, page_bytes_, half_bytes_,
-          tables_[slot].data()};
+  const size_t head_bytes = 2 * half_bytes_;
+  const bool is_last = (kv_head + 1) * head_bytes == layer_bytes_;
+  const std::byte* pool = pool_.data() + layer * layer_bytes_ + kv_head * head_bytes;
+  return {type_, pool, page_bytes_, half_bytes_, tables_[slot].data(), is_last ? 0 : head_bytes};
 }
 
 }  // namespace dllama

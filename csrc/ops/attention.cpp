@@ -25,6 +25,12 @@ const std::byte* page_at(const KvPages& pages, size_t page_idx) {
   return pages.pool + static_cast<size_t>(pages.table[page_idx]) * pages.page_bytes;
 }
 
+// The page to be attended to after `page_idx`.
+const std::byte* page_after(const KvPages& pages, size_t page_idx, size_t last_page) {
+  if (page_idx < last_page) return page_at(pages, page_idx + 1);
+  return pages.next_head != 0 ? page_at(pages, 0) + pages.next_head : nullptr;
+}
+
 void attend_page(const Kernels& kernels, const KvPages& pages, size_t page_idx, const AttentionRows& rows) {
   const std::byte* k = page_at(pages, page_idx);
   const std::byte* v = k + pages.v_offset;
@@ -69,8 +75,9 @@ void attend_segment(const Kernels& kernels, const KvPages& pages, size_t segment
   const size_t end = std::min(last_page + 1, (segment + 1) * kSegmentPages);
   for (size_t page = segment * kSegmentPages; page < end; ++page) {
     set_valid(page, rows, scratch);
-    view.next_k = page < last_page ? page_at(pages, page + 1) : nullptr;
-    view.next_v = page < last_page ? page_at(pages, page + 1) + pages.v_offset : nullptr;
+    const std::byte* next = page_after(pages, page, last_page);
+    view.next_k = next;
+    view.next_v = next != nullptr ? next + pages.v_offset : nullptr;
     attend_page(kernels, pages, page, view);
   }
 }

@@ -17,6 +17,7 @@ struct KvPages {
   size_t page_bytes = 0;            // from one page to the next
   size_t v_offset = 0;              // from a K page to its V page
   const int32_t* table = nullptr;   // page ids by page index
+  size_t next_head = 0;             // from a page to that of the head taken next, whose first is asked for; 0: none
 };
 
 // Positions are cut into segments of this many pages at absolute borders. Each is attended to by itself, anywhere, and
