@@ -93,8 +93,9 @@ struct Kernels {
   // K page: [kPageSize / kKeyGroup, head_dim, kKeyGroup], V page: [kPageSize, head_dim], of F16 or F32.
   // Q80, for even head_dim: K page: int8 [kPageSize / kKeyGroup, head_dim / 2, kKeyGroup, 2], V page: int8
   // [kPageSize / 2, head_dim, 2], so that what a product of pairs adds up lies side by side; behind either kPageSize
-  // F32 scales, one per position. Pages are aligned to 4 bytes. Writes one position (0 <= slot < kPageSize) of a page;
-  // int8 as quant/codec.h defines them.
+  // F32 scales, one per position, so pages are aligned to 4 bytes.
+  //
+  // Writes one position (0 <= slot < kPageSize) of a page; int8 as quant/codec.h defines them.
   void (*store_key_f16)(const float* k, size_t head_dim, size_t slot, uint16_t* k_page);
   void (*store_key_f32)(const float* k, size_t head_dim, size_t slot, float* k_page);
   void (*store_key_q80)(const float* k, size_t head_dim, size_t slot, int8_t* k_page);
