@@ -1,14 +1,16 @@
 // Speed of the kernels on one core, for each instruction-set level this machine has.
 //
 // Prints GMAC/s of the Q40 product for several token counts, then GB/s of its 1-token form over weights that no cache
-// holds, beside a plain read of the same memory. Work is timed in slices of under a millisecond and the best of many
-// counts: other work on the machine can only make a slice slower. Usage: bench_kernels [level]
+// holds, beside a plain read of the same memory; then the same of attention, for prompts and for one token. Work is
+// timed in slices of under a millisecond and the best of many counts: other work on the machine can only make a slice
+// slower. Usage: bench_kernels [level]
 #include <sys/mman.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -101,6 +103,115 @@ void bench_memory(const Kernels& k, const uint8_t* w) {
               gb / product_time, gb / read_time, 100 * read_time / product_time);
 }
 
+constexpr size_t kHeadDim = 64;
+constexpr size_t kGroupRows = 4;    // query heads of a KV head
+constexpr size_t kPromptRows = 48;  // of a tile
+constexpr size_t kPages = 64;       // 4096 positions
+constexpr size_t kHeads = 128;      // KV heads of all layers, whose pages alternate as in the KV cache
+
+// Query rows of one KV head, and what attention keeps of them.
+struct Queries {
+  explicit Queries(size_t rows)
+      : q(rows * kHeadDim, 0.01f),
+        valid(rows, kPageSize),
+        max(rows),
+        sum(rows),
+        acc(rows * kHeadDim),
+        q_quants(rows * kHeadDim, 1000),
+        q_scales(rows, 1e-5f) {}
+
+  AttentionRows fresh() {
+    std::fill(max.begin(), max.end(), -std::numeric_limits<float>::infinity());
+    AttentionRows rows{q.data(), valid.data(), max.data(), sum.data(), acc.data(), valid.size(), kHeadDim};
+    rows.q_quants = q_quants.data();
+    rows.q_scales = q_scales.data();
+    return rows;
+  }
+
+  std::vector<float> q;  // [rows, kHeadDim]
+  std::vector<uint32_t> valid;
+  std::vector<float> max, sum, acc;
+  std::vector<int16_t> q_quants;  // of Q80 pages
+  std::vector<float> q_scales;
+};
+
+// Pages of F16 (Element uint16_t) or Q80 (int8_t): [kPages, kHeads, (K, V)].
+template <typename Element>
+struct Pages {
+  static constexpr bool kQuantized = sizeof(Element) == 1;
+  static constexpr const char* kName = kQuantized ? "Q80" : "F16";
+  static constexpr size_t kHalfBytes = kPageSize * (kHeadDim * sizeof(Element) + (kQuantized ? sizeof(float) : 0));
+  static constexpr size_t kStride = kHeads * 2 * kHalfBytes;
+  static constexpr size_t kBytes = kPages * kStride;
+
+  // All pages of one head.
+  static void attend(const Kernels& k, const uint8_t* keys, Queries& queries) {
+    const auto attend_page = [&] {
+      if constexpr (kQuantized) {
+        return k.attend_q80;
+      } else {
+        return k.attend_f16;
+      }
+    }();
+    AttentionRows rows = queries.fresh();
+    for (size_t page = 0; page < kPages; page++, keys += kStride) {
+      rows.next_k = page + 1 < kPages ? keys + kStride : nullptr;
+      rows.next_v = page + 1 < kPages ? keys + kStride + kHalfBytes : nullptr;
+      attend_page(rows, reinterpret_cast<const Element*>(keys), reinterpret_cast<const Element*>(keys + kHalfBytes));
+    }
+  }
+};
+
+// Two multiply-adds per row, position and dimension.
+double attention_macs(size_t rows) {
+  return 2.0 * static_cast<double>(rows * kPages * kPageSize * kHeadDim);
+}
+
+template <typename Element>
+void bench_prompt_attention(const Kernels& k, const uint8_t* pages) {
+  Queries queries(kPromptRows);
+  double best = 1e9;
+  for (double spent = 0; spent < kBudget;) {
+    const double t = seconds([&] { Pages<Element>::attend(k, pages, queries); });
+    best = std::min(best, t);
+    spent += t;
+  }
+  std::printf("%s, attention of %zu rows, %s: %.1f GMAC/s\n", k.isa, kPromptRows, Pages<Element>::kName,
+              attention_macs(kPromptRows) / best * 1e-9);
+}
+
+template <typename Element>
+void bench_decode_attention(const Kernels& k, const uint8_t* pages) {
+  constexpr size_t kPart = Pages<Element>::kBytes / kHeads;
+  Queries queries(kGroupRows);
+  std::vector<double> read(kHeads, 1e9), attention(kHeads, 1e9);
+  volatile uint64_t checksum = 0;
+  for (int round = 0; round < 10; round++) {
+    for (size_t h = 0; h < kHeads; h++) {
+      read[h] = std::min(read[h], seconds([&] { checksum = checksum + k.read_memory(pages + h * kPart, kPart); }));
+    }
+    for (size_t h = 0; h < kHeads; h++) {
+      const uint8_t* keys = pages + h * 2 * Pages<Element>::kHalfBytes;
+      attention[h] = std::min(attention[h], seconds([&] { Pages<Element>::attend(k, keys, queries); }));
+    }
+  }
+  double read_time = 0, time = 0;
+  for (size_t h = 0; h < kHeads; h++) {
+    read_time += read[h];
+    time += attention[h];
+  }
+  const double gb = static_cast<double>(Pages<Element>::kBytes) * 1e-9;
+  std::printf("%s, attention of %zu rows, %s: %.1f GB/s, %.1f GMAC/s; plain read %.1f GB/s; ratio %.0f %%\n", k.isa,
+              kGroupRows, Pages<Element>::kName, gb / time, kHeads * attention_macs(kGroupRows) / time * 1e-9,
+              gb / read_time, 100 * read_time / time);
+}
+
+template <typename Element>
+void bench_attention(const Kernels& k, const uint8_t* pages) {
+  bench_prompt_attention<Element>(k, pages);
+  bench_decode_attention<Element>(k, pages);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -113,6 +224,8 @@ int main(int argc, char** argv) {
     bench_tokens(k, w, 2048, kCols);
     bench_tokens(k, w, 8192, kCols);
     bench_memory(k, w);
+    bench_attention<uint16_t>(k, w);
+    bench_attention<int8_t>(k, w);
   }
   return 0;
 }

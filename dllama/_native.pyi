@@ -124,7 +124,7 @@ class NodeConfig:
         num_pages: int,
         num_slots: int,
     ) -> None:
-        """``has_qk_norm``: one per layer. ``kv_type``: DType F16 or F32. ``wire_type``: DType F32, F16 or Q80.
+        """``has_qk_norm``: one per layer. ``kv_type``: DType F16, F32 or Q80. ``wire_type``: DType F32, F16 or Q80.
 
         ``shards``: one per rank, the same list on every rank. ``max_tokens``: tokens in one step.
         ``max_rows``: rows of logits and candidates that one step may want. ``num_pages``: KV pages of each node;

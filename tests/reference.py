@@ -88,7 +88,12 @@ class Reference:
 
     def cached(self, x: Array) -> Array:
         """Give keys or values as the cache returns them."""
-        return x.astype(np.float16).astype(self.dtype) if self.kv_type is DType.F16 else x
+        if self.kv_type is DType.F16:
+            return x.astype(np.float16).astype(self.dtype)
+        if self.kv_type is DType.Q80:
+            scales = np.abs(x).max(axis=-1, keepdims=True) / self.dtype(127)
+            return np.rint(x / scales) * scales
+        return x
 
     def products(self, x: Array, *names: str) -> tuple[Array, ...]:
         """Multiply the same activations with each of the matrices named."""

@@ -77,6 +77,8 @@ def test_help_and_version_do_not_import_numpy() -> None:
         (["inference", "--temperature", "-0.5"], ["--temperature", "'-0.5'"]),
         (["inference", "--prompt"], ["--prompt", "expected one argument"]),
         (["inference", "--buffer-float-type", "q40"], ["--buffer-float-type", "q40"]),
+        (["inference", "--kv-type", "q40"], ["--kv-type", "q40"]),
+        (["bench", "-m", "x", "--kv-type", "q4_0"], ["--kv-type", "q4_0"]),
         (["inference", "--shares", "3,x"], ["--shares", "'x'"]),
         (["inference", "--gpu-index", "0"], ["--gpu-index", "CPU"]),
         (["inference", "--logit-bias", "x"], ["ID:VALUE"]),

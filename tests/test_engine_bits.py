@@ -1,28 +1,41 @@
 """The same sequence gives the same bits, whatever else the engine is asked to do meanwhile and in whichever pieces."""
 
+from pathlib import Path
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 from model_files import tiny_config, write_tiny_model  # type: ignore[import-not-found]
 
-from dllama.config import DType
+from dllama.config import DType, LayerSpec
 from dllama.engine import Engine, SamplingParams
 from dllama.engine.scheduler import Scheduler
 
 LENGTH = 200  # more than three KV pages
 CHUNKS = [1, 7, 32, 512]
-KINDS = {"llama-q40": ("llama", DType.Q40), "llama-f32": ("llama", DType.F32), "qwen3-q40": ("qwen3", DType.Q40)}
+KINDS = {
+    "llama-q40": ("llama", DType.Q40, DType.F16),
+    "llama-f32": ("llama", DType.F32, DType.F32),
+    "qwen3-q40": ("qwen3", DType.Q40, DType.F16),
+    "llama-q40-kv-q80": ("llama", DType.Q40, DType.Q80),
+}
+
+
+class Model(NamedTuple):
+    path: Path
+    kv_type: DType
 
 
 @pytest.fixture(scope="module", params=KINDS)
 def model(request, tmp_path_factory):
-    model_type, weight_type = KINDS[request.param]
+    model_type, weight_type, kv_type = KINDS[request.param]
     path = tmp_path_factory.mktemp("bits") / "model.m"
     write_tiny_model(path, tiny_config(model_type, weight_type, max_seq_len=256))
-    return path
+    return Model(path, kv_type)
 
 
 def load(model, **options) -> Engine:
-    return Engine.load(model, **({"num_threads": 1, "kv_tokens": 2048} | options))
+    return Engine.load(model.path, kv_type=model.kv_type, **({"num_threads": 1, "kv_tokens": 2048} | options))
 
 
 def token_ids(seed: int, length: int = LENGTH) -> list[int]:
@@ -107,3 +120,18 @@ def test_preempted_scores(model, monkeypatch):
         monkeypatch.setattr(Scheduler, "_preempt", recording_preempt)
         np.testing.assert_array_equal(engine.score(token_ids(0)), expected)
         assert preempted
+
+
+@pytest.mark.parametrize("num_kv_heads", [1, 2])
+@pytest.mark.parametrize("kv_type", [DType.F16, DType.Q80])
+def test_long_contexts_on_any_number_of_threads(tmp_path, num_kv_heads, kv_type):
+    """With fewer heads than threads, segments of 1024 positions are shared out, and put together in order."""
+    config = tiny_config(num_kv_heads=num_kv_heads, max_seq_len=4096, num_layers=1, layers=(LayerSpec(),))
+    write_tiny_model(tmp_path / "model.m", config)
+    long, found = Model(tmp_path / "model.m", kv_type), []
+    for num_threads, max_batch_tokens in ((1, 512), (2, 512), (5, 2)):
+        with load(long, num_threads=num_threads, kv_tokens=4096, max_batch_tokens=max_batch_tokens) as engine:
+            params = SamplingParams(temperature=0.0, max_tokens=6, logprobs=5, ignore_eos=True)
+            outputs = list(engine.generate(token_ids(3, 2100), params))
+            found.append([(output.token_id, output.logprob, output.top_logprobs) for output in outputs])
+    assert found[0] == found[1] == found[2]

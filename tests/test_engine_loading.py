@@ -49,7 +49,7 @@ def test_a_tokenizer_larger_than_the_model(files):
         {"max_batch_tokens": None},
         {"kv_tokens": -1},
         {"kv_tokens": [1]},
-        {"kv_type": DType.Q80},
+        {"kv_type": DType.Q40},
         {"kv_type": "F16"},
         {"kv_type": 0},
         {"progress": 1},

@@ -47,6 +47,7 @@ void install_avx2(Kernels& table) {
 void install_vnni(Kernels& table) {
   install_avx2(table);
   install_avx512_vnni(table);
+  install_avx512_attention(table);
 }
 #else
 constexpr bool (*has_avx512_vnni)() = nullptr;

@@ -1,11 +1,12 @@
-// The specification: every kernel in plain C++, and the level that runs on any CPU.
+// The specification: every kernel in plain C++, and the level that runs on any CPU. Attention is in
+// generic_attention.cpp.
 //
 // Its packed layout is the canonical rows themselves, kRowGroup to a group. Codecs come from quant/codec.h.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <limits>
 
+#include "kernels/generic.h"
 #include "kernels/kernels.h"
 #include "kernels/levels.h"
 #include "quant/codec.h"
@@ -14,20 +15,6 @@ namespace dllama {
 namespace {
 
 constexpr size_t kRowGroup = 8;
-
-float widen(float value) {
-  return value;
-}
-float widen(uint16_t value) {
-  return f16_to_f32(value);
-}
-
-void narrow(float value, float& out) {
-  out = value;
-}
-void narrow(float value, uint16_t& out) {
-  out = f32_to_f16(value);
-}
 
 // --- packed weights ---
 
@@ -148,55 +135,6 @@ void rotate_half(float* x, const float* cos, const float* sin, size_t half) {
   }
 }
 
-// --- attention ---
-
-size_t key_index(size_t position, size_t d, size_t head_dim) {
-  return (position / kKeyGroup * head_dim + d) * kKeyGroup + position % kKeyGroup;
-}
-
-template <typename Element>
-void store_key(const float* k, size_t head_dim, size_t slot, Element* k_page) {
-  for (size_t d = 0; d < head_dim; d++) narrow(k[d], k_page[key_index(slot, d, head_dim)]);
-}
-
-template <typename Element>
-void attend_row(const AttentionRows& rows, size_t row, const Element* k_page, const Element* v_page) {
-  const size_t valid = rows.valid[row];
-  const size_t head_dim = rows.head_dim;
-  const float* q = rows.q + row * head_dim;
-  float* acc = rows.acc + row * head_dim;
-
-  float weights[kPageSize];  // scores, then their exponentials
-  float page_max = -std::numeric_limits<float>::infinity();
-  for (size_t p = 0; p < valid; p++) {
-    float score = 0.0f;
-    for (size_t d = 0; d < head_dim; d++) score += q[d] * widen(k_page[key_index(p, d, head_dim)]);
-    weights[p] = score;
-    page_max = std::max(page_max, score);
-  }
-  const float new_max = std::max(rows.max[row], page_max);
-  const float rescale = std::exp(rows.max[row] - new_max);  // 0 on the first page: exp(-inf)
-  float page_sum = 0.0f;
-  for (size_t p = 0; p < valid; p++) {
-    weights[p] = std::exp(weights[p] - new_max);
-    page_sum += weights[p];
-  }
-  rows.max[row] = new_max;
-  rows.sum[row] = rows.sum[row] * rescale + page_sum;
-  for (size_t d = 0; d < head_dim; d++) {
-    float mixed = 0.0f;
-    for (size_t p = 0; p < valid; p++) mixed += weights[p] * widen(v_page[p * head_dim + d]);
-    acc[d] = acc[d] * rescale + mixed;
-  }
-}
-
-template <typename Element>
-void attend(const AttentionRows& rows, const Element* k_page, const Element* v_page) {
-  for (size_t row = 0; row < rows.rows; row++) {
-    if (rows.valid[row] > 0) attend_row(rows, row, k_page, v_page);
-  }
-}
-
 uint64_t read_memory(const void* data, size_t bytes) {
   const char* p = static_cast<const char*>(data);
   uint64_t sums[8] = {};
@@ -235,11 +173,8 @@ void install_generic(Kernels& table) {
   table.max = max;
   table.exp_sum = exp_sum;
   table.rotate_half = rotate_half;
-  table.store_key_f16 = store_key<uint16_t>;
-  table.store_key_f32 = store_key<float>;
-  table.attend_f16 = attend<uint16_t>;
-  table.attend_f32 = attend<float>;
   table.read_memory = read_memory;
+  install_generic_attention(table);
 }
 
 }  // namespace dllama

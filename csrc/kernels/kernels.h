@@ -17,19 +17,30 @@ namespace dllama {
 // bits.
 inline constexpr size_t kPageSize = 64;
 // Positions interleaved in a K page: vector lanes are positions, so q.K needs no horizontal sums.
-inline constexpr size_t kKeyGroup = 8;
+inline constexpr size_t kKeyGroup = 16;
 
 // Running softmax of `rows` query rows over the pages seen so far. A row starts with max = -inf, sum = 0, acc = 0;
 // after the last page its result is acc / sum.
 struct AttentionRows {
-  const float* q;         // [rows, head_dim], already multiplied by 1/sqrt(head_dim)
+  const float* q;         // [rows, head_dim], already multiplied by 1/sqrt(head_dim); not read for Q80 pages
   const uint32_t* valid;  // [rows] positions of this page the row may see, 0..kPageSize; 0 leaves the row unchanged
   float* max;             // [rows]
   float* sum;             // [rows]
   float* acc;             // [rows, head_dim]
   size_t rows;
   size_t head_dim;
+  // The page that comes next, whose lines are asked for meanwhile; null: none.
+  const void* next_k = nullptr;
+  const void* next_v = nullptr;
+  // For Q80 pages: q as quantize_query gives it, [rows, head_dim], and the scales of its rows.
+  const int16_t* q_quants = nullptr;
+  const float* q_scales = nullptr;
 };
+
+// Largest query quant: with 127 the largest of a key and 4096 the largest head_dim, a score fits int32.
+inline constexpr int kMaxQueryQuant = 4095;
+// Largest quant of a position's weight within a page.
+inline constexpr int kMaxWeightQuant = 32767;
 
 struct Kernels {
   const char* isa;
@@ -80,12 +91,23 @@ struct Kernels {
 
   // --- attention over one KV page of one KV head ---
   // K page: [kPageSize / kKeyGroup, head_dim, kKeyGroup], V page: [kPageSize, head_dim], of F16 or F32.
-  // Writes one position (0 <= slot < kPageSize) of a page.
+  // Q80, for even head_dim: K page: int8 [kPageSize / kKeyGroup, head_dim / 2, kKeyGroup, 2], V page: int8
+  // [kPageSize / 2, head_dim, 2], so that what a product of pairs adds up lies side by side; behind either kPageSize
+  // F32 scales, one per position, so pages are aligned to 4 bytes.
+  //
+  // Writes one position (0 <= slot < kPageSize) of a page; int8 as quant/codec.h defines them.
   void (*store_key_f16)(const float* k, size_t head_dim, size_t slot, uint16_t* k_page);
   void (*store_key_f32)(const float* k, size_t head_dim, size_t slot, float* k_page);
+  void (*store_key_q80)(const float* k, size_t head_dim, size_t slot, int8_t* k_page);
+  void (*store_value_q80)(const float* v, size_t head_dim, size_t slot, int8_t* v_page);
   // Adds one page to the running softmax of each row. A row's bits do not depend on the other rows.
   void (*attend_f16)(const AttentionRows& rows, const uint16_t* k_page, const uint16_t* v_page);
   void (*attend_f32)(const AttentionRows& rows, const float* k_page, const float* v_page);
+  // Scores are exact sums of the quants times their scales. The weights of a page, times the scales of its values, are
+  // rounded to int16 whose largest is kMaxWeightQuant, and mixed exactly.
+  void (*attend_q80)(const AttentionRows& rows, const int8_t* k_page, const int8_t* v_page);
+  // Rounds a query row to whole multiples, up to kMaxQueryQuant, of the scale that it returns.
+  float (*quantize_query)(const float* q, size_t head_dim, int16_t* out);
 
   // Reads `bytes` (a multiple of 64) and returns a checksum: the loop the bandwidth probe times.
   uint64_t (*read_memory)(const void* data, size_t bytes);

@@ -6,7 +6,8 @@
 
 namespace dllama {
 
-void install_generic(Kernels& table);  // fills every entry
+void install_generic(Kernels& table);            // fills every entry
+void install_generic_attention(Kernels& table);  // a part of the above
 
 // x86-64 with AVX2, FMA and F16C. The three parts are one level: packing and products in the first, attention in the
 // second, codecs and vectors in the third.
@@ -15,6 +16,7 @@ void install_avx2_attention(Kernels& table);
 void install_avx2_vector(Kernels& table);
 // On top of AVX2: CPUs with AVX-512 VNNI and VL (Intel since Ice Lake, AMD since Zen 4).
 void install_avx512_vnni(Kernels& table);
+void install_avx512_attention(Kernels& table);
 
 // 64-bit ARM as every such CPU has it (armv8-a).
 void install_neon(Kernels& table);

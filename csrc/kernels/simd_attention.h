@@ -1,147 +1,33 @@
-// Attention over one KV page, for any eight floats. Knows no instruction set.
+// Attention over one KV page, for vectors of any length. Knows no instruction set.
 //
-// Up to 4 query rows share every K and V vector that is loaded and widened. Each score, and each output element, is one
-// chain of fused multiply-adds in order of head dimension or position, so a row's bits do not depend on the tile it is
-// in.
+// Up to 6 query rows share every K and V vector that is loaded and widened.
 #pragma once
 
-#include "kernels/kernels.h"
-#include "kernels/simd.h"
-#include "kernels/simd_math.h"
+#include <type_traits>
+
+#include "kernels/simd_attention_float.h"
+#include "kernels/simd_attention_q80.h"
 
 namespace dllama {
 namespace {
 
-static_assert(kKeyGroup == kLanes, "one vector of a K page is one dimension of one group of positions");
-
-constexpr int kMaxRows = 4;
-
-// Vectors side by side in a tile of R rows: about 8 independent chains hide the latency of a multiply-add (4 cycles,
-// two a cycle) and still fit the 16 registers of AVX2.
-constexpr int vectors_for(int num_rows) {
-  return num_rows <= 2 ? 4 : 2;
-}
-
-// The rows of one tile.
-struct Tile {
-  float weights[kMaxRows][kPageSize];  // scores, until softmax() turns those below `valid` into exponentials
-  float rescale[kMaxRows];             // of what the row has summed so far
-  uint32_t valid[kMaxRows];
-  uint32_t min_valid, max_valid;
-  const float* q;  // [R, head_dim]
-  float* acc;      // [R, head_dim]
-  size_t head_dim;
-};
-
-template <int R, int kVectors>
-KERNEL_INLINE void clear(F32x8 (&sums)[R][kVectors]) {
-  KERNEL_UNROLL
-  for (int r = 0; r < R; r++) {
-    KERNEL_UNROLL
-    for (int i = 0; i < kVectors; i++) sums[r][i] = zeros();
-  }
-}
-
-// weights[r][p] = q[r] . K[p] for all positions below max_valid, and some beyond, which stay in lanes of their own.
-template <int R, typename Element>
-KERNEL_INLINE void score(Tile& tile, const Element* k_page) {
-  constexpr int kVectors = vectors_for(R);
-  const size_t group_size = tile.head_dim * kKeyGroup;
-  for (size_t p = 0; p < tile.max_valid; p += kVectors * kKeyGroup) {
-    F32x8 sums[R][kVectors];
-    clear(sums);
-    const Element* keys = k_page + p * tile.head_dim;
-    for (size_t d = 0; d < tile.head_dim; d++, keys += kKeyGroup) {
-      F32x8 k[kVectors];
-      KERNEL_UNROLL
-      for (int i = 0; i < kVectors; i++) k[i] = load(keys + i * group_size);
-      KERNEL_UNROLL
-      for (int r = 0; r < R; r++) {
-        const F32x8 q = all_of(tile.q + r * tile.head_dim + d);
-        KERNEL_UNROLL
-        for (int i = 0; i < kVectors; i++) sums[r][i] = mul_add(q, k[i], sums[r][i]);
-      }
-    }
-    KERNEL_UNROLL
-    for (int r = 0; r < R; r++) {
-      KERNEL_UNROLL
-      for (int i = 0; i < kVectors; i++) store(tile.weights[r] + p + i * kKeyGroup, sums[r][i]);
-    }
-  }
-}
-
-// Turns the scores of one row into exponentials relative to its new maximum. Positions from `valid` on are replaced
-// before anything is computed from them: whatever the page holds there, it cannot reach the row.
-KERNEL_INLINE void softmax(Tile& tile, int row, float& row_max, float& row_sum) {
-  float* weights = tile.weights[row];
-  const size_t valid = tile.valid[row];
-
-  F32x8 maxima = all(row_max);
-  for (size_t p = 0; p < valid; p += kLanes) {
-    F32x8 scores = load(weights + p);
-    if (valid - p < kLanes) {
-      scores = keep_first(scores, valid - p, all(-__builtin_inff()));
-      store(weights + p, scores);
-    }
-    maxima = max(maxima, scores);
-  }
-  const float new_max = max_lanes(maxima);
-
-  F32x8 sums = zeros();
-  for (size_t p = 0; p < valid; p += kLanes) {
-    const F32x8 e = exp(sub(load(weights + p), all(new_max)));
-    store(weights + p, e);
-    sums = add(sums, e);
-  }
-  tile.rescale[row] = first_lane(exp(all(row_max - new_max)));  // 0 on the first page: exp(-inf)
-  row_sum = row_sum * tile.rescale[row] + sum_lanes(sums);
-  row_max = new_max;
-}
-
-// acc[r][d...] = acc[r][d...] * rescale[r] + weights[r] . V[...][d...] for the dimensions of kVectors vectors, or for
-// `left` < 8 dimensions of one.
-template <int R, int kVectors, typename Element>
-KERNEL_INLINE void mix(const Tile& tile, const Element* v_page, size_t d, size_t left) {
-  F32x8 sums[R][kVectors];
-  clear(sums);
-  const Element* values = v_page + d;
-  for (size_t p = 0; p < tile.min_valid; p++, values += tile.head_dim) {
-    F32x8 v[kVectors];
-    KERNEL_UNROLL
-    for (int i = 0; i < kVectors; i++) v[i] = load(values + i * kLanes, left);
-    KERNEL_UNROLL
-    for (int r = 0; r < R; r++) {
-      const F32x8 weight = all_of(tile.weights[r] + p);
-      KERNEL_UNROLL
-      for (int i = 0; i < kVectors; i++) sums[r][i] = mul_add(weight, v[i], sums[r][i]);
-    }
-  }
-  // Positions that only some rows may see. A weight of 0 would not hide them: 0 * NaN is NaN.
-  KERNEL_UNROLL
-  for (int r = 0; r < R; r++) {
-    values = v_page + tile.min_valid * tile.head_dim + d;
-    for (size_t p = tile.min_valid; p < tile.valid[r]; p++, values += tile.head_dim) {
-      const F32x8 weight = all_of(tile.weights[r] + p);
-      KERNEL_UNROLL
-      for (int i = 0; i < kVectors; i++) sums[r][i] = mul_add(weight, load(values + i * kLanes, left), sums[r][i]);
-    }
-  }
-  KERNEL_UNROLL
-  for (int r = 0; r < R; r++) {
-    if (tile.valid[r] == 0) continue;
-    float* acc = tile.acc + r * tile.head_dim + d;
-    for (int i = 0; i < kVectors; i++, acc += kLanes) {
-      store(acc, mul_add(load(acc, left), all(tile.rescale[r]), sums[r][i]), left);
-    }
-  }
-}
+template <typename Element>
+constexpr bool kIsQ80 = std::is_same_v<Element, int8_t>;
 
 template <int R, typename Element>
 void attend_tile(const AttentionRows& rows, size_t first, const Element* k_page, const Element* v_page) {
   Tile tile;
   tile.head_dim = rows.head_dim;
-  tile.q = rows.q + first * rows.head_dim;
   tile.acc = rows.acc + first * rows.head_dim;
+  if constexpr (kIsQ80<Element>) {
+    tile.q_quants = rows.q_quants + first * rows.head_dim;
+    tile.q_scales = rows.q_scales + first;
+  } else {
+    tile.q = rows.q + first * rows.head_dim;
+  }
+  // Without a next page this one, which is in the caches then: no test in the loops.
+  tile.next_k = static_cast<const char*>(rows.next_k != nullptr ? rows.next_k : k_page);
+  tile.next_v = static_cast<const char*>(rows.next_v != nullptr ? rows.next_v : v_page);
   tile.min_valid = kPageSize;
   tile.max_valid = 0;
   KERNEL_UNROLL
@@ -158,6 +44,10 @@ void attend_tile(const AttentionRows& rows, size_t first, const Element* k_page,
   for (int r = 0; r < R; r++) {
     if (tile.valid[r] > 0) softmax(tile, r, rows.max[first + r], rows.sum[first + r]);
   }
+  if constexpr (kIsQ80<Element>) {
+    KERNEL_UNROLL
+    for (int r = 0; r < R; r++) quantize_weights(tile, r, v_page);
+  }
   constexpr int kVectors = vectors_for(R);
   size_t d = 0;
   for (; d + kVectors * kLanes <= rows.head_dim; d += kVectors * kLanes) mix<R, kVectors>(tile, v_page, d, kLanes);
@@ -165,36 +55,29 @@ void attend_tile(const AttentionRows& rows, size_t first, const Element* k_page,
   if (d < rows.head_dim) mix<R, 1>(tile, v_page, d, rows.head_dim - d);
 }
 
+// As few passes over the page as there can be, about equal.
 template <typename Element>
 void attend(const AttentionRows& rows, const Element* k_page, const Element* v_page) {
-  size_t row = 0;
-  for (; row + kMaxRows <= rows.rows; row += kMaxRows) attend_tile<kMaxRows>(rows, row, k_page, v_page);
-  switch (rows.rows - row) {
-    case 3:
-      return attend_tile<3>(rows, row, k_page, v_page);
-    case 2:
-      return attend_tile<2>(rows, row, k_page, v_page);
-    case 1:
-      return attend_tile<1>(rows, row, k_page, v_page);
-  }
-}
-
-template <typename Element>
-void store_key(const float* k, size_t head_dim, size_t slot, Element* k_page) {
-  Element* out = k_page + slot / kKeyGroup * head_dim * kKeyGroup + slot % kKeyGroup;
-  for (size_t d = 0; d < head_dim; d += kLanes) {
-    const size_t left = head_dim - d;
-    Element narrow[kLanes];
-    store(narrow, load(k + d, left));
-    for (size_t i = 0; i < kLanes && i < left; i++) out[(d + i) * kKeyGroup] = narrow[i];
+  constexpr decltype(&attend_tile<1, Element>) kTiles[kMaxRows] = {attend_tile<1, Element>, attend_tile<2, Element>,
+                                                                   attend_tile<3, Element>, attend_tile<4, Element>,
+                                                                   attend_tile<5, Element>, attend_tile<6, Element>};
+  size_t passes = (rows.rows + kMaxRows - 1) / kMaxRows;
+  for (size_t row = 0; row < rows.rows; passes--) {
+    const size_t n = (rows.rows - row + passes - 1) / passes;
+    kTiles[n - 1](rows, row, k_page, v_page);
+    row += n;
   }
 }
 
 KERNEL_INLINE void install_attention(Kernels& table) {
   table.store_key_f16 = store_key<uint16_t>;
   table.store_key_f32 = store_key<float>;
+  table.store_key_q80 = store_key_q80;
+  table.store_value_q80 = store_value_q80;
+  table.quantize_query = quantize_query;
   table.attend_f16 = attend<uint16_t>;
   table.attend_f32 = attend<float>;
+  table.attend_q80 = attend<int8_t>;
 }
 
 }  // namespace

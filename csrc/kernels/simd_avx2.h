@@ -15,6 +15,8 @@ namespace {
 
 constexpr size_t kLanes = 8;
 using F32x8 = __m256;
+using F32xN = F32x8;
+constexpr int kRegisters = 16;  // of such vectors
 
 // Lanes 0..n-1 set, for n < 8.
 KERNEL_INLINE __m256i first_lanes(size_t n) {
@@ -43,6 +45,14 @@ KERNEL_INLINE F32x8 load(const uint16_t* p) {
 
 KERNEL_INLINE void store(uint16_t* p, F32x8 v) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+}
+
+// Rounds to nearest even; what int8 cannot hold becomes its largest or smallest.
+KERNEL_INLINE void store(int8_t* p, F32x8 v) {
+  const __m256i wide_i32x8 = _mm256_cvtps_epi32(v);
+  const __m128i half_i16x8 =
+      _mm_packs_epi32(_mm256_castsi256_si128(wide_i32x8), _mm256_extracti128_si256(wide_i32x8, 1));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(half_i16x8, half_i16x8));
 }
 
 // The first `n` < 8 elements, then zeros.
@@ -109,6 +119,37 @@ KERNEL_INLINE float max_lanes(F32x8 v) {
   __m128 max = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
   max = _mm_max_ps(max, _mm_movehl_ps(max, max));
   return _mm_cvtss_f32(_mm_max_ss(max, _mm_movehdup_ps(max)));
+}
+
+// Rounds to nearest even; what int16 cannot hold becomes its largest or smallest.
+KERNEL_INLINE void store(int16_t* p, F32x8 v) {
+  const __m256i wide_i32x8 = _mm256_cvtps_epi32(v);
+  const __m128i half_i16x8 =
+      _mm_packs_epi32(_mm256_castsi256_si128(wide_i32x8), _mm256_extracti128_si256(wide_i32x8, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), half_i16x8);
+}
+
+// --- products of pairs of whole numbers, a pair and its sum to each lane ---
+
+using I32xN = int32_t __attribute__((vector_size(32)));  // gcc 12 takes more registers for sums of type __m256i
+using PairsxN = __m256i;                                 // of int16
+
+KERNEL_INLINE I32xN int_zeros() {
+  return I32xN{};
+}
+KERNEL_INLINE PairsxN load_pairs(const int8_t* p) {
+  return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+KERNEL_INLINE PairsxN all_pairs_of(const int16_t* p) {
+  int32_t pair;
+  std::memcpy(&pair, p, sizeof(pair));
+  return _mm256_set1_epi32(pair);
+}
+KERNEL_INLINE I32xN mul_add_pairs(PairsxN a, PairsxN b, I32xN c) {
+  return reinterpret_cast<I32xN>(_mm256_madd_epi16(a, b)) + c;
+}
+KERNEL_INLINE F32x8 to_floats(I32xN v) {
+  return _mm256_cvtepi32_ps(reinterpret_cast<__m256i>(v));
 }
 
 // Asks for the cache line at p, into L2.

@@ -1,4 +1,4 @@
-// Partial vectors and exp, for any eight floats. Knows no instruction set.
+// Partial vectors and exp, for vectors of any length. Knows no instruction set.
 #pragma once
 
 #include "kernels/simd.h"
@@ -6,19 +6,20 @@
 namespace dllama {
 namespace {
 
-// The next 8 floats, or the last `left` and zeros.
-KERNEL_INLINE F32x8 load(const float* x, size_t left) {
+// The next kLanes floats, or the last `left` and zeros.
+KERNEL_INLINE F32xN load(const float* x, size_t left) {
   return left >= kLanes ? load(x) : load_first(x, left);
 }
 
-KERNEL_INLINE F32x8 load(const uint16_t* x, size_t left) {
+template <typename Element>
+KERNEL_INLINE F32xN load(const Element* x, size_t left) {
   if (left >= kLanes) return load(x);
-  uint16_t padded[kLanes] = {};
-  std::memcpy(padded, x, left * sizeof(uint16_t));
+  Element padded[kLanes] = {};
+  std::memcpy(padded, x, left * sizeof(Element));
   return load(padded);
 }
 
-KERNEL_INLINE void store(float* x, F32x8 v, size_t left) {
+KERNEL_INLINE void store(float* x, F32xN v, size_t left) {
   if (left >= kLanes) {
     store(x, v);
   } else {
@@ -29,18 +30,18 @@ KERNEL_INLINE void store(float* x, F32x8 v, size_t left) {
 // exp with an error below 2 units in the last place; 0 where the result is below the smallest normal float, infinity
 // above the largest. x = n ln 2 + r with |r| <= ln(2)/2, and exp(r) = 1 + r + r^2 q(r): q is a minimax fit of degree 4,
 // off by at most 2^-28 of exp(r). 2^n is added to the exponent, which is right whenever the result is normal.
-KERNEL_INLINE F32x8 exp(F32x8 x) {
-  const F32x8 n = round_even(mul(x, all(0x1.715476p+0f)));
-  F32x8 r = neg_mul_add(n, all(0x1.62e43p-1f), x);  // ln 2, upper part
+KERNEL_INLINE F32xN exp(F32xN x) {
+  const F32xN n = round_even(mul(x, all(0x1.715476p+0f)));
+  F32xN r = neg_mul_add(n, all(0x1.62e43p-1f), x);  // ln 2, upper part
   r = neg_mul_add(n, all(-0x1.05c61p-29f), r);      // and the rest of it
-  F32x8 q = all(0x1.6a23dp-10f);
+  F32xN q = all(0x1.6a23dp-10f);
   q = mul_add(q, r, all(0x1.123a2p-7f));
   q = mul_add(q, r, all(0x1.5558f2p-5f));
   q = mul_add(q, r, all(0x1.555492p-3f));
   q = mul_add(q, r, all(0x1.fffffcp-2f));
-  const F32x8 fraction = mul_add(mul(r, r), q, r);
-  const F32x8 result = scale_by_power(add(all(1.0f), fraction), n);
-  const F32x8 bounded = select_less(x, all(-87.336540f), zeros(), result);  // ln 2^-126
+  const F32xN fraction = mul_add(mul(r, r), q, r);
+  const F32xN result = scale_by_power(add(all(1.0f), fraction), n);
+  const F32xN bounded = select_less(x, all(-87.336540f), zeros(), result);  // ln 2^-126
   return select_less(all(88.722832f), x, all(__builtin_inff()), bounded);   // ln of the largest float
 }
 

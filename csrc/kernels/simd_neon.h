@@ -18,6 +18,8 @@ constexpr size_t kLanes = 8;
 struct F32x8 {
   float32x4_t low, high;
 };
+using F32xN = F32x8;
+constexpr int kRegisters = 16;  // of such vectors
 
 KERNEL_INLINE F32x8 zeros() {
   return {vdupq_n_f32(0.0f), vdupq_n_f32(0.0f)};
@@ -44,6 +46,12 @@ KERNEL_INLINE F32x8 load(const uint16_t* p) {
 
 KERNEL_INLINE void store(uint16_t* p, F32x8 v) {
   vst1q_u16(p, vreinterpretq_u16_f16(vcvt_high_f16_f32(vcvt_f16_f32(v.low), v.high)));
+}
+
+// Rounds to nearest even; what int8 cannot hold becomes its largest or smallest.
+KERNEL_INLINE void store(int8_t* p, F32x8 v) {
+  const int16x8_t wide_i16x8 = vqmovn_high_s32(vqmovn_s32(vcvtnq_s32_f32(v.low)), vcvtnq_s32_f32(v.high));
+  vst1_s8(p, vqmovn_s16(wide_i16x8));
 }
 
 // The first `n` < 8 elements, then zeros.
@@ -123,6 +131,39 @@ KERNEL_INLINE float sum_lanes(F32x8 v) {
 }
 KERNEL_INLINE float max_lanes(F32x8 v) {
   return vmaxnmvq_f32(vmaxnmq_f32(v.low, v.high));
+}
+
+// Rounds to nearest even; what int16 cannot hold becomes its largest or smallest.
+KERNEL_INLINE void store(int16_t* p, F32x8 v) {
+  vst1q_s16(p, vqmovn_high_s32(vqmovn_s32(vcvtnq_s32_f32(v.low)), vcvtnq_s32_f32(v.high)));
+}
+
+// --- products of pairs of whole numbers, a pair and its sum to each lane ---
+
+struct I32xN {
+  int32x4_t low, high;
+};
+struct PairsxN {
+  int16x8_t first, second;  // of each pair
+};
+
+KERNEL_INLINE I32xN int_zeros() {
+  return {vdupq_n_s32(0), vdupq_n_s32(0)};
+}
+KERNEL_INLINE PairsxN load_pairs(const int8_t* p) {
+  const int8x8x2_t pairs_i8x8 = vld2_s8(p);
+  return {vmovl_s8(pairs_i8x8.val[0]), vmovl_s8(pairs_i8x8.val[1])};
+}
+KERNEL_INLINE PairsxN all_pairs_of(const int16_t* p) {
+  return {vdupq_n_s16(p[0]), vdupq_n_s16(p[1])};
+}
+KERNEL_INLINE I32xN mul_add_pairs(PairsxN a, PairsxN b, I32xN c) {
+  const int32x4_t low = vmlal_s16(c.low, vget_low_s16(a.first), vget_low_s16(b.first));
+  const int32x4_t high = vmlal_high_s16(c.high, a.first, b.first);
+  return {vmlal_s16(low, vget_low_s16(a.second), vget_low_s16(b.second)), vmlal_high_s16(high, a.second, b.second)};
+}
+KERNEL_INLINE F32x8 to_floats(I32xN v) {
+  return {vcvtq_f32_s32(v.low), vcvtq_f32_s32(v.high)};
 }
 
 // Asks for the cache line at p, into L2.

@@ -23,6 +23,10 @@ size_t unit_values(const NodeConfig& config, const Shard& shard) {
   return heads_per_unit(values, kBlockSize) * values;
 }
 
+size_t segments_bytes(const NodeConfig& config, const Shard& shard) {
+  return kRedundantTokens * shard.num_heads * segments_of_pool(config) * (config.head_dim + 2) * sizeof(float);
+}
+
 // Sums of all tokens of the largest step, in the wire type.
 size_t sums_bytes(const NodeConfig& config) {
   return config.max_tokens * wire_bytes(config.wire_type, config.hidden_size);
@@ -42,6 +46,10 @@ size_t range_record_bytes(const NodeConfig& config, size_t rank) {
 
 size_t heads_per_unit(size_t head_values, size_t unit) {
   return unit / std::gcd(head_values, unit);
+}
+
+size_t segments_of_pool(const NodeConfig& config) {
+  return (config.num_pages + kSegmentPages - 1) / kSegmentPages;
 }
 
 size_t tile_tokens(const Shard& shard) {
@@ -68,6 +76,7 @@ Activations::Activations(const Kernels& kernels, const NodeConfig& config, const
       update(config.max_tokens * config.hidden_size * sizeof(float)),
       q(config.max_tokens * padded(kernels, shard.num_heads * config.head_dim) * sizeof(float)),
       q_stride(padded(kernels, shard.num_heads * config.head_dim)),
+      segments(segments_bytes(config, shard)),
       normed(wants_quantized(config.weight_type), config.max_tokens, config.hidden_size),
       attended(wants_quantized(config.weight_type), config.max_tokens, shard.num_heads * config.head_dim),
       gated(wants_quantized(config.weight_type), config.max_tokens, shard.intermediate_size) {
@@ -88,6 +97,7 @@ size_t Activations::bytes(const Kernels& kernels, const NodeConfig& config, cons
   const size_t per_token = config.head_dim + 2 * config.hidden_size + padded(kernels, q_size);
   const size_t per_thread = chunk_values(kernels, config) + 2 * kChunkRows;
   size_t total = tokens * (per_token + config.num_threads * per_thread) * sizeof(float);
+  total += segments_bytes(config, shard);
   for (const size_t cols : {config.hidden_size, q_size, shard.intermediate_size}) {
     total += ActivationRows::bytes(quantized, tokens, cols);
   }

@@ -18,8 +18,9 @@ inline constexpr size_t kRedundantTokens = 4;
 // Rows of a weight matrix that a thread takes at a time: 64 rows of 2048 Q40 inputs are 74 KB, which stays in L2 while
 // all tokens of a prompt chunk stream past it.
 inline constexpr size_t kChunkRows = 64;
-// Query rows (tokens x query heads of a KV head) that attention handles together, at least one token's.
-inline constexpr size_t kTileRows = 64;
+// Query rows (tokens x query heads of a KV head) that attention handles together, at least one token's. A multiple of
+// 6, which kernels take at a time; with 64 values to a head, rows, sums and a page stay in L2.
+inline constexpr size_t kTileRows = 48;
 // Rows of logits computed at a time when only scores are wanted.
 inline constexpr size_t kScoreRows = 32;
 
@@ -27,6 +28,9 @@ inline constexpr size_t kScoreRows = 32;
 size_t heads_per_unit(size_t head_values, size_t unit);
 // Tokens whose attention is computed together: a tile.
 size_t tile_tokens(const Shard& shard);
+
+// Segments of the longest sequence that the KV pages can hold.
+size_t segments_of_pool(const NodeConfig& config);
 
 // The range of the hidden size that a rank sums up and normalizes: whole blocks, as even as they go; it may be empty.
 Range hidden_range(const NodeConfig& config, size_t rank);
@@ -59,6 +63,7 @@ struct Activations {
   Buffer update;                 // [max_tokens, hidden_size] what this rank's o_proj or down_proj adds to the residual
   Buffer q;                      // [max_tokens, q_stride] rotated queries
   size_t q_stride;               // this rank's query outputs, padded to whole row groups
+  Buffer segments;               // [kRedundantTokens, num_heads, segments, head_dim + 2] attention.cpp
   ActivationRows normed;         // [max_tokens, hidden_size] input of q, k, v or gate, up
   ActivationRows attended;       // [max_tokens, this rank's query outputs] input of o_proj
   ActivationRows gated;          // [max_tokens, this rank's FFN columns] input of down_proj

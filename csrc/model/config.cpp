@@ -34,7 +34,7 @@ void NodeConfig::validate() const {
   require(head_dim % 2 == 0, "head_dim must be even");
   require(rope_frequencies.size() == head_dim / 2, "rope_frequencies must have head_dim / 2 entries");
   require(!layers.empty(), "a model needs at least one layer");
-  require(kv_type == DType::F16 || kv_type == DType::F32, "kv_type must be F16 or F32");
+  require(kv_type != DType::Q40, "kv_type must be F16, F32 or Q80");
   require(wire_type != DType::Q40, "wire_type must be F32, F16 or Q80");
   require(!shards.empty(), "a group needs at least one shard");
   size_t vocab = 0;

@@ -7,12 +7,20 @@ namespace dllama {
 
 namespace {
 
-size_t element_bytes(DType type) {
-  return type == DType::F16 ? sizeof(uint16_t) : sizeof(float);
+// Bytes of a key or value as pages hold it.
+size_t position_bytes(const NodeConfig& config) {
+  switch (config.kv_type) {
+    case DType::F16:
+      return config.head_dim * sizeof(uint16_t);
+    case DType::Q80:
+      return config.head_dim + sizeof(float);  // a scale for all of it
+    default:
+      return config.head_dim * sizeof(float);
+  }
 }
 
 size_t bytes_of_half(const NodeConfig& config) {
-  return kPageSize * config.head_dim * element_bytes(config.kv_type);
+  return kPageSize * position_bytes(config);
 }
 
 }  // namespace
@@ -55,26 +63,33 @@ std::byte* KvCache::page(size_t slot, size_t layer, size_t kv_head, size_t posit
 
 void KvCache::store_key(size_t slot, size_t layer, size_t kv_head, size_t position, const float* k) {
   std::byte* keys = page(slot, layer, kv_head, position);
+  const size_t at = position % kPageSize;
   if (type_ == DType::F16) {
-    kernels_.store_key_f16(k, head_dim_, position % kPageSize, reinterpret_cast<uint16_t*>(keys));
+    kernels_.store_key_f16(k, head_dim_, at, reinterpret_cast<uint16_t*>(keys));
+  } else if (type_ == DType::Q80) {
+    kernels_.store_key_q80(k, head_dim_, at, reinterpret_cast<int8_t*>(keys));
   } else {
-    kernels_.store_key_f32(k, head_dim_, position % kPageSize, reinterpret_cast<float*>(keys));
+    kernels_.store_key_f32(k, head_dim_, at, reinterpret_cast<float*>(keys));
   }
 }
 
 void KvCache::store_value(size_t slot, size_t layer, size_t kv_head, size_t position, const float* v) {
   std::byte* values = page(slot, layer, kv_head, position) + half_bytes_;
-  const size_t offset = position % kPageSize * head_dim_;
+  const size_t at = position % kPageSize;
   if (type_ == DType::F16) {
-    kernels_.f32_to_f16(v, reinterpret_cast<uint16_t*>(values) + offset, head_dim_);
+    kernels_.f32_to_f16(v, reinterpret_cast<uint16_t*>(values) + at * head_dim_, head_dim_);
+  } else if (type_ == DType::Q80) {
+    kernels_.store_value_q80(v, head_dim_, at, reinterpret_cast<int8_t*>(values));
   } else {
-    std::memcpy(reinterpret_cast<float*>(values) + offset, v, head_dim_ * sizeof(float));
+    std::memcpy(reinterpret_cast<float*>(values) + at * head_dim_, v, head_dim_ * sizeof(float));
   }
 }
 
 KvPages KvCache::pages(size_t slot, size_t layer, size_t kv_head) const {
-  return {type_, pool_.data() + layer * layer_bytes_ + kv_head * 2 * half_bytes_, page_bytes_, half_bytes_,
-          tables_[slot].data()};
+  const size_t head_bytes = 2 * half_bytes_;
+  const bool is_last = (kv_head + 1) * head_bytes == layer_bytes_;
+  const std::byte* pool = pool_.data() + layer * layer_bytes_ + kv_head * head_bytes;
+  return {type_, pool, page_bytes_, half_bytes_, tables_[slot].data(), is_last ? 0 : head_bytes};
 }
 
 }  // namespace dllama

@@ -15,9 +15,8 @@
 #include "model/layer.h"
 
 #include <algorithm>
-#include <cmath>
-#include <cstring>
 
+#include "model/attention.h"
 #include "model/sync.h"
 #include "ops/norm.h"
 
@@ -117,48 +116,6 @@ void project_qkv(Step& step, size_t thread, size_t layer, const ActivationRows& 
   step.pool.barrier(first_weights(step, thread, w.o_proj));
 }
 
-// Attention of all queries of one KV head for the tokens of a tile; the result goes to own.attended at `column`.
-void attend_head(Step& step, ThreadBuffers& own, size_t layer, const AttentionTile& tile, size_t kv_head, size_t column,
-                 size_t stride) {
-  const size_t head_dim = step.config.head_dim;
-  const size_t group = step.shard.group_size();
-  const float scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
-  for (size_t t = 0; t < tile.num_tokens; ++t) {
-    const size_t token = tile.first_row + t;
-    const float* q = step.buffers.q.as<float>() + token * step.buffers.q_stride + kv_head * group * head_dim;
-    float* rows = own.attention.q.data() + t * group * head_dim;
-    for (size_t i = 0; i < group * head_dim; ++i) rows[i] = q[i] * scale;
-    std::fill_n(own.attention.positions.begin() + static_cast<std::ptrdiff_t>(t * group), group,
-                step.buffers.position[token]);
-  }
-  const KvPages pages = step.cache.pages(step.buffers.slot[tile.first_row], layer, kv_head);
-  attend(step.kernels, pages, tile.num_tokens * group, head_dim, own.attention);
-  for (size_t t = 0; t < tile.num_tokens; ++t) {
-    std::memcpy(own.attended.data() + t * stride + column, own.attention.acc.data() + t * group * head_dim,
-                group * head_dim * sizeof(float));
-  }
-}
-
-// A chunk is a tile of tokens by as many KV heads as fill whole blocks of o_proj's input.
-void attention(Step& step, size_t thread, size_t layer) {
-  const size_t values = step.shard.group_size() * step.config.head_dim;  // per KV head
-  const size_t unit = heads_per_unit(values, kBlockSize);
-  const size_t units = step.shard.num_kv_heads / unit;
-  ThreadBuffers& own = step.buffers.threads[thread];
-  for (size_t c; step.pool.next_chunk(thread, step.tiles.size() * units, c);) {
-    const AttentionTile& tile = step.tiles[c / units];
-    const size_t first_head = c % units * unit;
-    for (size_t i = 0; i < unit; ++i) {
-      attend_head(step, own, layer, tile, first_head + i, i * values, unit * values);
-    }
-    for (size_t t = 0; t < tile.num_tokens; ++t) {
-      step.buffers.attended.store(step.kernels, tile.first_row + t, first_head * values,
-                                  own.attended.data() + t * unit * values, unit * values);
-    }
-  }
-  step.pool.barrier(first_weights(step, thread, step.weights.layers[layer].o_proj));
-}
-
 // SwiGLU: a chunk is kChunkRows columns of the FFN, gate and up together, so its owner can finish them at once.
 void gate_and_up(Step& step, size_t thread, size_t layer, const ActivationRows& x) {
   const LayerWeights& w = step.weights.layers[layer];
@@ -239,7 +196,7 @@ const ActivationRows& run_layer(Step& step, size_t thread, size_t layer, const A
   const LayerWeights& w = step.weights.layers[layer];
   if (step.shard.has_attention()) {
     project_qkv(step, thread, layer, x);
-    attention(step, thread, layer);
+    attention(step, thread, layer, first_weights(step, thread, w.o_proj));
   }
   const ActivationRows& y =
       project_and_norm(step, thread, w.o_proj, step.buffers.attended, w.post_attention_layernorm, w.gate_proj);

@@ -25,9 +25,9 @@ namespace {
 constexpr size_t kHalfBlock = kBlockSize / 2;
 
 // Largest magnitude; NaNs are passed over.
-float max_magnitude(const float* x) {
+float max_magnitude(const float* x, size_t n) {
   float amax = 0.0f;
-  for (size_t j = 0; j < kBlockSize; j++) {
+  for (size_t j = 0; j < n; j++) {
     const float magnitude = std::fabs(x[j]);
     if (magnitude > amax) amax = magnitude;
   }
@@ -46,23 +46,15 @@ uint8_t q40_quant(float x, float id) {
   return shifted < 15.0f ? static_cast<uint8_t>(shifted) : 15;
 }
 
-// The clamp never binds for finite x: |x * id| < 127.001. It keeps -128 out of the products whatever x is.
-int8_t q80_quant(float x, float id) {
-  const float product = x * id;
-  if (!(product > -127.0f)) return -127;  // also NaN
-  return product < 127.0f ? static_cast<int8_t>(std::nearbyint(product)) : 127;
-}
-
 // Writes the 32 quants and returns the unrounded scale.
 float quantize_block_q80(const float* x, int8_t* quants) {
-  const float d = max_magnitude(x) / 127.0f;
-  const float id = reciprocal(d);
-  for (size_t j = 0; j < kBlockSize; j++) quants[j] = q80_quant(x[j], id);
-  return d;
+  const RowScale block = q80_row_scale(x, kBlockSize);
+  for (size_t j = 0; j < kBlockSize; j++) quants[j] = q80_quant(x[j], block.inverse);
+  return block.scale;
 }
 
 void quantize_block_q40(const float* x, BlockQ40& out) {
-  const float amax = max_magnitude(x);
+  const float amax = max_magnitude(x, kBlockSize);
   float m = -amax;
   for (size_t j = 0; j < kBlockSize; j++) {
     if (x[j] == amax) m = amax;
@@ -104,6 +96,18 @@ void f32_to_f16(const float* x, uint16_t* out, size_t n) {
 
 void f16_to_f32(const uint16_t* x, float* out, size_t n) {
   for (size_t i = 0; i < n; i++) out[i] = f16_to_f32(x[i]);
+}
+
+RowScale q80_row_scale(const float* x, size_t n) {
+  const float d = max_magnitude(x, n) / 127.0f;
+  return {d, reciprocal(d)};
+}
+
+// The clamp never binds for finite x: |x * inverse| < 127.001. It keeps -128 out of the products whatever x is.
+int8_t q80_quant(float x, float inverse) {
+  const float product = x * inverse;
+  if (!(product > -127.0f)) return -127;  // also NaN
+  return product < 127.0f ? static_cast<int8_t>(std::nearbyint(product)) : 127;
 }
 
 void quantize_q40(const float* x, BlockQ40* out, size_t blocks) {

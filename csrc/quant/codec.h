@@ -47,6 +47,13 @@ void quantize_q80(const float* x, BlockQ80* out, size_t blocks);
 // The quants of quantize_q80 with d itself as scale, and the offsets that blocks.h describes.
 void quantize_activation(const float* x, ActivationQ80* out, size_t blocks);
 
+// The parts of the above, for rows of any length that have one scale: d and id, and a quant.
+struct RowScale {
+  float scale, inverse;
+};
+RowScale q80_row_scale(const float* x, size_t n);
+int8_t q80_quant(float x, float inverse);
+
 // Exact: a 4- or 8-bit integer times an 11-bit significand fits a float.
 void dequantize_q40(const BlockQ40* x, float* out, size_t blocks);
 void dequantize_q80(const BlockQ80* x, float* out, size_t blocks);

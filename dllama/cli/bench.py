@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dllama.cli.cluster_flags import add_cluster_flags, add_wire_flag, are_workers_given, wire_type
-from dllama.cli.common import find_model, say
+from dllama.cli.common import add_kv_flag, find_model, kv_type, say
 from dllama.cli.parser import file_name, list_of, whole
 from dllama.errors import UsageError
 
@@ -52,6 +52,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_const", const="json", dest="output", help="the same as -o json")
     parser.add_argument("--no-warmup", action="store_true", help="leave out the unmeasured run")
+    add_kv_flag(parser)
     add_cluster_flags(parser)
     add_wire_flag(parser)
 
@@ -209,7 +210,7 @@ def _records_of(
     options: dict[str, Any] = {"num_threads": threads, "max_batch_tokens": batch, "max_seq_len": longest}
     if are_workers_given(args):
         options |= {"workers": args.workers, "shares": args.shares, "key_file": args.key_file}
-    options["wire_type"] = wire_type(args)
+    options |= {"kv_type": kv_type(args), "wire_type": wire_type(args)}
     with Engine.load(model, kv_tokens=room, max_draft=0, **options) as engine:
         if engine.max_seq_len < longest:
             raise UsageError(f"{model} has a context of {engine.max_seq_len}, the tests need {longest}")

@@ -80,9 +80,14 @@ def connect(args: argparse.Namespace, show: _Show) -> Cluster | None:
 
 def wire_type(args: argparse.Namespace) -> Any:
     """Give the number type of ``--buffer-float-type``, None for the default."""
+    return number_type(args.buffer_float_type)
+
+
+def number_type(name: str | None) -> Any:
+    """Give the number type that a flag names, None for none."""
     from dllama.config import DType
 
-    return DType[args.buffer_float_type.upper()] if args.buffer_float_type else None
+    return DType[name.upper()] if name else None
 
 
 class Bars:

@@ -12,7 +12,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dllama.cli import cluster_flags
 from dllama.cli.parser import Refused, file_name, whole
@@ -73,6 +73,7 @@ def add_size_flags(group: argparse._ActionsContainer) -> None:
         metavar="N",
         help="longest context, at most the model's (default: the model's, 8192 or what memory allows)",
     )
+    add_kv_flag(group)
     cluster_flags.add_wire_flag(group)
 
 
@@ -80,6 +81,20 @@ def add_draft_flag(group: argparse._ActionsContainer) -> None:
     """Add the flag that bounds guesses, of commands that generate."""
     help_ = "most tokens of a step that are guessed from the text so far and then verified (default 16; 0: none)"
     group.add_argument("--draft-max", type=whole(0, 31), metavar="N", help=help_)
+
+
+def add_kv_flag(group: argparse._ActionsContainer) -> None:
+    """Add the flag that ``kv_type`` reads."""
+    group.add_argument(
+        "--kv-type",
+        choices=["f32", "f16", "q80"],
+        help="number type of keys and values, q80 in half of f16's memory (default: f16, or f32 for F32 models)",
+    )
+
+
+def kv_type(args: argparse.Namespace) -> Any:
+    """Give the number type of ``--kv-type``, None for the default."""
+    return cluster_flags.number_type(args.kv_type)
 
 
 def add_ignored_flags(group: argparse._ActionsContainer) -> None:
@@ -201,6 +216,7 @@ def prepare(args: argparse.Namespace, show: Callable[[str], None]) -> Prepared:
     options = NodeOptions(
         num_threads=args.nthreads or machine.physical_cores(),
         max_seq_len=args.max_seq_len or None,
+        kv_type=kv_type(args),
         wire_type=cluster_flags.wire_type(args),
     )
     with open_m_file(args.model) as model:
@@ -238,6 +254,7 @@ def load_engine(
             prepared.tokenizer,
             num_threads=args.nthreads,
             max_seq_len=prepared.context,
+            kv_type=kv_type(args),
             step_seconds=step_seconds,
             wire_type=cluster_flags.wire_type(args),
             workers=prepared.cluster,

@@ -13,7 +13,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from dllama.cli.cluster_flags import add_cluster_flags, connect, wire_type
-from dllama.cli.common import MIB, add_model_flag, add_size_flags, find_model, say, to_json
+from dllama.cli.common import MIB, add_model_flag, add_size_flags, find_model, kv_type, say, to_json
 from dllama.cli.parser import whole
 from dllama.errors import NotEnoughMemory, UsageError
 
@@ -204,6 +204,7 @@ def run(args: argparse.Namespace) -> None:
     options = NodeOptions(
         num_threads=args.nthreads or machine.physical_cores(),
         max_seq_len=args.max_seq_len or None,
+        kv_type=kv_type(args),
         wire_type=wire_type(args),
     )
     with open_m_file(find_model(args.model)[0]) as file:

@@ -108,7 +108,8 @@ class Engine:
             num_threads: Compute threads; None: the physical cores that this process may use.
             max_seq_len: Most tokens in a sequence, cut to the model's own; None: that, 8192, or what memory allows.
             max_batch_tokens: Most tokens in one step.
-            kv_type: ``DType.F16`` or ``DType.F32`` for keys and values; None: F32 for F32 models, else F16.
+            kv_type: ``DType.F16``, ``F32`` or ``Q80`` for keys and values, the last in half of F16's memory; None:
+                F32 for F32 models, else F16.
             kv_tokens: Positions that all sequences share, those that ended and may be continued too; None:
                 ``max_seq_len``. No sequence can be longer.
             step_seconds: About how long a step that reads a prompt may last, and so a ``cancel`` wait; shorter steps

@@ -38,7 +38,7 @@ class NodeOptions:
         num_threads: Compute threads.
         max_seq_len: Most tokens in a sequence, cut to the model's own; None: that, 8192 and what memory allows.
         max_batch_tokens: Tokens in one step.
-        kv_type: Number type of keys and values, F16 or F32; None: F32 for F32 models, else F16.
+        kv_type: Number type of keys and values, F16, F32 or Q80; None: F32 for F32 models, else F16.
         kv_tokens: Positions in the pool of KV pages that all sequences share; None: ``max_seq_len``.
         wire_type: Number type of activations between nodes; None: Q80 for quantized models, else F32.
         step_seconds: About how long a step with tokens of a prompt may last; None: as long as it takes.
@@ -67,7 +67,7 @@ class NodeOptions:
         seconds = self.step_seconds
         if seconds is not None and not (isinstance(seconds, int | float) and 0 < seconds <= _MAX_STEP_S):
             raise UsageError(f"step_seconds: expected a number above 0, at most {_MAX_STEP_S}, found {seconds!r:.80}")
-        _check_type("kv_type", self.kv_type, (DType.F16, DType.F32))
+        _check_type("kv_type", self.kv_type, (DType.F16, DType.F32, DType.Q80))
         _check_type("wire_type", self.wire_type, (DType.F32, DType.F16, DType.Q80))
 
     def kv_type_for(self, config: ModelConfig) -> DType:

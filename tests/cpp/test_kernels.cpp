@@ -601,13 +601,23 @@ AttentionCase attention_case(size_t rows, size_t head_dim, size_t pages, uint32_
   AttentionCase c{rows,
                   head_dim,
                   pages,
-                  random.values(rows * head_dim, 2.0f / std::sqrt(static_cast<float>(head_dim))),
-                  random.values(pages * kPageSize * head_dim, 3.0f),
+                  random.values(rows * head_dim),
+                  random.values(pages * kPageSize * head_dim),
                   random.values(pages * kPageSize * head_dim),
                   {}};
-  // What F16 pages can hold, so that one expectation serves both types.
-  for (float& value : c.k) value = f16_to_f32(f32_to_f16(value));
-  for (float& value : c.v) value = f16_to_f32(f32_to_f16(value));
+  // What pages and queries of all types can hold, so that one expectation serves them: whole numbers up to 127, or to
+  // kMaxQueryQuant, times a power of two.
+  for (size_t i = 0; i < c.q.size(); i++) {
+    const float unit = std::exp2(std::round(std::log2(2.0f / std::sqrt(static_cast<float>(head_dim))))) / 4096;
+    c.q[i] = (i % head_dim == 0 ? std::copysign(kMaxQueryQuant, c.q[i]) : std::round(c.q[i] * kMaxQueryQuant)) * unit;
+  }
+  for (Floats* rows_of : {&c.k, &c.v}) {
+    const float unit = rows_of == &c.k ? 0x1p-5f : 0x1p-7f;
+    for (size_t i = 0; i < rows_of->size(); i++) {
+      float& value = (*rows_of)[i];
+      value = (i % head_dim == 0 ? std::copysign(127.0f, value) : std::round(value * 127.0f)) * unit;
+    }
+  }
   for (size_t row = 0; row < rows; row++) {
     c.seen.push_back(row % 5 == 4 ? 1 + random.bits() % (pages * kPageSize)
                                   : static_cast<uint32_t>(pages * kPageSize - (random.bits() + row / 2) % 11));
@@ -635,7 +645,11 @@ struct PageKernels<uint16_t> {
                      const uint16_t* value_page) {
     k.attend_f16(rows, key_page, value_page);
   }
-  static uint16_t narrow(float value) { return f32_to_f16(value); }
+  static void store_value(const Kernels& k, const float* value, size_t head_dim, size_t slot, uint16_t* page) {
+    k.f32_to_f16(value, page + slot * head_dim, head_dim);
+  }
+  static constexpr size_t kScales = 0;  // elements behind those of the positions
+  static constexpr uint16_t kHole = 0x7e00;
 };
 
 template <>
@@ -646,7 +660,35 @@ struct PageKernels<float> {
   static void attend(const Kernels& k, const AttentionRows& rows, const float* key_page, const float* value_page) {
     k.attend_f32(rows, key_page, value_page);
   }
-  static float narrow(float value) { return value; }
+  static void store_value(const Kernels&, const float* value, size_t head_dim, size_t slot, float* page) {
+    std::copy_n(value, head_dim, page + slot * head_dim);
+  }
+  static constexpr size_t kScales = 0;
+  static constexpr float kHole = std::numeric_limits<float>::quiet_NaN();
+};
+
+template <>
+struct PageKernels<int8_t> {
+  static void store_key(const Kernels& k, const float* key, size_t head_dim, size_t slot, int8_t* page) {
+    k.store_key_q80(key, head_dim, slot, page);
+  }
+  static void attend(const Kernels& k, const AttentionRows& rows, const int8_t* key_page, const int8_t* value_page) {
+    std::vector<int16_t> quants(rows.rows * rows.head_dim);
+    Floats scales(rows.rows);
+    for (size_t row = 0; row < rows.rows; row++) {
+      scales[row] = k.quantize_query(rows.q + row * rows.head_dim, rows.head_dim, quants.data() + row * rows.head_dim);
+    }
+    AttentionRows quantized = rows;
+    quantized.q = nullptr;
+    quantized.q_quants = quants.data();
+    quantized.q_scales = scales.data();
+    k.attend_q80(quantized, key_page, value_page);
+  }
+  static void store_value(const Kernels& k, const float* value, size_t head_dim, size_t slot, int8_t* page) {
+    k.store_value_q80(value, head_dim, slot, page);
+  }
+  static constexpr size_t kScales = kPageSize * sizeof(float);
+  static constexpr int8_t kHole = -1;  // four of them are a NaN
 };
 
 // Attends rows [first, first + count) to all pages. Positions that no row of the case sees hold NaN.
@@ -657,14 +699,12 @@ AttentionState attend(const Kernels& k, const AttentionCase& c, size_t first, si
   const size_t written =
       *std::max_element(c.seen.begin() + static_cast<long>(first), c.seen.begin() + static_cast<long>(first + count));
   for (size_t page = 0; page < c.pages; page++) {
-    std::vector<Element> keys(kPageSize * c.head_dim, Page::narrow(kNaN)), values = keys;
+    std::vector<Element> keys(kPageSize * c.head_dim + Page::kScales, Page::kHole), values = keys;
     for (size_t slot = 0; slot < kPageSize; slot++) {
       const size_t position = page * kPageSize + slot;
       if (position >= written) break;
       Page::store_key(k, c.k.data() + position * c.head_dim, c.head_dim, slot, keys.data());
-      for (size_t d = 0; d < c.head_dim; d++) {
-        values[slot * c.head_dim + d] = Page::narrow(c.v[position * c.head_dim + d]);
-      }
+      Page::store_value(k, c.v.data() + position * c.head_dim, c.head_dim, slot, values.data());
     }
     std::vector<uint32_t> valid(count);
     for (size_t row = 0; row < count; row++) {
@@ -684,9 +724,10 @@ AttentionState attend(const Kernels& k, const AttentionCase& c, size_t first, si
   return state;
 }
 
-// With e the error of a score, a weight is off by e, plus the rounding of its argument and 4 units of exp; the sums
-// over positions and the rescaling add a unit each. Numerator and denominator both have that error; |v| <= 1.
-void check_attention_row(const AttentionCase& c, const AttentionState& state, size_t row) {
+// With e the error of a score, a weight is off by e, plus the rounding of its argument, 4 units of exp and one of a
+// scale; the sums over positions and the rescaling add a unit each. Numerator and denominator both have that error; |v|
+// <= 1. Q80 rounds each weight to half a step of its page's largest.
+void check_attention_row(const AttentionCase& c, const AttentionState& state, size_t row, bool is_q80) {
   const float* q = c.q.data() + row * c.head_dim;
   std::vector<double> scores(c.seen[row]);
   double max = -kInfinity, lowest = kInfinity, magnitude = 0;
@@ -701,16 +742,21 @@ void check_attention_row(const AttentionCase& c, const AttentionState& state, si
     lowest = std::min(lowest, scores[p]);
     magnitude = std::max(magnitude, terms);
   }
-  const double score_error = static_cast<double>(c.head_dim) * magnitude;
-  const double weight_error = score_error + (max - lowest) + 4;
+  const double score_error = static_cast<double>(c.head_dim + 1) * magnitude;  // one for a scale
+  const double weight_error = score_error + (max - lowest) + 5;
   const double tolerance = 2 * (weight_error + static_cast<double>(kPageSize + 2 * c.pages)) * kUnit;
-  double sum = 0;
+  double sum = 0, steps = 0;
   for (double& score : scores) sum += score = std::exp(score - max);
+  for (size_t p = 0; is_q80 && p < scores.size(); p += kPageSize) {
+    const size_t end = std::min(p + kPageSize, scores.size());
+    steps += static_cast<double>(end - p) * *std::max_element(&scores[p], &scores[end - 1] + 1);
+  }
+  const double rounding = steps / sum * 0.5 / kMaxWeightQuant;
   for (size_t d = 0; d < c.head_dim; d++) {
     double expected = 0;
     for (size_t p = 0; p < scores.size(); p++)
       expected += scores[p] / sum * static_cast<double>(c.v[p * c.head_dim + d]);
-    CHECK_NEAR(state.acc[row * c.head_dim + d] / state.sum[row], expected, tolerance);
+    CHECK_NEAR(state.acc[row * c.head_dim + d] / state.sum[row], expected, tolerance + rounding);
   }
   CHECK_NEAR(state.max[row], max, score_error * kUnit);
 }
@@ -721,7 +767,7 @@ void check_attention(const Kernels& k, size_t rows, size_t head_dim, size_t page
   const AttentionCase c = attention_case(rows, head_dim, pages, static_cast<uint32_t>(rows * 1000 + head_dim));
   const AttentionState all = attend<Element>(k, c, 0, rows);
   for (size_t row = 0; row < rows; row++) {
-    check_attention_row(c, all, row);
+    check_attention_row(c, all, row, sizeof(Element) == 1);
     // The same bits alone, where what only the others may see is NaN.
     const AttentionState alone = attend<Element>(k, c, row, 1);
     CHECK(std::memcmp(&alone.max[0], &all.max[row], sizeof(float)) == 0);
@@ -732,10 +778,11 @@ void check_attention(const Kernels& k, size_t rows, size_t head_dim, size_t page
 
 void test_attention(const Kernels& k) {
   for (size_t head_dim : {2, 6, 16, 64, 80, 96, 128}) {
-    for (size_t rows : {1, 2, 3, 4, 5, 8, 9}) {
+    for (size_t rows : {1, 2, 3, 4, 5, 6, 8, 9}) {
       if (head_dim > 64 && rows > 5) continue;
       check_attention<uint16_t>(k, rows, head_dim, 1 + rows % 3);
       check_attention<float>(k, rows, head_dim, 1 + rows % 3);
+      check_attention<int8_t>(k, rows, head_dim, 1 + rows % 3);
     }
   }
 }
@@ -777,6 +824,53 @@ void test_store_key(const Kernels& k) {
         }
       }
       CHECK(half.intact() && full.intact());
+    }
+  }
+}
+
+// One position of Q80 pages: the quants of codec.h, and nothing else written.
+void test_store_q80(const Kernels& k) {
+  for (size_t head_dim : {2, 6, 64, 100}) {
+    for (float size : {1.0f, 1e30f, 1e-30f, 1e-40f, 0.0f}) {
+      check::Scope scope("head_dim", head_dim, "size", size);
+      const Floats row = Random(18).values(head_dim, size);
+      const RowScale row_scale = q80_row_scale(row.data(), head_dim);
+      for (size_t slot : {0, 15, 16, 63}) {
+        const size_t bytes = kPageSize * (head_dim + sizeof(float));
+        std::vector<int8_t> expected_keys(bytes, 7), expected_values(bytes, 7);
+        for (size_t d = 0; d < head_dim; d++) {
+          const size_t pair = slot / kKeyGroup * head_dim / 2 + d / 2;
+          expected_keys[(pair * kKeyGroup + slot % kKeyGroup) * 2 + d % 2] = q80_quant(row[d], row_scale.inverse);
+          expected_values[(slot / 2 * head_dim + d) * 2 + slot % 2] = q80_quant(row[d], row_scale.inverse);
+        }
+        for (std::vector<int8_t>* page : {&expected_keys, &expected_values}) {
+          std::memcpy(page->data() + kPageSize * head_dim + slot * sizeof(float), &row_scale.scale, sizeof(float));
+        }
+        Guarded<int8_t> keys = guarded(std::vector<int8_t>(bytes, 7)), values = keys;
+        k.store_key_q80(row.data(), head_dim, slot, keys.data());
+        k.store_value_q80(row.data(), head_dim, slot, values.data());
+        CHECK(keys.copy() == expected_keys);
+        CHECK(values.copy() == expected_values);
+        CHECK(keys.intact() && values.intact());
+      }
+    }
+  }
+}
+
+void test_quantize_query(const Kernels& k) {
+  for (size_t head_dim : {2, 6, 64, 100}) {
+    for (float size : {1.0f, 1e30f, 1e-30f, 1e-40f, 0.0f}) {
+      check::Scope scope("head_dim", head_dim, "size", size);
+      const Floats row = Random(19).values(head_dim, size);
+      Guarded<int16_t> quants(head_dim), expected(head_dim);
+      const float scale = k.quantize_query(row.data(), head_dim, quants.data());
+      CHECK_EQ(scale, kernels_for("generic").quantize_query(row.data(), head_dim, expected.data()));
+      CHECK(quants.copy() == expected.copy());
+      CHECK(quants.intact());
+      for (size_t d = 0; d < head_dim; d++) {
+        const float slack = size < FLT_MIN ? size : scale * 0.5001f;
+        CHECK_NEAR(static_cast<float>(quants[d]) * scale, row[d], slack);
+      }
     }
   }
 }
@@ -823,6 +917,8 @@ constexpr KernelTest kTests[] = {
     {"attention", test_attention},
     {"attention_leaves_blind_rows", test_attention_leaves_blind_rows},
     {"store_key", test_store_key},
+    {"store_q80", test_store_q80},
+    {"quantize_query", test_quantize_query},
 };
 
 }  // namespace

@@ -16,6 +16,7 @@
 #include "ops/matmul.h"
 #include "ops/norm.h"
 #include "ops/sample.h"
+#include "quant/codec.h"
 
 using namespace dllama;
 
@@ -91,12 +92,12 @@ struct Sequence {
   KvPages pages;
 
   Sequence(DType type, size_t dim, size_t count) : head_dim(dim), positions(count) {
-    const size_t element = type == DType::F16 ? 2 : 4;
-    const size_t half = kPageSize * dim * element;
+    const size_t position_bytes = type == DType::F16 ? 2 * dim : type == DType::Q80 ? dim + sizeof(float) : 4 * dim;
+    const size_t half = kPageSize * position_bytes;
     const size_t num_pages = (count + kPageSize - 1) / kPageSize;
     k = random_values(count * dim, 11);
     v = random_values(count * dim, 12);
-    pool.resize(2 * half * num_pages, std::byte{0x7e});  // what no position has written must not matter: here NaNs
+    pool.resize(2 * half * num_pages, std::byte{0xff});  // what no position has written must not matter: here NaNs
     for (size_t page = 0; page < num_pages; ++page) table.push_back(static_cast<int32_t>(num_pages - 1 - page));
     pages = {type, pool.data(), 2 * half, half, table.data()};
     std::vector<uint16_t> half_row(dim);
@@ -110,6 +111,13 @@ struct Sequence {
         for (float* row : {key, value}) {  // the reference sees the rounded numbers
           kernels().f32_to_f16(row, half_row.data(), dim);
           kernels().f16_to_f32(half_row.data(), row, dim);
+        }
+      } else if (type == DType::Q80) {
+        kernels().store_key_q80(key, dim, p % kPageSize, reinterpret_cast<int8_t*>(page));
+        kernels().store_value_q80(value, dim, p % kPageSize, reinterpret_cast<int8_t*>(page + half));
+        for (float* row : {key, value}) {
+          const RowScale scale = q80_row_scale(row, dim);
+          for (size_t d = 0; d < dim; ++d) row[d] = static_cast<float>(q80_quant(row[d], scale.inverse)) * scale.scale;
         }
       } else {
         kernels().store_key_f32(key, dim, p % kPageSize, reinterpret_cast<float*>(page));
@@ -136,7 +144,7 @@ struct Sequence {
 }  // namespace
 
 TEST(attention_is_softmax_of_all_earlier_positions) {
-  for (const DType type : {DType::F16, DType::F32}) {
+  for (const DType type : {DType::F16, DType::F32, DType::Q80}) {
     for (const size_t head_dim : {2, 16, 64, 80, 128}) {
       const Sequence sequence(type, head_dim, 200);
       const std::vector<size_t> rows_at{0, 0, 5, 63, 64, 127, 130, 199};
@@ -150,12 +158,49 @@ TEST(attention_is_softmax_of_all_earlier_positions) {
         const auto expected = sequence.expected(scratch.q.data() + row * head_dim, rows_at[row]);
         // Scores are sums of head_dim products of size ~1, so exp errs by head_dim roundings and its own 2 ulp; the
         // weighted mean of values (|v| < 5) by one rounding per position.
-        const double tolerance = 5 * (2.0 * static_cast<double>(head_dim) + 200 + 8) * kEps;
+        double tolerance = 5 * (2.0 * static_cast<double>(head_dim) + 200 + 8) * kEps;
+        // Q80 rounds each value of a query (|q| < 5 scale) by half a step, which moves scores, and so weights, by up to
+        // the sum of that times |k| < 5; and each weight by half a step of the largest.
+        if (type == DType::Q80) {
+          const double score_error = static_cast<double>(head_dim) * 5 * (5.0 * scale / kMaxQueryQuant / 2);
+          tolerance += 5 * (2 * score_error + 0.5 * static_cast<double>(rows_at[row] + 1) / kMaxWeightQuant);
+        }
         for (size_t d = 0; d < head_dim; ++d) {
           CHECK_NEAR(scratch.acc[row * head_dim + d], expected[d], tolerance);
         }
       }
     }
+  }
+}
+
+// Over segments, attended to at once or one by one: the same bits, and right.
+TEST(attention_over_segments) {
+  const size_t head_dim = 16, segment_size = kSegmentPages * kPageSize;
+  const Sequence sequence(DType::F32, head_dim, 2 * segment_size + 100);
+  const std::vector<size_t> rows_at{3, segment_size - 1, segment_size, 2 * segment_size + 99};
+  const size_t rows = rows_at.size();
+  AttentionScratch at_once(rows, head_dim), in_parts(rows, head_dim);
+  at_once.q = random_values(rows * head_dim, 13, 0.25f);
+  at_once.positions = rows_at;
+  in_parts.q = at_once.q;
+  in_parts.positions = rows_at;
+  attend(kernels(), sequence.pages, rows, head_dim, at_once);
+  CHECK_EQ(num_segments(rows_at.back()), size_t{3});
+  attend_segment(kernels(), sequence.pages, 2, rows, head_dim, in_parts, in_parts.segment());  // in any order
+  const auto last_max = in_parts.segment_max, last_sum = in_parts.segment_sum, last_acc = in_parts.segment_acc;
+  attend_segment(kernels(), sequence.pages, 0, rows, head_dim, in_parts, in_parts.result());
+  attend_segment(kernels(), sequence.pages, 1, rows, head_dim, in_parts, in_parts.segment());
+  merge_segment(rows, head_dim, in_parts.segment(), in_parts.result());
+  in_parts.segment_max = last_max;
+  in_parts.segment_sum = last_sum;
+  in_parts.segment_acc = last_acc;
+  merge_segment(rows, head_dim, in_parts.segment(), in_parts.result());
+  finish_rows(rows, head_dim, in_parts.result());
+  CHECK(check::same_bits(in_parts.acc, at_once.acc));
+  for (size_t row = 0; row < rows; ++row) {
+    const auto expected = sequence.expected(at_once.q.data() + row * head_dim, rows_at[row]);
+    const double tolerance = 5 * (2.0 * head_dim + static_cast<double>(rows_at[row]) + 16) * kEps;
+    for (size_t d = 0; d < head_dim; ++d) CHECK_NEAR(at_once.acc[row * head_dim + d], expected[d], tolerance);
   }
 }
 

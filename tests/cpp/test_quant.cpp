@@ -180,6 +180,22 @@ TEST(activation_carries_the_unrounded_scale_and_the_offsets) {
   CHECK_EQ(activation.offset_sum, 32512);
 }
 
+// Rows of 32 are the blocks of activations; others have one scale too.
+TEST(rows_have_one_scale) {
+  for (size_t n : {1, 2, 32, 80}) {
+    Values x(n);
+    for (size_t j = 0; j < n; j++) x[j] = static_cast<float>((j * 37 + 11) % 61) - 29.7f;
+    const RowScale row = q80_row_scale(x.data(), n);
+    for (float value : x)
+      CHECK_NEAR(static_cast<float>(q80_quant(value, row.inverse)) * row.scale, value, row.scale * 0.5001f);
+    if (n != 32) continue;
+    ActivationQ80 activation;
+    quantize_activation(x.data(), &activation, 1);
+    CHECK_EQ(activation.scale, row.scale);
+    for (size_t j = 0; j < n; j++) CHECK_EQ(activation.quants[j], q80_quant(x[j], row.inverse));
+  }
+}
+
 // Q40: the quant is off by at most half a step (a whole one where 16 was clamped to 15), Q80: by half a step; the scale
 // adds a relative 2^-11 of the largest value. Slack of 1.001 for the F32 roundings on the way.
 TEST(errors_are_bounded_by_the_step) {
