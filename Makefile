@@ -10,11 +10,11 @@ FIXED_LAYOUT = $(shell setarch $$(uname -m) -R true 2> /dev/null && echo setarch
 CPP_FILES := csrc tests/cpp benchmarks -name '*.h' -o -name '*.cpp'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build dllama test test-slow test-lan lint format bench sanitize test-isa clean
+.PHONY: help setup build dllama test test-slow test-lan lint format bench bench-check sanitize test-isa clean
 
 # Show the targets.
 help:
-	@awk '/^# /{remark=substr($$0,3)} /^[a-z-]+:/{sub(":.*",""); printf "make %-10s %s\n", $$0, remark}' Makefile
+	@awk '/^# /{remark=substr($$0,3)} /^[a-z-]+:/{sub(":.*",""); printf "make %-11s %s\n", $$0, remark}' Makefile
 
 # Prepare .venv with everything a developer needs: build tools, tests, linters.
 setup:
@@ -34,6 +34,7 @@ test:
 	$(CMAKE) -B build/cpp
 	$(BIN)/cmake --build build/cpp
 	$(BIN)/python tools/check_isa_objects.py $$(find build/cpp -name 'avx*.o' -o -name 'neon*.o')
+	@echo "kernel levels tested here: $$(build/cpp/count_instructions --levels | xargs)"
 	$(CTEST) build/cpp
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
@@ -65,6 +66,12 @@ format:
 # Measure this machine with the bundled model.
 bench: build
 	$(BIN)/dllama bench -m dllama/demo/model.m -p 512 -n 128
+
+# Compare the kernels' instruction counts with benchmarks/instructions.json; RECORD=1 records this compiler's.
+bench-check: build
+	$(CMAKE) -B build/cpp
+	$(BIN)/cmake --build build/cpp --target count_instructions
+	$(BIN)/python tools/bench_check.py build/cpp/count_instructions $(if $(RECORD),--record)
 
 # Run the C++ tests under AddressSanitizer and UBSan, and those with threads under ThreadSanitizer.
 sanitize: build

@@ -28,7 +28,9 @@ LITTLE_MEMORY, LITTLE_DISK = GIB, 7 * GIB  # the least for a model of 1B, and th
 # What a CPU must say of itself for each level, best first, as csrc/kernels/dispatch.cpp asks for it.
 LEVELS = {
     "avx512vnni": {"avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512_vnni"},
+    "avxvnni": {"avx2", "fma", "f16c", "avx_vnni"},
     "avx2": {"avx2", "fma", "f16c"},
+    "i8mm": {"asimd", "asimddp", "i8mm"},
     "dotprod": {"asimd", "asimddp"},
     "neon": {"asimd"},
 }

@@ -155,6 +155,8 @@ def test_slow_cables_and_interfaces_that_are_no_hardware(tmp_path: Path) -> None
         ("avx2 fma f16c", "generic", ["avx2", "generic"], "warn", "DLLAMA_ISA holds it back; unset it to use avx2"),
         ("asimd asimddp", "neon", ["neon", "generic"], "warn", "this CPU has dotprod, which this build lacks"),
         ("asimd", "neon", ["neon", "generic"], "ok", ""),
+        ("avx2 fma f16c avx_vnni", "avxvnni", ["avxvnni", "avx2", "generic"], "ok", ""),
+        ("asimd asimddp i8mm", "dotprod", ["dotprod", "neon", "generic"], "warn", "has i8mm, which this build lacks"),
         ("sse2 hypervisor", "generic", ["generic"], "warn", "let the virtual machine have the host's CPU"),
         ("sse2", "generic", ["generic"], "note", "no instructions"),
         ("", "dotprod", ["dotprod", "neon", "generic"], "ok", ""),

@@ -24,7 +24,7 @@ OS_HEADER = re.compile(
     r"|windows\.h|winsock)"
 )
 OS_FILES = re.compile(r"^(base/os_|net/socket)")
-CPU_QUERY = {"kernels/dispatch.cpp": {"sys/auxv.h"}}  # asks which CPU this is, which C++ cannot
+CPU_QUERY = {"kernels/dispatch.cpp": {"sys/auxv.h", "sys/sysctl.h"}}  # asks which CPU this is, which C++ cannot
 ISA_FILE = re.compile(r"^kernels/(avx|neon|dotprod|sse)")
 ISA_ALLOWED = re.compile(
     r"^(\w*mmintrin\.h|immintrin\.h|arm_neon\.h|c(stdint|stddef|string|math|float)|(quant|kernels)/\w+\.h)$"

@@ -10,6 +10,8 @@
 #include <cpuid.h>
 #elif defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
+#elif defined(__APPLE__)
+#include <sys/sysctl.h>
 #endif
 
 namespace dllama {
@@ -33,6 +35,12 @@ bool has_avx2() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
 }
 
+// Leaf 7, subleaf 1, EAX bit 4: not a name that the builtins of gcc 12 and clang 14 know.
+bool has_avx_vnni() {
+  unsigned eax, ebx, ecx, edx;
+  return has_avx2() && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax >> 4 & 1) != 0;
+}
+
 bool has_avx512_vnni() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
@@ -44,6 +52,11 @@ void install_avx2(Kernels& table) {
   install_avx2_vector(table);
 }
 
+void install_avx2_vnni(Kernels& table) {
+  install_avx2(table);
+  install_avx_vnni(table);
+}
+
 void install_vnni(Kernels& table) {
   install_avx2(table);
   install_avx512_vnni(table);
@@ -52,6 +65,8 @@ void install_vnni(Kernels& table) {
 #else
 constexpr bool (*has_avx512_vnni)() = nullptr;
 constexpr void (*install_vnni)(Kernels&) = nullptr;
+constexpr bool (*has_avx_vnni)() = nullptr;
+constexpr void (*install_avx2_vnni)(Kernels&) = nullptr;
 constexpr bool (*has_avx2)() = nullptr;
 constexpr void (*install_avx2)(Kernels&) = nullptr;
 #endif
@@ -65,18 +80,34 @@ bool always() {
 bool has_dotprod() {
   return true;
 }  // every Apple M
+
+// M2 and later.
+bool has_i8mm() {
+  int value = 0;
+  size_t size = sizeof(value);
+  return sysctlbyname("hw.optional.arm.FEAT_I8MM", &value, &size, nullptr, 0) == 0 && value != 0;
+}
 #else
-// Bit 20 of AT_HWCAP, named here because old C libraries lack HWCAP_ASIMDDP.
+// Bit 20 of AT_HWCAP and bit 13 of AT_HWCAP2, which old C libraries have no names for.
 bool has_dotprod() {
   return (getauxval(AT_HWCAP) >> 20 & 1) != 0;
+}
+bool has_i8mm() {
+  return has_dotprod() && (getauxval(AT_HWCAP2) >> 13 & 1) != 0;
 }
 #endif
 void install_neon_dotprod(Kernels& table) {
   install_neon(table);
   install_dotprod(table);
 }
+void install_neon_i8mm(Kernels& table) {
+  install_neon_dotprod(table);
+  install_i8mm(table);
+}
 constexpr void (*install_plain_neon)(Kernels&) = install_neon;
 #else
+constexpr bool (*has_i8mm)() = nullptr;
+constexpr void (*install_neon_i8mm)(Kernels&) = nullptr;
 constexpr bool (*has_dotprod)() = nullptr;
 constexpr void (*install_neon_dotprod)(Kernels&) = nullptr;
 constexpr void (*install_plain_neon)(Kernels&) = nullptr;
@@ -86,8 +117,12 @@ void install_nothing(Kernels&) {}
 
 // Best first within an architecture. Every level starts from the generic table.
 constexpr Level kLevels[] = {
-    {"avx512vnni", has_avx512_vnni, install_vnni},  {"avx2", has_avx2, install_avx2},
-    {"dotprod", has_dotprod, install_neon_dotprod}, {"neon", always, install_plain_neon},
+    {"avx512vnni", has_avx512_vnni, install_vnni},
+    {"avxvnni", has_avx_vnni, install_avx2_vnni},
+    {"avx2", has_avx2, install_avx2},
+    {"i8mm", has_i8mm, install_neon_i8mm},
+    {"dotprod", has_dotprod, install_neon_dotprod},
+    {"neon", always, install_plain_neon},
     {"generic", always, install_nothing},
 };
 constexpr size_t kNumLevels = sizeof(kLevels) / sizeof(kLevels[0]);

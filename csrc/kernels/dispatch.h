@@ -8,9 +8,9 @@
 
 namespace dllama {
 
-// The table in use. The first call reads DLLAMA_ISA ("generic", "avx2", "avx512vnni", "neon", "dotprod"; unset or
-// empty: the best). Throws UnsupportedIsa if the level is unknown, not built for this architecture, or missing in this
-// CPU: the message says which, and lists the levels that would work.
+// The table in use. The first call reads DLLAMA_ISA ("generic", "avx2", "avxvnni", "avx512vnni", "neon", "dotprod",
+// "i8mm"; unset or empty: the best). Throws UnsupportedIsa if the level is unknown, not built for this architecture, or
+// missing in this CPU: the message says which, and lists the levels that would work.
 const Kernels& kernels();
 
 // Levels this build has and this CPU can run, best first; "generic" is always the last.

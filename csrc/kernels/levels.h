@@ -14,6 +14,8 @@ void install_generic_attention(Kernels& table);  // a part of the above
 void install_avx2_matmul(Kernels& table);
 void install_avx2_attention(Kernels& table);
 void install_avx2_vector(Kernels& table);
+// On top of AVX2: CPUs with AVX-VNNI (Intel since Alder Lake and in its N series, AMD since Zen 5).
+void install_avx_vnni(Kernels& table);
 // On top of AVX2: CPUs with AVX-512 VNNI and VL (Intel since Ice Lake, AMD since Zen 4).
 void install_avx512_vnni(Kernels& table);
 void install_avx512_attention(Kernels& table);
@@ -22,5 +24,7 @@ void install_avx512_attention(Kernels& table);
 void install_neon(Kernels& table);
 // On top of neon: CPUs with the dot-product instructions (Cortex-A76 and later, every Apple M).
 void install_dotprod(Kernels& table);
+// On top of dotprod: CPUs with 8-bit matrix products (Neoverse V1 and N2, Cortex-A510 and later, Apple M2 and later).
+void install_i8mm(Kernels& table);
 
 }  // namespace dllama

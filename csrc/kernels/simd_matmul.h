@@ -128,13 +128,13 @@ struct Floats {
   }
 };
 
-// Panels of weights that fit L2 outside, token tiles inside: weights come from memory once per call.
-template <typename Kind>
+// Panels of weights that fit L2 outside, tiles of kTileTokens (4 or 5) inside: weights come from memory once per call.
+template <typename Kind, size_t kTileTokens = 4>
 void matmul(const void* packed, size_t groups, size_t cols, const typename Kind::Input* x, size_t x_stride,
             size_t tokens, float* out, size_t out_stride) {
   using Tile = void (*)(const uint8_t*, size_t, const typename Kind::Input*, size_t, float*, size_t);
   constexpr Tile kTiles[] = {Kind::template tile<1>, Kind::template tile<2>, Kind::template tile<3>,
-                             Kind::template tile<4>, Kind::template tile<5>};
+                             Kind::template tile<4>, Kind::template tile<5>, Kind::template tile<kTileTokens + 1>};
   const size_t group_size = Kind::group_bytes(cols);
   const size_t panel_groups = kPanelBytes / (group_size + 1) + 1;
   const auto* w = static_cast<const uint8_t*>(packed);
@@ -142,7 +142,7 @@ void matmul(const void* packed, size_t groups, size_t cols, const typename Kind:
     const size_t end = groups - begin < panel_groups ? groups : begin + panel_groups;
     for (size_t t = 0; t < tokens;) {
       const size_t left = tokens - t;
-      const size_t n = left <= 5 ? left : 4;  // 5 at the end beats 4 + 1
+      const size_t n = left <= kTileTokens + 1 ? left : kTileTokens;  // 5 at the end beats 4 + 1
       for (size_t g = begin; g < end; g++) {
         kTiles[n - 1](w + g * group_size, cols, x + t * x_stride, x_stride, out + t * out_stride + g * kRowGroup,
                       out_stride);

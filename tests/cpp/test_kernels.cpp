@@ -393,6 +393,24 @@ void test_panels(const Kernels& k) {
   }
 }
 
+// Levels above generic sum in one order: a node's bits do not depend on which of them its CPU has.
+void test_products_like_the_best_level(const Kernels& k) {
+  const Kernels& best = kernels_for(supported_isas().front());
+  if (std::string("generic") == k.isa || std::string("generic") == best.isa) return;
+  const size_t rows = 48;
+  for (DType type : {DType::Q40, DType::Q80, DType::F16, DType::F32}) {
+    const Matrix m = random_matrix(type, rows, 160, 18);
+    for (size_t tokens : {1, 2, 3, 4, 5, 7, 12}) {
+      check::Scope scope("type", static_cast<int>(type), "tokens", tokens);
+      const Activations x = random_activations(tokens, m.cols, 19);
+      Floats out(rows * tokens), expected(rows * tokens);
+      multiply(k, type, pack(k, m).data(), rows / k.row_group, x, 0, tokens, out.data(), rows);
+      multiply(best, type, pack(best, m).data(), rows / best.row_group, x, 0, tokens, expected.data(), rows);
+      CHECK(check::same_bits(out, expected));
+    }
+  }
+}
+
 // Largest sums a block can have; scale 1, so the result is the exact integer. Weights of -128 are what a hostile file
 // may hold.
 void test_products_at_the_extremes(const Kernels& k) {
@@ -887,7 +905,10 @@ void test_dispatch() {
   CHECK_THROWS(kernels_for("neon"), UnsupportedIsa, "not built for this architecture");
 #elif defined(__aarch64__)
   CHECK_THROWS(kernels_for("avx2"), UnsupportedIsa, "not built for this architecture");
-  if (isas.front() != "dotprod") CHECK_THROWS(kernels_for("dotprod"), UnsupportedIsa, "not supported by this CPU");
+  for (const char* isa : {"dotprod", "i8mm"}) {
+    if (std::find(isas.begin(), isas.end(), isa) != isas.end()) continue;
+    CHECK_THROWS(kernels_for(isa), UnsupportedIsa, "not supported by this CPU");
+  }
 #endif
 }
 
@@ -905,6 +926,7 @@ constexpr KernelTest kTests[] = {
     {"float_products_of_any_width", test_float_products_of_any_width},
     {"products_of_no_tokens", test_products_of_no_tokens},
     {"panels", test_panels},
+    {"products_like_the_best_level", test_products_like_the_best_level},
     {"products_at_the_extremes", test_products_at_the_extremes},
     {"products_take_anything", test_products_take_anything},
     {"add_and_scale", test_add_and_scale},
