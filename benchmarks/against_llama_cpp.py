@@ -102,8 +102,7 @@ def run(race: Race, ours: Side, theirs: Side, threads: int, rounds: int, model: 
     more: dict[str, Any] = {"model": model, "threads": threads, "setting": setting, "bandwidths": bandwidths}
     if workload.gen:
         more |= _shares(rates[ours], bandwidths, workload, ours.ask("bytes_per_step", workload, threads))
-    required = None if race.workload.depth and model != LLAMA_1B.title else race.required
-    return comparison("against_llama_cpp", workload.name, rates[ours], rates[theirs], required, **more)
+    return comparison("against_llama_cpp", workload.name, rates[ours], rates[theirs], race.required, **more)
 
 
 def _shares(
@@ -117,17 +116,16 @@ def _shares(
 
 def races(shape: Shape, threads: Sequence[int], rounds: int, only: str, facts: dict[str, Any]) -> Iterator[Record]:
     """Run all races of a model, or those whose name is ``only``; what both sides are is added to ``facts``."""
-    model = make_model(shape)
-    with Side(Dllama, model) as ours:
-        import benchmarks.llama_cpp_side as their_module
+    from benchmarks.llama_cpp_side import LlamaCpp
 
-        with Side(their_module.LlamaCpp, make_copy(model)) as theirs:
-            facts |= {"dllama": ours.ask("facts"), "llama.cpp": theirs.ask("facts")}
-            facts.setdefault("cosines", {})[shape.title] = check_equal(ours, theirs, max(threads))
-            for race in RACES:
-                if only in ("", race.workload.name):
-                    for count in threads if race.scales else [max(threads)]:
-                        yield run(race, ours, theirs, count, rounds, shape.title)
+    make_model(shape.model, shape.tokenizer, shape)
+    with Side(Dllama, shape.model) as ours, Side(LlamaCpp, make_copy(shape.model)) as theirs:
+        facts |= {"dllama": ours.ask("facts"), "llama.cpp": theirs.ask("facts")}
+        facts.setdefault("cosines", {})[shape.title] = check_equal(ours, theirs, max(threads))
+        for race in RACES:
+            if race.workload.name == only or (not only and (shape is LLAMA_1B or not race.workload.depth)):
+                for count in threads if race.scales else [max(threads)]:
+                    yield run(race, ours, theirs, count, rounds, shape.title)
 
 
 def main() -> int:

@@ -34,15 +34,15 @@ class Shape:
         return self.model.with_suffix(".t")
 
 
-LLAMA_1B, LLAMA_8B, QWEN_06B = Shape("llama3.2-1b"), Shape("llama3-8b", 8), Shape("qwen3-0.6b")
+LLAMA_1B, LLAMA_8B, QWEN_06B = Shape("llama3.2-1b"), Shape("llama3-8b", 4), Shape("qwen3-0.6b")
 SHAPES = {shape.name: shape for shape in (LLAMA_1B, LLAMA_8B, QWEN_06B)}
+MODEL = LLAMA_1B.model  # of benchmarks that measure one
 
 
-def make_model(shape: Shape) -> Path:
-    """Write the model and its tokenizer unless they are there, and give the model's file."""
-    if not (shape.model.is_file() and shape.tokenizer.is_file()):
-        FOLDER.mkdir(exist_ok=True)
-        tool, layers = ROOT / "tools" / "random_model.py", ("--layers", str(shape.layers)) if shape.layers else ()
-        command = [sys.executable, tool, "--shape", shape.name, *layers, shape.model, "--tokenizer", shape.tokenizer]
-        subprocess.run(command, check=True, cwd=ROOT)
-    return shape.model
+def make_model(model: Path, tokenizer: Path, shape: Shape = LLAMA_1B) -> None:
+    """Write a model and its tokenizer unless they are there."""
+    if not (model.is_file() and tokenizer.is_file()):
+        model.parent.mkdir(exist_ok=True)
+        tool, layers = ROOT / "tools" / "random_model.py", ["--layers", str(shape.layers)] if shape.layers else []
+        command = [sys.executable, tool, "--shape", shape.name, *layers, model, "--tokenizer", tokenizer]
+        subprocess.run([*map(str, command)], check=True, cwd=ROOT)

@@ -48,7 +48,7 @@ def is_met(record: Record) -> bool:
     required = record["required"]
     if required is None:
         return True
-    return measured(record) >= required if record.get("at_least", True) else measured(record) <= required
+    return bool(measured(record) >= required if record.get("at_least", True) else measured(record) <= required)
 
 
 def line(record: Record) -> str:
@@ -63,16 +63,19 @@ def line(record: Record) -> str:
     elif "ratio_min" in record:
         text += f"   ({record['ratio_min']:.2f} to {record['ratio_max']:.2f})"
     if "theirs" in record:
-        text += (
-            f"   {statistics.median(record['ours']):.1f} / {statistics.median(record['theirs']):.1f} {record['unit']}"
-        )
+        ours, theirs = (statistics.median(record[side]) for side in ("ours", "theirs"))
+        text += f"   {ours:.1f} / {theirs:.1f} {record['unit']}"
     return text
 
 
 def title(record: Record) -> str:
     """Name a record: model, case and threads, as far as it has them."""
-    parts = [record.get("model"), record["case"], f"{record['threads']} threads" if "threads" in record else None]
+    parts = [record.get("model"), record["case"], _threads(record["threads"]) if "threads" in record else None]
     return ", ".join(part for part in parts if part)
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread" if count == 1 else f"{count} threads"
 
 
 def show(records: Iterable[Record]) -> list[Record]:
