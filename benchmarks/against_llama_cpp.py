@@ -23,6 +23,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks import quiet
 from benchmarks.dllama_side import Dllama
 from benchmarks.facts import machine_facts
 from benchmarks.models import LLAMA_1B, SHAPES, Shape, make_model
@@ -36,17 +37,21 @@ _LEAST_COSINE = 0.99
 
 @dataclass(frozen=True, slots=True)
 class Race:
-    """A workload and how many times llama.cpp's rate is required; with one thread too where ``scales``."""
+    """A workload and how many times llama.cpp's rate is required.
+
+    Attributes:
+        is_for_all: Whether it is run with every model, and with one thread too.
+    """
 
     workload: Workload
     required: float | None = None
-    scales: bool = False
+    is_for_all: bool = False
     most_rounds: int = 100
 
 
 RACES = [
-    Race(Workload(prompt=512), 2.0, scales=True),
-    Race(Workload(gen=128), 1.2, scales=True),
+    Race(Workload(prompt=512), 2.0, is_for_all=True),
+    Race(Workload(gen=128), 1.2, is_for_all=True),
     Race(Workload(gen=32, depth=128)),
     Race(Workload(gen=32, depth=128, sequences=4)),
     Race(Workload(gen=32, depth=128, sequences=8), 2.5),
@@ -88,21 +93,24 @@ def check_equal(ours: Side, theirs: Side, threads: int) -> float:
     return cosine
 
 
-def run(race: Race, ours: Side, theirs: Side, threads: int, rounds: int, model: str) -> Record:
+def run(race: Race, ours: Side, theirs: Side, threads: int, count: int, model: str) -> Record:
     """Let both run a workload in turns, with a look at the memory's pace in each round."""
     workload = race.workload
     setting = theirs.ask("prepare", workload, threads)
     ours.ask("prepare", workload, threads)
-    rates: dict[Side, list[float]] = {ours: [], theirs: []}
-    bandwidths = []
-    for number in range(min(rounds, race.most_rounds)):
-        bandwidths.append(ours.ask("read_bandwidth", threads))
-        for side in (ours, theirs)[:: -1 if number % 2 else 1]:
-            rates[side].append(workload.tokens / side.ask("seconds", workload))
+
+    def one_round(number: int) -> tuple[float, float, float]:
+        bandwidth = ours.ask("read_bandwidth", threads)
+        turns = (ours, theirs)[:: -1 if number % 2 else 1]
+        rates = {side: workload.tokens / side.ask("seconds", workload) for side in turns}
+        return bandwidth, rates[ours], rates[theirs]
+
+    found = quiet.rounds(min(count, race.most_rounds), one_round, (ours.pid, theirs.pid))
+    bandwidths, our_rates, their_rates = (list(values) for values in zip(*found, strict=True))
     more: dict[str, Any] = {"model": model, "threads": threads, "setting": setting, "bandwidths": bandwidths}
     if workload.gen:
-        more |= _shares(rates[ours], bandwidths, workload, ours.ask("bytes_per_step", workload, threads))
-    return comparison("against_llama_cpp", workload.name, rates[ours], rates[theirs], race.required, **more)
+        more |= _shares(our_rates, bandwidths, workload, ours.ask("bytes_per_step", workload, threads))
+    return comparison("against_llama_cpp", workload.name, our_rates, their_rates, race.required, **more)
 
 
 def _shares(
@@ -123,8 +131,8 @@ def races(shape: Shape, threads: Sequence[int], rounds: int, only: str, facts: d
         facts |= {"dllama": ours.ask("facts"), "llama.cpp": theirs.ask("facts")}
         facts.setdefault("cosines", {})[shape.title] = check_equal(ours, theirs, max(threads))
         for race in RACES:
-            if race.workload.name == only or (not only and (shape is LLAMA_1B or not race.workload.depth)):
-                for count in threads if race.scales else [max(threads)]:
+            if race.workload.name == only or (not only and (shape is LLAMA_1B or race.is_for_all)):
+                for count in threads if race.is_for_all else [max(threads)]:
                     yield run(race, ours, theirs, count, rounds, shape.title)
 
 

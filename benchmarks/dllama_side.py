@@ -34,12 +34,6 @@ class Dllama:
                 tensor for name, tensor in file.tensors.items() if "layers." in name and len(tensor.shape) == 2
             ]
 
-    @staticmethod
-    def planned_bytes(model: Path, max_seq_len: int) -> int:
-        """Give the bytes of weights, keys and values that are planned for a model with such a context."""
-        with Engine.load(model, max_seq_len=max_seq_len) as engine:
-            return engine.memory.weights + engine.memory.kv
-
     def close(self) -> None:
         """Free everything."""
         if self._loaded is not None:

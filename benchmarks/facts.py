@@ -8,11 +8,13 @@ import platform
 from typing import Any
 
 from dllama import machine
+from dllama.version import isa
 
 
 def machine_facts() -> dict[str, Any]:
     """Describe this machine as it is now."""
     return {
+        "isa": isa(),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
         "cpu": machine.cpu_name(),
         "cores": machine.physical_cores(),

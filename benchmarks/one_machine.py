@@ -9,23 +9,27 @@ rounds.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks import quiet
 from benchmarks.dllama_side import Dllama
 from benchmarks.facts import machine_facts
 from benchmarks.models import LLAMA_1B, ROOT, SHAPES, Shape, make_model
 from benchmarks.records import Record, figure, is_met, show, write
 from benchmarks.workload import BATCH, Workload
 from dllama import machine
+from dllama.formats.m_file import open_m_file
 
 DLLAMA = [sys.executable, "-m", "dllama"]
 ROUNDS = 7
@@ -41,6 +45,11 @@ def spread(name: str, values: Sequence[float], required: float | None, unit: str
     return figure("one_machine", name, statistics.median(values), required, unit, values=list(values), **more)
 
 
+def columns(rows: Iterable[Iterable[float]]) -> list[list[float]]:
+    """Turn rounds of several figures into a list for each figure."""
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
 # --- shares of what the machine could do ------------------------------------------------------------
 
 
@@ -48,10 +57,11 @@ def bandwidth_share(side: Dllama, workload: Workload, threads: int, rounds: int,
     """Compare what a generation reads per second with what the machine reads."""
     side.prepare(workload, threads)
     step_bytes = side.bytes_per_step(workload, threads)
-    rates, bandwidths = [], []
-    for _ in range(rounds):
-        bandwidths.append(side.read_bandwidth(threads))
-        rates.append(workload.tokens / side.seconds(workload))
+
+    def one_round(_number: int) -> tuple[float, float]:
+        return side.read_bandwidth(threads), workload.tokens / side.seconds(workload)
+
+    bandwidths, rates = columns(quiet.rounds(rounds, one_round))
     shares = [rate * step_bytes / bandwidth for rate, bandwidth in zip(rates, bandwidths, strict=True)]
     more = {"threads": threads, "rates": rates, "bandwidths": bandwidths, "bytes_per_step": step_bytes}
     return spread(f"{workload.name}, share of read bandwidth", shares, required, "", **more)
@@ -60,10 +70,9 @@ def bandwidth_share(side: Dllama, workload: Workload, threads: int, rounds: int,
 def products_share(side: Dllama, threads: int, rounds: int) -> Record:
     """Compare the products of a prompt of 512 tokens by themselves with the whole of it."""
     side.prepare(PREFILL, threads)
-    products, whole = [], []
-    for _ in range(rounds):
-        products.append(side.product_seconds(BATCH))
-        whole.append(side.seconds(PREFILL))
+    products, whole = columns(
+        quiet.rounds(rounds, lambda _number: (side.product_seconds(BATCH), side.seconds(PREFILL)))
+    )
     shares = [one / other for one, other in zip(products, whole, strict=True)]
     rate = BATCH * side.multiplies() / statistics.median(products) / 1e9
     more = {"threads": threads, "rates": [BATCH / seconds for seconds in whole], "gmac_per_second": rate}
@@ -73,10 +82,12 @@ def products_share(side: Dllama, threads: int, rounds: int) -> Record:
 def long_prompt(side: Dllama, threads: int, rounds: int) -> Record:
     """Compare the rate at which 4096 tokens are read with that of 512."""
     side.prepare(PREFILL, threads)
-    ratios = []
-    for _ in range(rounds):
+
+    def one_round(_number: int) -> float:
         long, short = (workload.tokens / side.seconds(workload) for workload in (LONG_PREFILL, PREFILL))
-        ratios.append(long / short)
+        return long / short
+
+    ratios = quiet.rounds(rounds, one_round)
     return spread(f"{LONG_PREFILL.name} / {PREFILL.name}", ratios, 0.7, "", threads=threads)
 
 
@@ -85,10 +96,11 @@ def many(side: Dllama, threads: int, rounds: int) -> Iterator[Record]:
     workloads = {count: Workload(gen=32, depth=128, sequences=count) for count in (1, 4, 8)}
     for workload in workloads.values():
         side.prepare(workload, threads)
-    rates: dict[int, list[float]] = {count: [] for count in workloads}
-    for _ in range(rounds):
-        for count, workload in workloads.items():
-            rates[count].append(workload.tokens / side.seconds(workload))
+
+    def one_round(_number: int) -> list[float]:
+        return [workload.tokens / side.seconds(workload) for workload in workloads.values()]
+
+    rates = dict(zip(workloads, columns(quiet.rounds(rounds, one_round)), strict=True))
     for count, required in ((4, 3.0), (8, 3.1)):
         ratios = [several / one for several, one in zip(rates[count], rates[1], strict=True)]
         yield spread(f"{count} sequences / one", ratios, required, "", threads=threads, rates=rates[count])
@@ -98,9 +110,14 @@ def products(side: Dllama, threads: int, rounds: int) -> Iterator[Record]:
     """Give the pace of the products alone by the tokens of a step: the roofline."""
     side.prepare(PREFILL, threads)
     for tokens in TOKENS:
-        rates = [tokens * side.multiplies() / side.product_seconds(tokens) / 1e9 for _ in range(rounds)]
+        seconds = quiet.rounds(rounds, partial(_product_seconds, side, tokens))
+        rates = [tokens * side.multiplies() / spent / 1e9 for spent in seconds]
         more = {"threads": threads, "tokens": tokens, "bytes": side.matrix_bytes()}
         yield spread(f"products of {tokens} tokens", rates, None, "GMAC/s", **more)
+
+
+def _product_seconds(side: Dllama, tokens: int, _number: int) -> float:
+    return side.product_seconds(tokens)
 
 
 # --- starting -----------------------------------------------------------------------------------
@@ -126,11 +143,20 @@ def whole_process(model: Path, tokenizer: Path) -> tuple[float, float]:
     return time.perf_counter() - start, usage.ru_maxrss * 1024
 
 
-def start(shape: Shape, planned_bytes: int, rounds: int) -> Iterator[Record]:
-    """Measure the whole of a short inference; ``planned_bytes`` are those of its weights, keys and values."""
+def planned_bytes(model: Path) -> int:
+    """Give the bytes of weights, keys and values that are planned for a model on one node."""
+    command = [*DLLAMA, "plan", "--model", model, "--nodes", 1, "--max-seq-len", SHORT_CONTEXT, "--json"]
+    said = subprocess.run([*map(str, command)], check=True, cwd=ROOT, capture_output=True).stdout
+    (node,) = json.loads(said)["nodes"]
+    return int(node["weights_bytes"]) + int(node["kv_bytes"])
+
+
+def start(shape: Shape, rounds: int) -> Iterator[Record]:
+    """Measure the whole of a short inference."""
     fill_page_cache(shape.model)
+    planned = planned_bytes(shape.model)
     runs = [whole_process(shape.model, shape.tokenizer) for _ in range(rounds)]
-    beyond = [(resident - planned_bytes) / MIB for _, resident in runs]
+    beyond = [(resident - planned) / MIB for _, resident in runs]
     name = "inference of 4 tokens, whole process"
     yield spread(name, [seconds for seconds, _ in runs], 1.4, "s", at_least=False)
     more = {"at_least": False, "resident": [resident for _, resident in runs]}
@@ -142,11 +168,10 @@ def start(shape: Shape, planned_bytes: int, rounds: int) -> Iterator[Record]:
 
 def measures(shape: Shape, threads: Sequence[int], rounds: int) -> Iterator[Record]:
     """Measure a model: decode and prefill, and of the 1B shape the rest too."""
-    make_model(shape.model, shape.tokenizer, shape)
     most = max(threads)
     is_main = shape is LLAMA_1B
     if is_main:  # first: what this process has had in memory counts for its children
-        yield from start(shape, Dllama.planned_bytes(shape.model, SHORT_CONTEXT), rounds)
+        yield from start(shape, rounds)
     side = Dllama(shape.model)
     for count in threads:
         yield bandwidth_share(side, DECODE, count, 2 * rounds, 0.93)
@@ -157,6 +182,19 @@ def measures(shape: Shape, threads: Sequence[int], rounds: int) -> Iterator[Reco
         yield from many(side, most, rounds)
         yield from products(side, most, rounds)
     side.close()
+
+
+def model_facts(shape: Shape) -> dict[str, Any]:
+    """Say what a token of a model costs, from its header alone."""
+    with open_m_file(shape.model) as file:
+        config, matrices = file.config, [t for t in file.tensors.values() if len(t.shape) == 2]
+        per_layer = [matrix for matrix in matrices if matrix.name.startswith("layers.")]
+        sizes = {
+            "decode_bytes": sum(matrix.nbytes for matrix in matrices if matrix.name != "embed_tokens"),
+            "prompt_multiplies": sum(matrix.rows * matrix.cols for matrix in per_layer),
+            "kv_bytes": 2 * 2 * config.kv_size * config.num_layers,
+        }
+    return {"models": {shape.title: sizes}}
 
 
 def titled(records: Iterator[Record], shape: Shape) -> Iterator[Record]:
@@ -173,9 +211,10 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help="default: %(default)s")
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep all figures in a file")
     args = parser.parse_args()
-    facts = machine_facts()
-    threads = args.threads or sorted({1, machine.physical_cores()})
     shape = SHAPES[args.shape]
+    make_model(shape.model, shape.tokenizer, shape)
+    facts = {**machine_facts(), **model_facts(shape)}
+    threads = args.threads or sorted({1, machine.physical_cores()})
     records = show(titled(measures(shape, threads, args.rounds), shape))
     if args.json:
         write(args.json, records, facts)

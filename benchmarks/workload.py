@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import random
@@ -13,6 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 BATCH = 512  # tokens in a step, on both sides
+_PR_SET_PDEATHSIG = 1
 LONGEST = 4096 + 64  # tokens of a sequence
 
 
@@ -61,6 +63,12 @@ class Side:
         theirs.close()
         self._receive()
 
+    @property
+    def pid(self) -> int:
+        """Give the process's id."""
+        assert self._process.pid is not None
+        return self._process.pid
+
     def ask(self, method: str, *arguments: object) -> Any:
         """Call a method of the engine and give its result."""
         self._signal(signal.SIGCONT)
@@ -91,11 +99,12 @@ class Side:
         return result
 
     def _signal(self, number: signal.Signals) -> None:
-        assert self._process.pid is not None
-        os.kill(self._process.pid, number)
+        os.kill(self.pid, number)
 
 
 def _serve(pipe: Connection, make: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    # A stopped process cannot see that its parent is gone.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     engine = make(*arguments)
     pipe.send(None)
     while True:
