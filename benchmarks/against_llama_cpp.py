@@ -1,8 +1,8 @@
 """dllama against llama.cpp on the very same quantized blocks: prompts, generation, long contexts, many sequences.
 
-Run from the root: ``.venv/bin/python benchmarks/against_llama_cpp.py``. It needs the extra ``compare``:
-``pip install --no-binary llama-cpp-python '.[compare]'``. The model is one of ``models.py`` and its copy in GGUF, both
-made once.
+Run from the root: ``.venv/bin/python benchmarks/against_llama_cpp.py``. It needs the extra ``compare``, llama.cpp built
+from source: ``PIP_NO_BINARY=llama-cpp-python python3 launch.py setup compare``. The model is one of ``models.py`` and
+its copy in GGUF, both made once.
 
 Both sides have the same threads, F16 keys and values, steps of at most 512 tokens, and compute logits of every step of
 a generation and of a prompt's last token. dllama also chooses its tokens, llama.cpp is given them. They take turns in
@@ -17,7 +17,7 @@ import importlib.util
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ def problem() -> str | None:
     """Say why nothing can be compared here, or None."""
     missing = [name for name in ("gguf", "llama_cpp") if importlib.util.find_spec(name) is None]
     if missing:
-        return f"missing: {', '.join(missing)}; run: pip install --no-binary llama-cpp-python '.[compare]'"
+        return f"missing: {', '.join(missing)}; run: PIP_NO_BINARY=llama-cpp-python python3 launch.py setup compare"
     return None
 
 
@@ -107,7 +107,13 @@ def run(race: Race, ours: Side, theirs: Side, threads: int, count: int, model: s
 
     found = quiet.rounds(min(count, race.most_rounds), one_round, (ours.pid, theirs.pid))
     bandwidths, our_rates, their_rates = (list(values) for values in zip(*found, strict=True))
-    more: dict[str, Any] = {"model": model, "threads": threads, "setting": setting, "bandwidths": bandwidths}
+    more: dict[str, Any] = {
+        "model": model,
+        "threads": threads,
+        "workload": asdict(workload),
+        "setting": setting,
+        "bandwidths": bandwidths,
+    }
     if workload.gen:
         more |= _shares(our_rates, bandwidths, workload, ours.ask("bytes_per_step", workload, threads))
     return comparison("against_llama_cpp", workload.name, our_rates, their_rates, race.required, **more)

@@ -112,7 +112,7 @@ def products(side: Dllama, threads: int, rounds: int) -> Iterator[Record]:
     for tokens in TOKENS:
         seconds = quiet.rounds(rounds, partial(_product_seconds, side, tokens))
         rates = [tokens * side.multiplies() / spent / 1e9 for spent in seconds]
-        more = {"threads": threads, "tokens": tokens, "bytes": side.matrix_bytes()}
+        more = {"threads": threads, "tokens": tokens, "multiplies": side.multiplies(), "bytes": side.matrix_bytes()}
         yield spread(f"products of {tokens} tokens", rates, None, "GMAC/s", **more)
 
 

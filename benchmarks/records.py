@@ -51,16 +51,21 @@ def is_met(record: Record) -> bool:
     return bool(measured(record) >= required if record.get("at_least", True) else measured(record) <= required)
 
 
+def limit(record: Record) -> str:
+    """Write what is required, e.g. ``≤ 1.4 s``; a ratio has no unit."""
+    unit = "" if "ratio" in record else record["unit"]
+    return f"{'≥' if record.get('at_least', True) else '≤'} {record['required']:g} {unit}".rstrip()
+
+
 def line(record: Record) -> str:
     """Write a record as a line: verdict, name, what was measured and required."""
     verdict = "      " if record["required"] is None else "ok    " if is_met(record) else "MISSED"
-    text = f"{verdict} {title(record):<58} {measured(record):8.3f}"
+    text = f"{verdict} {title(record):<64} {measured(record):8.3f}"
     if record["required"] is not None:
-        sign = "≥" if record.get("at_least", True) else "≤"
-        text += f"   required {sign} {record['required']:g}"
-    if "ratio" not in record:
-        text += f" {record['unit']}".rstrip()
-    elif "ratio_min" in record:
+        text += f"   required {limit(record)}"
+    elif "ratio" not in record:
+        text += f" {record['unit']}"
+    if "ratio_min" in record:
         text += f"   ({record['ratio_min']:.2f} to {record['ratio_max']:.2f})"
     if "theirs" in record:
         ours, theirs = (statistics.median(record[side]) for side in ("ours", "theirs"))
@@ -70,7 +75,11 @@ def line(record: Record) -> str:
 
 def title(record: Record) -> str:
     """Name a record: model, case and threads, as far as it has them."""
-    parts = [record.get("model"), record["case"], _threads(record["threads"]) if "threads" in record else None]
+    parts = [
+        record.get("model", record["benchmark"]),
+        record["case"],
+        _threads(record["threads"]) if "threads" in record else None,
+    ]
     return ", ".join(part for part in parts if part)
 
 
