@@ -96,6 +96,7 @@ class Side:
         except EOFError:
             raise SystemExit("an engine's process has ended") from None
         self._signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)  # until it has
         return result
 
     def _signal(self, number: signal.Signals) -> None:
