@@ -12,6 +12,7 @@ from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+from matplotlib.ticker import NullFormatter
 
 from benchmarks.models import LLAMA_1B
 from benchmarks.records import Record
@@ -89,6 +90,9 @@ def _roofline(products: Sequence[Record], mine: Iterable[Record], path: Path) ->
         )
         pane.plot(per_byte, rates, color=OURS, marker="o", markersize=4, label="products of 1 to 512 tokens")
     pane.set(xscale="log", yscale="log", xlabel="multiply-adds per byte of weights", ylabel="GMAC/s")
+    for axis in (pane.xaxis, pane.yaxis):
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(NullFormatter())
     _save(figure, path, bool(products and found))
 
 
