@@ -1,7 +1,7 @@
 """What a cluster must reach: its speed against one process, over loopback and behind 1 Gbit/s, its bytes and its start.
 
 Run from the root of the repository, as root: ``.venv/bin/python benchmarks/cluster.py [--model FILE]``; without
-``--model`` the file is that of ``one_machine.py``. On a network of namespaces, host 1 runs the root of every cluster
+``--model`` the file is one of ``models.py``. On a network of namespaces, host 1 runs the root of every cluster
 and a worker on its loopback, the other hosts a worker each. Prints measured and required figures; exit code 1 if one
 is missed.
 
@@ -27,19 +27,27 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from one_machine import DLLAMA, MODEL, ROOT, make_model, report  # type: ignore[import-not-found]
-
+from benchmarks.models import MODEL, ROOT, make_model
+from benchmarks.records import figure, is_met, line
 from dllama.cli.bench import Bench, Case
 from dllama.config import DType
 from dllama.engine import Engine
 from dllama.plan.wire import Exchange, step_traffic
 from tools.lan import Host, Lan, problem
 
+DLLAMA = [sys.executable, "-m", "dllama"]
 PORT = 9999
 BATCH = 512
 PREFILL, DECODE = Case(BATCH, 0, 0), Case(0, 128, 0)
 KIB = 1024
 Figures = dict[str, Any]
+
+
+def report(name: str, measured: float, required: float, unit: str, *, at_least: bool) -> bool:
+    """Print one figure; whether it is good enough."""
+    record = figure("cluster", name, measured, required, unit, at_least=at_least)
+    print(line(record), flush=True)
+    return is_met(record)
 
 
 @contextmanager
@@ -86,7 +94,7 @@ def compare(what: str, rates: dict[str, list[float]], name: str, other: str, req
     figures[f"{what}, {name} / {other}"] = {"ratio": ratio, "ratios": ratios, "medians": medians, "best": best}
     speeds = ", ".join(f"{kind} {one:.1f} and {two:.1f}" for kind, (one, two) in (("median", medians), ("best", best)))
     print(f"       {what}: {speeds} tokens/s, ratios {ratios[0]:.2f} to {ratios[-1]:.2f}")
-    return report(f"{what}, {name} / {other}", ratio, required, "", at_least=True)  # type: ignore[no-any-return]
+    return report(f"{what}, {name} / {other}", ratio, required, "", at_least=True)
 
 
 def speeds(benches: dict[str, Bench], rounds: int, figures: Figures) -> list[bool]:

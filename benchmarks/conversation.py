@@ -1,7 +1,7 @@
 """How long a conversation waits for the first word of each answer, with what was read before kept and without.
 
-Run from the root: ``.venv/bin/python benchmarks/conversation.py [--model FILE --tokenizer FILE]``; the files are those
-of ``one_machine.py``. Each turn is told twice, one right after the other: to an engine that holds the conversation, as
+Run from the root: ``.venv/bin/python benchmarks/conversation.py [--model FILE --tokenizer FILE]``; the model is one of
+``models.py``. Each turn is told twice, one right after the other: to an engine that holds the conversation, as
 ``dllama chat`` does, and to a fresh one. Their answers are compared: they must be the same tokens.
 """
 
@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 from pathlib import Path
 
-from one_machine import MODEL, make_model  # type: ignore[import-not-found]
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.models import MODEL, make_model
 from dllama.engine import Engine, SamplingParams
 
 TURNS, MESSAGE_TOKENS, ANSWER_TOKENS = 8, 200, 24

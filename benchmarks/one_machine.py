@@ -1,8 +1,9 @@
-"""The speed and memory that one machine must reach, measured with a random model of Llama 3.2 1B's shape.
+"""How near one machine comes to its own limits: the pace of its memory and of its products, and how fast it starts.
 
-Run from the root: ``.venv/bin/python benchmarks/one_machine.py [--model FILE]``. Without ``--model`` the file (0.7 GB
-of Q40 weights and 1.05 GB of embeddings) is made once in ``models/``. Prints measured and required figures; exit code 1
-if one is missed. Numbers depend on the machine being otherwise idle.
+Run from the root: ``.venv/bin/python benchmarks/one_machine.py [--shape NAME]``. The model is one of ``models.py``,
+made once. Prints measured and required figures; exit code 1 if one is missed. Numbers depend on the machine being
+otherwise idle. Whatever is set against something else is measured in turns with it, and a figure is the median of the
+rounds.
 """
 
 from __future__ import annotations
@@ -10,33 +11,116 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-MODEL = ROOT / "models" / "random_llama3.2-1b.m"
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks import quiet
+from benchmarks.dllama_side import Dllama
+from benchmarks.facts import machine_facts
+from benchmarks.models import LLAMA_1B, ROOT, SHAPES, Shape, make_model
+from benchmarks.records import Record, figure, is_met, show, write
+from benchmarks.workload import BATCH, Workload
+from dllama import machine
+from dllama.formats.m_file import open_m_file
+
 DLLAMA = [sys.executable, "-m", "dllama"]
-GMAC_PER_PROMPT_TOKEN = 0.973  # the matrices of all layers; not lm_head, which only the last token needs
+ROUNDS = 7
+PREFILL, LONG_PREFILL = Workload(prompt=BATCH), Workload(prompt=4096)
+DECODE, LONG_DECODE = Workload(gen=32), Workload(gen=32, depth=4096)
+TOKENS = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]  # in a step, for the roofline
+MIB = 1 << 20
+SHORT_CONTEXT = 512  # of a short inference, so that keys and values which are planned but never written hide nothing
 
 
-def make_model(model: Path, tokenizer: Path) -> None:
-    """Write the random model unless it is there."""
-    if not (model.is_file() and tokenizer.is_file()):
-        model.parent.mkdir(exist_ok=True)
-        tool = str(ROOT / "tools" / "random_model.py")
-        command = [sys.executable, tool, "--shape", "llama3.2-1b", str(model), "--tokenizer", str(tokenizer)]
-        subprocess.run(command, check=True, cwd=ROOT)
+def spread(name: str, values: Sequence[float], required: float | None, unit: str, **more: Any) -> Record:
+    """Make the record of a figure that was measured round by round: their median, and all of them."""
+    return figure("one_machine", name, statistics.median(values), required, unit, values=list(values), **more)
 
 
-def bench(model: Path, *flags: str) -> list[dict[str, Any]]:
-    """Run ``dllama bench`` and read its records."""
-    command = [*DLLAMA, "bench", "-m", str(model), "-o", "json", *flags]
-    records = json.loads(subprocess.run(command, check=True, capture_output=True, cwd=ROOT).stdout)
-    assert isinstance(records, list)
-    return records
+def columns(rows: Iterable[Iterable[float]]) -> list[list[float]]:
+    """Turn rounds of several figures into a list for each figure."""
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+# --- shares of what the machine could do ------------------------------------------------------------
+
+
+def bandwidth_share(side: Dllama, workload: Workload, threads: int, rounds: int, required: float) -> Record:
+    """Compare what a generation reads per second with what the machine reads."""
+    side.prepare(workload, threads)
+    step_bytes = side.bytes_per_step(workload, threads)
+
+    def one_round(_number: int) -> tuple[float, float]:
+        return side.read_bandwidth(threads), workload.tokens / side.seconds(workload)
+
+    bandwidths, rates = columns(quiet.rounds(rounds, one_round))
+    shares = [rate * step_bytes / bandwidth for rate, bandwidth in zip(rates, bandwidths, strict=True)]
+    more = {"threads": threads, "rates": rates, "bandwidths": bandwidths, "bytes_per_step": step_bytes}
+    return spread(f"{workload.name}, share of read bandwidth", shares, required, "", **more)
+
+
+def products_share(side: Dllama, threads: int, rounds: int) -> Record:
+    """Compare the products of a prompt of 512 tokens by themselves with the whole of it."""
+    side.prepare(PREFILL, threads)
+    products, whole = columns(
+        quiet.rounds(rounds, lambda _number: (side.product_seconds(BATCH), side.seconds(PREFILL)))
+    )
+    shares = [one / other for one, other in zip(products, whole, strict=True)]
+    rate = BATCH * side.multiplies() / statistics.median(products) / 1e9
+    more = {"threads": threads, "rates": [BATCH / seconds for seconds in whole], "gmac_per_second": rate}
+    return spread(f"{PREFILL.name}, its products alone / all of it", shares, 0.88, "", **more)
+
+
+def long_prompt(side: Dllama, threads: int, rounds: int) -> Record:
+    """Compare the rate at which 4096 tokens are read with that of 512."""
+    side.prepare(PREFILL, threads)
+
+    def one_round(_number: int) -> float:
+        long, short = (workload.tokens / side.seconds(workload) for workload in (LONG_PREFILL, PREFILL))
+        return long / short
+
+    ratios = quiet.rounds(rounds, one_round)
+    return spread(f"{LONG_PREFILL.name} / {PREFILL.name}", ratios, 0.7, "", threads=threads)
+
+
+def many(side: Dllama, threads: int, rounds: int) -> Iterator[Record]:
+    """Compare the tokens per second of several sequences in all with those of one."""
+    workloads = {count: Workload(gen=32, depth=128, sequences=count) for count in (1, 4, 8)}
+    for workload in workloads.values():
+        side.prepare(workload, threads)
+
+    def one_round(_number: int) -> list[float]:
+        return [workload.tokens / side.seconds(workload) for workload in workloads.values()]
+
+    rates = dict(zip(workloads, columns(quiet.rounds(rounds, one_round)), strict=True))
+    for count, required in ((4, 3.0), (8, 3.1)):
+        ratios = [several / one for several, one in zip(rates[count], rates[1], strict=True)]
+        yield spread(f"{count} sequences / one", ratios, required, "", threads=threads, rates=rates[count])
+
+
+def products(side: Dllama, threads: int, rounds: int) -> Iterator[Record]:
+    """Give the pace of the products alone by the tokens of a step: the roofline."""
+    side.prepare(PREFILL, threads)
+    for tokens in TOKENS:
+        seconds = quiet.rounds(rounds, partial(_product_seconds, side, tokens))
+        rates = [tokens * side.multiplies() / spent / 1e9 for spent in seconds]
+        more = {"threads": threads, "tokens": tokens, "multiplies": side.multiplies(), "bytes": side.matrix_bytes()}
+        yield spread(f"products of {tokens} tokens", rates, None, "GMAC/s", **more)
+
+
+def _product_seconds(side: Dllama, tokens: int, _number: int) -> float:
+    return side.product_seconds(tokens)
+
+
+# --- starting -----------------------------------------------------------------------------------
 
 
 def fill_page_cache(file: Path) -> None:
@@ -47,50 +131,94 @@ def fill_page_cache(file: Path) -> None:
 
 
 def whole_process(model: Path, tokenizer: Path) -> tuple[float, float]:
-    """Run a whole inference of 4 tokens; seconds and GB of the most memory resident, both of the whole process."""
-    command = [*DLLAMA, "inference", "--model", str(model), "--tokenizer", str(tokenizer), "--prompt", "Hello world"]
+    """Run a whole inference of 4 tokens; its seconds, and bytes of the most memory resident."""
+    flags = ("--prompt", "Hello world", "--steps", 4, "--ignore-eos", "--max-seq-len", SHORT_CONTEXT)
+    command = [*DLLAMA, "inference", "--model", model, "--tokenizer", tokenizer, *flags]
     start = time.perf_counter()
-    process = subprocess.Popen([*command, "--steps", "4", "--ignore-eos"], cwd=ROOT, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([*map(str, command)], cwd=ROOT, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"dllama inference ended with exit code {process.returncode}")
-    return time.perf_counter() - start, usage.ru_maxrss * 1024 / 1e9
+    return time.perf_counter() - start, usage.ru_maxrss * 1024
 
 
-def report(name: str, measured: float, required: float, unit: str, *, at_least: bool) -> bool:
-    """Print one figure; whether it is good enough."""
-    is_met = measured >= required if at_least else measured <= required
-    sign = "≥" if at_least else "≤"
-    print(
-        f"{'ok    ' if is_met else 'MISSED'} {name:<44} {measured:8.2f}   required {sign} {required:g} {unit}",
-        flush=True,
-    )
-    return is_met
+def planned_bytes(model: Path) -> int:
+    """Give the bytes of weights, keys and values that are planned for a model on one node."""
+    command = [*DLLAMA, "plan", "--model", model, "--nodes", 1, "--max-seq-len", SHORT_CONTEXT, "--json"]
+    said = subprocess.run([*map(str, command)], check=True, cwd=ROOT, capture_output=True).stdout
+    (node,) = json.loads(said)["nodes"]
+    return int(node["weights_bytes"]) + int(node["kv_bytes"])
+
+
+def start(shape: Shape, rounds: int) -> Iterator[Record]:
+    """Measure the whole of a short inference."""
+    fill_page_cache(shape.model)
+    planned = planned_bytes(shape.model)
+    runs = [whole_process(shape.model, shape.tokenizer) for _ in range(rounds)]
+    beyond = [(resident - planned) / MIB for _, resident in runs]
+    name = "inference of 4 tokens, whole process"
+    yield spread(name, [seconds for seconds, _ in runs], 1.4, "s", at_least=False)
+    more = {"at_least": False, "resident": [resident for _, resident in runs]}
+    yield spread("most memory beyond weights and KV", beyond, 150, "MiB", **more)
+
+
+# --- all of it ----------------------------------------------------------------------------------
+
+
+def measures(shape: Shape, threads: Sequence[int], rounds: int) -> Iterator[Record]:
+    """Measure a model: decode and prefill, and of the 1B shape the rest too."""
+    most = max(threads)
+    is_main = shape is LLAMA_1B
+    if is_main:  # first: what this process has had in memory counts for its children
+        yield from start(shape, rounds)
+    side = Dllama(shape.model)
+    for count in threads:
+        yield bandwidth_share(side, DECODE, count, 2 * rounds, 0.93)
+        yield products_share(side, count, rounds)
+    if is_main:
+        yield bandwidth_share(side, LONG_DECODE, most, rounds, 0.8)
+        yield long_prompt(side, most, min(rounds, 3))
+        yield from many(side, most, rounds)
+        yield from products(side, most, rounds)
+    side.close()
+
+
+def model_facts(shape: Shape) -> dict[str, Any]:
+    """Say what a token of a model costs, from its header alone."""
+    with open_m_file(shape.model) as file:
+        config, matrices = file.config, [t for t in file.tensors.values() if len(t.shape) == 2]
+        per_layer = [matrix for matrix in matrices if matrix.name.startswith("layers.")]
+        sizes = {
+            "decode_bytes": sum(matrix.nbytes for matrix in matrices if matrix.name != "embed_tokens"),
+            "prompt_multiplies": sum(matrix.rows * matrix.cols for matrix in per_layer),
+            "kv_bytes": 2 * 2 * config.kv_size * config.num_layers,
+        }
+    return {"models": {shape.title: sizes}}
+
+
+def titled(records: Iterator[Record], shape: Shape) -> Iterator[Record]:
+    """Add the model to records."""
+    for record in records:
+        yield {"model": shape.title, **record}
 
 
 def main() -> int:
-    """Measure everything."""
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=MODEL)
-    parser.add_argument("--tokenizer", type=Path, help="default: beside the model, with suffix .t")
+    parser.add_argument("--shape", choices=SHAPES, default=LLAMA_1B.name)
+    parser.add_argument("--threads", type=int, nargs="+", metavar="N", help="default: 1 and all physical cores")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help="default: %(default)s")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="keep all figures in a file")
     args = parser.parse_args()
-    tokenizer = args.tokenizer or args.model.with_suffix(".t")
-    make_model(args.model, tokenizer)
-    prompt, decode = bench(args.model, "-p", "512", "-n", "128", "-r", "5")
-    gmac = prompt["avg_ts"] * GMAC_PER_PROMPT_TOKEN
-    fill_page_cache(args.model)
-    seconds, resident = min(whole_process(args.model, tokenizer) for _ in range(3))
-    print(
-        f"tg128 {decode['avg_ts']:.2f} t/s, pp512 {prompt['avg_ts']:.1f} t/s, {decode['isa']} on {decode['cpu_info']}"
-    )
-    checks = [
-        report("decode, share of read bandwidth", decode["read_bandwidth_share"], 0.8, "", at_least=True),
-        report("pp512", gmac, 120, "GMAC/s", at_least=True),
-        report("inference of 4 tokens, whole process", seconds, 2.5, "s", at_least=False),
-        report("inference of 4 tokens, most memory", resident, 1.5, "GB", at_least=False),
-    ]
-    return 0 if all(checks) else 1
+    shape = SHAPES[args.shape]
+    make_model(shape.model, shape.tokenizer, shape)
+    facts = {**machine_facts(), **model_facts(shape)}
+    threads = args.threads or sorted({1, machine.physical_cores()})
+    records = show(titled(measures(shape, threads, args.rounds), shape))
+    if args.json:
+        write(args.json, records, facts)
+    return 0 if all(map(is_met, records)) else 1
 
 
 if __name__ == "__main__":

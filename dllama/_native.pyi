@@ -212,6 +212,11 @@ class Node:
     """
     def probe(self, num_tokens: int, scatter: bool) -> float:
         """Rank 0: seconds that one exchange of a layer takes on all nodes for ``num_tokens`` (1 to max_tokens)."""
+    def time_products(self, num_tokens: int) -> float:
+        """Seconds that this rank's products of a step of ``num_tokens`` (1 to max_tokens) take by themselves.
+
+        All matrices of all layers, without ``lm_head``; for measuring. Disturbs no sequence.
+        """
     def follow(self) -> None:
         """Serve rank 0's steps until it stops the group. Raises GroupFailedError if it is lost."""
     def stop(self) -> None:

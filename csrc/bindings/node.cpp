@@ -224,6 +224,7 @@ void register_node(py::module_& m) {
       .def("draw", &draw, py::arg("index"), py::arg("coin"))
       .def_property("scatter_from", &Node::scatter_from, &Node::set_scatter_from)
       .def("probe", &Node::probe, py::call_guard<py::gil_scoped_release>(), py::arg("num_tokens"), py::arg("scatter"))
+      .def("time_products", &Node::time_products, py::call_guard<py::gil_scoped_release>(), py::arg("num_tokens"))
       .def("follow", &Node::follow, py::call_guard<py::gil_scoped_release>())
       .def("stop", &Node::stop, py::call_guard<py::gil_scoped_release>())
       .def("counters", &counters);

@@ -30,11 +30,11 @@ KERNEL_INLINE __m256i load_bytes(const uint8_t* p) {
 }
 
 // Four products per lane, weights unsigned and activations signed: what was added to the weights to make them so is
-// taken back by the start value of the sums, -8 * kFactor * (the sum of the activations).
-template <int kFactor, int T>
+// taken back by the start value of the sums, -8 * 2^kShift * (the sum of the activations).
+template <int kShift, int T>
 KERNEL_INLINE void start(const ActivationQ80* const (&x)[T], __m256i (&sums)[T]) {
   KERNEL_UNROLL
-  for (int t = 0; t < T; t++) sums[t] = _mm256_madd_epi16(broadcast_piece(x[t]->offset), _mm256_set1_epi16(kFactor));
+  for (int t = 0; t < T; t++) sums[t] = _mm256_slli_epi32(broadcast_piece(&x[t]->offset_sum), kShift);
 }
 
 // Adds the products of one piece of 8 rows with the piece at quants[at] of every token.
@@ -58,7 +58,7 @@ struct Q40 {
   static KERNEL_INLINE void block(const uint8_t* unit, const ActivationQ80* const (&x)[T], F32x8 (&sums)[T]) {
     const __m256i low_mask_u8x32 = _mm256_set1_epi8(15);
     __m256i sum_i32x8[T];
-    start<1>(x, sum_i32x8);
+    start<0>(x, sum_i32x8);
     for (size_t i = 0; i < 4; i++) {
       const __m256i w_u8x32 = load_bytes(unit + kScaleBytes + i * kVector);
       add_piece(_mm256_and_si256(w_u8x32, low_mask_u8x32), x, i * kPiece, sum_i32x8);
@@ -78,7 +78,7 @@ struct Q80 {
   static KERNEL_INLINE void block(const uint8_t* unit, const ActivationQ80* const (&x)[T], F32x8 (&sums)[T]) {
     const __m256i sign_u8x32 = _mm256_set1_epi8(-128);
     __m256i sum_i32x8[T];
-    start<16>(x, sum_i32x8);
+    start<4>(x, sum_i32x8);
     for (size_t i = 0; i < 8; i++) {
       const __m256i w_i8x32 = load_bytes(unit + kScaleBytes + i * kVector);
       add_piece(_mm256_xor_si256(w_i8x32, sign_u8x32), x, i * kPiece, sum_i32x8);

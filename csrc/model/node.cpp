@@ -7,6 +7,7 @@
 #include "base/os_cpu.h"
 #include "kernels/dispatch.h"
 #include "model/layer.h"
+#include "model/products.h"
 #include "net/bytes.h"
 
 namespace dllama {
@@ -155,6 +156,15 @@ double Node::probe(size_t num_tokens, bool scatter) {
     run_probe(num_tokens, scatter);
     return static_cast<double>(now_ns() - start_ns) * 1e-9;
   });
+}
+
+double Node::time_products(size_t num_tokens) {
+  require(num_tokens > 0 && num_tokens <= config_.max_tokens, "products have 1 to max_tokens tokens");
+  Step step = make_step(false);
+  step.num_tokens = num_tokens;
+  const uint64_t start_ns = now_ns();
+  pool_.run([&](size_t thread) { run_products(step, thread); });
+  return static_cast<double>(now_ns() - start_ns) * 1e-9;
 }
 
 void Node::check_query(size_t query) const {

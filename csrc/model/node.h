@@ -37,6 +37,8 @@ class Node {
   size_t scatter_from() const { return scatter_from_; }
   // Rank 0: seconds that one exchange behind a product takes for so many tokens. Disturbs no sequence.
   double probe(size_t num_tokens, bool scatter);
+  // Seconds that this rank's products of a step of so many tokens take by themselves. Disturbs no sequence.
+  double time_products(size_t num_tokens);
   // Rank 0, of query `query` of the last step: its whole row of logits into out[vocab_size], and a draw from all its
   // candidates: the first, in token order, at which the cumulative probability exceeds `coin`, which is in [0, 1).
   void full_logits(size_t query, float* out);

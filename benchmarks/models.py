@@ -1,0 +1,48 @@
+"""The models that are measured: random weights in real shapes, each written once to ``models/``."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "models"
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A shape of ``tools/random_model.py``, all matrices Q40, with ``layers`` of its layers (None: all)."""
+
+    name: str
+    layers: int | None = None
+
+    @property
+    def title(self) -> str:
+        """What tables call it."""
+        return f"{self.name}, {self.layers} layers" if self.layers else self.name
+
+    @property
+    def model(self) -> Path:
+        """Where its model file lies, or will."""
+        return FOLDER / f"random_{self.name}{f'_{self.layers}' if self.layers else ''}.m"
+
+    @property
+    def tokenizer(self) -> Path:
+        """Where its tokenizer lies, or will."""
+        return self.model.with_suffix(".t")
+
+
+LLAMA_1B, LLAMA_8B, QWEN_06B = Shape("llama3.2-1b"), Shape("llama3-8b", 4), Shape("qwen3-0.6b")
+SHAPES = {shape.name: shape for shape in (LLAMA_1B, LLAMA_8B, QWEN_06B)}
+MODEL = LLAMA_1B.model  # of benchmarks that measure one
+
+
+def make_model(model: Path, tokenizer: Path, shape: Shape = LLAMA_1B) -> None:
+    """Write a model and its tokenizer unless they are there."""
+    if not (model.is_file() and tokenizer.is_file()):
+        model.parent.mkdir(exist_ok=True)
+        tool, layers = ROOT / "tools" / "random_model.py", ["--layers", str(shape.layers)] if shape.layers else []
+        command = [sys.executable, tool, "--shape", shape.name, *layers, model, "--tokenizer", tokenizer]
+        subprocess.run([*map(str, command)], check=True, cwd=ROOT)
