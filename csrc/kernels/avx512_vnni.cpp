@@ -166,8 +166,7 @@ void tile(Units<G> units, size_t blocks, const ActivationQ80* x, size_t x_stride
       KERNEL_UNROLL
       for (int t = 0; t < T; t++) {
         const __m512 scale_f32x16 = _mm512_mul_ps(w_scale_f32x16, _mm512_set1_ps(xs[t]->scale));
-        totals_f32x16[g][t] =
-            _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums_i32x16[g][t]), scale_f32x16, totals_f32x16[g][t]);
+        totals_f32x16[g][t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums_i32x16[g][t]), scale_f32x16, totals_f32x16[g][t]);
       }
     }
     KERNEL_UNROLL
@@ -219,8 +218,8 @@ void matmul_q40(const void* packed, size_t groups, size_t cols, const Activation
       const size_t left = tokens - t;
       // Of 6 to 9 tokens, halves: 4 + 4 beats 5 + 3.
       const size_t n = left <= kTileTokens ? left : left < 2 * kTileTokens ? (left + 1) / 2 : kTileTokens;
-      (t == 0 ? first : kTiles<Source::Cache>)[n - 1](w + begin * group_size, size, blocks, x + t * x_stride, x_stride,
-                                                      out + t * out_stride + begin * kRows, out_stride);
+      (t == 0 ? first : kTiles<Source::Cache>)[n - 1](w + begin* group_size, size, blocks, x + t* x_stride, x_stride,
+                                                      out + t* out_stride + begin* kRows, out_stride);
       t += n;
     }
   }
