@@ -69,7 +69,7 @@ def worker(host: Host, address: str, folder: Path) -> Iterator[str]:
 def load(model: Path, num_threads: int, workers: list[str] | None) -> Engine:
     """Load the model with room for what is measured."""
     sizes: dict[str, Any] = {"max_seq_len": 2 * BATCH, "max_batch_tokens": BATCH}
-    return Engine.load(model, num_threads=num_threads, workers=workers, wire_type=DType.Q80, **sizes)
+    return Engine.load(model, num_threads=num_threads, workers=workers, wire_type=DType.Q80, max_draft=0, **sizes)
 
 
 # --- speed --------------------------------------------------------------------------------------
