@@ -61,6 +61,7 @@ void install_vnni(Kernels& table) {
   install_avx2(table);
   install_avx512_vnni(table);
   install_avx512_attention(table);
+  install_avx512_vector(table);
 }
 #else
 constexpr bool (*has_avx512_vnni)() = nullptr;

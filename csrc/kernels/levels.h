@@ -19,6 +19,7 @@ void install_avx_vnni(Kernels& table);
 // On top of AVX2: CPUs with AVX-512 VNNI and VL (Intel since Ice Lake, AMD since Zen 4).
 void install_avx512_vnni(Kernels& table);
 void install_avx512_attention(Kernels& table);
+void install_avx512_vector(Kernels& table);
 
 // 64-bit ARM as every such CPU has it (armv8-a).
 void install_neon(Kernels& table);

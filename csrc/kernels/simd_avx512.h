@@ -67,6 +67,9 @@ KERNEL_INLINE F32xN sub(F32xN a, F32xN b) {
 KERNEL_INLINE F32xN mul(F32xN a, F32xN b) {
   return _mm512_mul_ps(a, b);
 }
+KERNEL_INLINE F32xN div(F32xN a, F32xN b) {
+  return _mm512_div_ps(a, b);
+}
 KERNEL_INLINE F32xN max(F32xN a, F32xN b) {
   return _mm512_max_ps(a, b);
 }
