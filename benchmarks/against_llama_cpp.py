@@ -57,7 +57,7 @@ RACES = [
     Race(Workload(gen=32, depth=128, sequences=8), 2.5),
     Race(Workload(gen=32, depth=1024)),
     Race(Workload(gen=32, depth=4096), 2.5),
-    Race(Workload(prompt=4096), most_rounds=2),
+    Race(Workload(prompt=4096), most_rounds=1),
 ]
 
 
