@@ -1,9 +1,8 @@
 """Everything that dllama must reach on one machine, as measured and required: runs the other benchmarks, one by one.
 
-Run from the root: ``.venv/bin/python benchmarks/roof.py``; about 15 minutes on an idle machine, and exit code 1 if
-something is missed or could not be measured. What llama.cpp is needed for is left out, and told, where the extra
-``compare`` is not installed. All figures are kept in ``benchmarks/results``, from which ``report.py`` makes
-``docs/performance.md``.
+Run from the root: ``.venv/bin/python benchmarks/roof.py``; about a quarter of an hour on an idle machine. Exit code 1
+if something is missed, or could not be measured, as the comparison where the extra ``compare`` is not installed. All
+figures are kept in ``benchmarks/results``, from which ``report.py`` makes ``docs/performance.md``.
 """
 
 from __future__ import annotations
