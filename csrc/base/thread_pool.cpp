@@ -71,7 +71,7 @@ void ThreadPool::barrier(std::span<const std::byte> next) {
   }
   arrived_.store(0, std::memory_order_relaxed);
   for (Chunks& chunks : chunks_) chunks.taken.store(0, std::memory_order_relaxed);
-  phase_.store(phase + 1, std::memory_order_release);
+  phase_.store(phase + 1);  // in one order with notify_all's look for waiters, or one could sleep for ever
   phase_.notify_all();
 }
 

@@ -25,9 +25,9 @@ void attend_tile(const AttentionRows& rows, size_t first, const Element* k_page,
   } else {
     tile.q = rows.q + first * rows.head_dim;
   }
-  // Without a next page this one, which is in the caches then: no test in the loops.
-  tile.next_k = static_cast<const char*>(rows.next_k != nullptr ? rows.next_k : k_page);
-  tile.next_v = static_cast<const char*>(rows.next_v != nullptr ? rows.next_v : v_page);
+  tile.looks_ahead = first == 0 && rows.next_k != nullptr;  // once for all tiles of a page
+  tile.next_k = static_cast<const char*>(tile.looks_ahead ? rows.next_k : k_page);
+  tile.next_v = static_cast<const char*>(tile.looks_ahead ? rows.next_v : v_page);
   tile.min_valid = kPageSize;
   tile.max_valid = 0;
   KERNEL_UNROLL

@@ -30,7 +30,7 @@ KERNEL_INLINE void score(Tile& tile, const Element* k_page) {
     clear(sums);
     const Element* keys = k_page + p * tile.head_dim;
     for (size_t d = 0; d < tile.head_dim; d++, keys += kKeyGroup, next += kBytes) {
-      look_ahead<kBytes>(next);
+      if (tile.looks_ahead) look_ahead<kBytes>(next);
       F32xN k[kVectors];
       KERNEL_UNROLL
       for (int i = 0; i < kVectors; i++) {
@@ -62,7 +62,7 @@ KERNEL_INLINE void mix(const Tile& tile, const Element* v_page, size_t d, size_t
   constexpr size_t kBytes = kVectors * kLanes * sizeof(Element);
   const char* next = tile.next_v + d * kPageSize * sizeof(Element);
   for (size_t p = 0; p < tile.min_valid; p++, values += tile.head_dim, next += kBytes) {
-    look_ahead<kBytes>(next);
+    if (tile.looks_ahead) look_ahead<kBytes>(next);
     F32xN v[kVectors];
     KERNEL_UNROLL
     for (int i = 0; i < kVectors; i++) v[i] = load(values + i * kLanes, left);

@@ -45,7 +45,7 @@ KERNEL_INLINE void score(Tile& tile, const int8_t* k_page) {
     clear(sums);
     const int8_t* keys = k_page + p * tile.head_dim;
     for (size_t d = 0; d < tile.head_dim; d += 2, keys += 2 * kKeyGroup, next += kBytes) {
-      look_ahead<kBytes>(next);
+      if (tile.looks_ahead) look_ahead<kBytes>(next);
       PairsxN k[kVectors];
       KERNEL_UNROLL
       for (int i = 0; i < kVectors; i++) {
@@ -100,7 +100,7 @@ KERNEL_INLINE void mix(const Tile& tile, const int8_t* v_page, size_t d, size_t 
   const int8_t* values = v_page + 2 * d;
   const char* next = tile.next_v + d * kPageSize;
   for (size_t p = 0; p < tile.max_valid; p += 2, values += 2 * tile.head_dim, next += kBytes) {
-    look_ahead<kBytes>(next);
+    if (tile.looks_ahead) look_ahead<kBytes>(next);
     PairsxN v[kVectors];
     KERNEL_UNROLL
     for (int i = 0; i < kVectors; i++) v[i] = load_pairs(values + i * 2 * kLanes, left);

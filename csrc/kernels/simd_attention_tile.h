@@ -36,6 +36,7 @@ struct Tile {
   const float* q;  // [R, head_dim]
   float* acc;      // [R, head_dim]
   size_t head_dim;
+  bool looks_ahead;
   const char *next_k, *next_v;
   // Of Q80 pages.
   const int16_t* q_quants;  // [R, head_dim]
