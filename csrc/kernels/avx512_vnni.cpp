@@ -170,7 +170,11 @@ void tile(Units<G> units, size_t blocks, const ActivationQ80* x, size_t x_stride
       }
     }
     KERNEL_UNROLL
-    for (int t = 0; t < T; t++) xs[t]++;
+    for (int t = 0; t < T; t++) {
+      // The tokens of the next tile: a prompt's lie in L3.
+      if (kSource != Source::MemoryOnce) _mm_prefetch(reinterpret_cast<const char*>(xs[t] + T * x_stride), _MM_HINT_T1);
+      xs[t]++;
+    }
   }
   KERNEL_UNROLL
   for (int t = 0; t < T; t++) {
