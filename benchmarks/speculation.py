@@ -23,8 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from one_machine import MODEL, ROOT, make_model  # type: ignore[import-not-found]
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.models import MODEL, ROOT, make_model
 from dllama.engine import Engine, Output, SamplingParams
 from dllama.engine.sampling import Row, Sampler
 from dllama.engine.step_times import StepTimes

@@ -105,7 +105,7 @@ def test_parts_are_chosen_by_script_or_shape() -> None:
 
 def test_every_part_is_a_script() -> None:
     for part in roof.PARTS:
-        assert ROOT.joinpath("benchmarks", f"{part.script}.py").is_file() or part.script == "speculation"
+        assert ROOT.joinpath("benchmarks", f"{part.script}.py").is_file()
 
 
 def test_facts_are_added_but_not_changed() -> None:

@@ -18,7 +18,8 @@ inline constexpr size_t kRedundantTokens = 4;
 // Rows of a weight matrix that a thread takes at a time: 64 rows of 2048 Q40 inputs are 74 KB, which stays in L2 while
 // all tokens of a prompt chunk stream past it.
 inline constexpr size_t kChunkRows = 64;
-inline constexpr size_t kTileTokens = 128;
+// Tokens whose gate and up are computed before they are put together, while what both read and give lies in L2.
+inline constexpr size_t kGateTokens = 128;
 // Query rows (tokens x query heads of a KV head) that attention handles together, at least one token's. A multiple of
 // 6, which kernels take at a time; with 64 values to a head, rows, sums and a page stay in L2.
 inline constexpr size_t kTileRows = 48;

@@ -125,13 +125,13 @@ void gate_and_up(Step& step, size_t thread, size_t layer, const ActivationRows& 
   for (size_t c; step.pool.next_chunk(thread, (columns + kChunkRows - 1) / kChunkRows, c);) {
     const size_t first = c * kChunkRows;
     const size_t size = std::min(kChunkRows, columns - first);
-    for (size_t begin = 0; begin < step.num_tokens; begin += kTileTokens) {
-      const size_t tokens = std::min(kTileTokens, step.num_tokens - begin);
+    for (size_t begin = 0; begin < step.num_tokens; begin += kGateTokens) {
+      const size_t tokens = std::min(kGateTokens, step.num_tokens - begin);
       matmul(step.kernels, w.gate_proj, first / group, size / group, x, begin, tokens, own.gate.data(), kChunkRows);
       matmul(step.kernels, w.up_proj, first / group, size / group, x, begin, tokens, own.up.data(), kChunkRows);
       for (size_t t = 0; t < tokens; ++t) {
         float* gate = own.gate.data() + t * kChunkRows;
-        step.buffers.gated.prefetch(begin + t + 8, first);
+        step.buffers.gated.prefetch(begin + t + 8, first);  // each token's place is a miss of its own
         step.kernels.silu_mul(gate, own.up.data() + t * kChunkRows, gate, size);
         step.buffers.gated.store(step.kernels, begin + t, first, gate, size);
       }

@@ -25,10 +25,12 @@ class ActivationRows {
   // Stores x[0..n) as columns [col, col + n) of a token; quantized rows take whole blocks (col and n multiples of 32).
   void store(const Kernels& kernels, size_t token, size_t col, const float* x, size_t n);
 
+  // Asks for the place of columns [col, col + 64) of a token, which will be stored; the token need not be there.
   void prefetch(size_t token, size_t col) const {
-    const std::byte* p = static_cast<const std::byte*>(row(token)) + col / (quantized_ ? kBlockSize : 1) * record_bytes_;
-    __builtin_prefetch(p, 1);
-    __builtin_prefetch(p + 64, 1);
+    const size_t record = token * stride_ + (quantized_ ? col / kBlockSize : col);
+    const std::byte* place = buffer_.data() + record * record_bytes_;
+    __builtin_prefetch(place, 1);
+    __builtin_prefetch(place + 64, 1);
   }
 
   // Multiplies a token by `factor`: its blocks' scales, or its floats.
