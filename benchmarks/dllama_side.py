@@ -89,8 +89,9 @@ class Dllama:
         """Give the engine, with so many threads and room for the longest workload."""
         if self._loaded is None or self._loaded.num_threads != threads:
             self.close()
-            options = {"max_seq_len": LONGEST, "max_batch_tokens": BATCH, "max_draft": 0}
-            self._loaded = Engine.load(self._model, num_threads=threads, **options)
+            self._loaded = Engine.load(
+                self._model, num_threads=threads, max_seq_len=LONGEST, max_batch_tokens=BATCH, max_draft=0
+            )
             self._bench = Bench(self._loaded, BATCH)
         return self._loaded
 
