@@ -54,6 +54,7 @@ class Cases {
     add_products("f16", DType::F16, k_.matmul_f16, x_.data(), kCols);
     add_attention("attend_f16, 4 rows", 4, kPageSize);
     add_attention("attend_f16, 32 rows of a prompt", 32, kPageSize / 2);
+    add_q80_attention();
     add_vectors();
   }
 
@@ -84,6 +85,18 @@ class Cases {
                       }});
   }
 
+  void add_q80_attention() {
+    cases_.push_back({"quantize_query", [this] { q_scales_[0] = k_.quantize_query(x_.data(), kHeadDim, q_.data()); }});
+    cases_.push_back({"attend_q80, 4 rows", [this] {
+                        AttentionRows rows{x_.data(), valid_.data(), max_.data(), sum_.data(), out_.data(),
+                                           4,         kHeadDim};
+                        rows.q_quants = q_.data();
+                        rows.q_scales = q_scales_.data();
+                        const auto* page = reinterpret_cast<const int8_t*>(q80_page_.data());
+                        k_.attend_q80(rows, page, page);
+                      }});
+  }
+
   void add_vectors() {
     constexpr size_t kSize = 2048;
     cases_.push_back({"quantize_activation",
@@ -100,6 +113,10 @@ class Cases {
   std::vector<ActivationQ80> activations_{kMaxTokens * kCols / kBlockSize};
   std::vector<std::vector<uint8_t>> packed_;
   std::vector<uint16_t> page_ = std::vector<uint16_t>(kPageSize * kHeadDim, 0x3000);
+  std::vector<float> q80_page_ = std::vector<float>(kPageSize * (kHeadDim / sizeof(float) + 1), 0.5f);
+  std::vector<int16_t> q_ = std::vector<int16_t>(4 * kHeadDim, 100);
+  std::vector<float> q_scales_ = std::vector<float>(4, 0.01f);
+  std::vector<uint32_t> valid_ = std::vector<uint32_t>(4, kPageSize);
   std::vector<float> max_ = std::vector<float>(kPageSize, -std::numeric_limits<float>::infinity());
   std::vector<float> sum_ = std::vector<float>(kPageSize);
   std::vector<Case> cases_;
@@ -114,9 +131,11 @@ void mark_for_callgrind(const Cases& cases) {
   }
 }
 
+constexpr int kCannotStep = 3, kDied = 4;  // exit codes
+
 // Stops before and behind each case, the first time with nothing between.
 [[noreturn]] void be_stepped(const Cases& cases) {
-  if (ptrace(PTRACE_TRACEME, 0, nullptr, nullptr) != 0) _exit(3);
+  if (ptrace(PTRACE_TRACEME, 0, nullptr, nullptr) != 0) _exit(kCannotStep);
   raise(SIGSTOP);
   raise(SIGSTOP);
   for (const Case& c : cases.all()) {
@@ -127,10 +146,19 @@ void mark_for_callgrind(const Cases& cases) {
   _exit(0);
 }
 
+[[noreturn]] void end(int code, const char* why) {
+  std::fprintf(stderr, "%s\n", why);
+  std::exit(code);
+}
+
+// Only the child's own stops and single steps are expected: a kernel that dies must not look like one that is done.
 void wait_for_stop(pid_t child, int& status) {
-  if (waitpid(child, &status, 0) == child && WIFSTOPPED(status)) return;
-  std::fprintf(stderr, "this system does not let programs be stepped\n");
-  std::exit(3);
+  if (waitpid(child, &status, 0) != child) end(kCannotStep, "this system does not let programs be stepped");
+  if (WIFEXITED(status) && WEXITSTATUS(status) == kCannotStep) {
+    end(kCannotStep, "this system does not let programs be stepped");
+  }
+  const bool is_stop = WIFSTOPPED(status) && (WSTOPSIG(status) == SIGTRAP || WSTOPSIG(status) == SIGSTOP);
+  if (!is_stop) end(kDied, "a kernel died");
 }
 
 // Instructions until the child stops itself, starting from one such stop and going on to the next but one.
@@ -138,6 +166,7 @@ long count_steps(pid_t child) {
   int status = 0;
   long steps = 0;
   wait_for_stop(child, status);
+  ptrace(PTRACE_SETOPTIONS, child, nullptr, PTRACE_O_EXITKILL);  // nobody is left behind if this program is ended
   do {
     ptrace(PTRACE_SINGLESTEP, child, nullptr, nullptr);
     wait_for_stop(child, status);
@@ -171,7 +200,12 @@ int main(int argc, char** argv) {
     for (const std::string& isa : supported_isas()) std::printf("%s\n", isa.c_str());
     return 0;
   }
-  const Cases cases(kernels_for(what));
-  RUNNING_ON_VALGRIND ? mark_for_callgrind(cases) : print_steps(cases);
+  try {
+    const Cases cases(kernels_for(what));
+    RUNNING_ON_VALGRIND ? mark_for_callgrind(cases) : print_steps(cases);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return 2;
+  }
   return 0;
 }

@@ -218,8 +218,7 @@ int main(int argc, char** argv) {
   const size_t bytes = kChunks * kChunkRows * kCols / kBlockSize * sizeof(BlockQ40);  // the same in every layout so far
   uint8_t* w = huge_buffer(bytes);
   for (size_t i = 0; i < bytes; i++) w[i] = static_cast<uint8_t>(i * 37 % 53);  // finite scales wherever they lie
-  for (const std::string& isa : supported_isas()) {
-    if (argc > 1 && isa != argv[1]) continue;
+  for (const std::string& isa : argc > 1 ? std::vector<std::string>{argv[1]} : supported_isas()) {
     const Kernels& k = kernels_for(isa);
     bench_tokens(k, w, 2048, kCols);
     bench_tokens(k, w, 8192, kCols);

@@ -135,3 +135,19 @@ def test_long_contexts_on_any_number_of_threads(tmp_path, num_kv_heads, kv_type)
             outputs = list(engine.generate(token_ids(3, 2100), params))
             found.append([(output.token_id, output.logprob, output.top_logprobs) for output in outputs])
     assert found[0] == found[1] == found[2]
+
+
+def test_long_contexts_beside_others(tmp_path):
+    """Sequences of one, two and three segments in one step, on more threads than they have heads, as each alone."""
+    config = tiny_config(num_kv_heads=1, max_seq_len=4096, num_layers=1, layers=(LayerSpec(),))
+    write_tiny_model(tmp_path / "model.m", config)
+    model, params = Model(tmp_path / "model.m", DType.F16), SamplingParams(temperature=0.0, max_tokens=4, logprobs=5)
+    prompts = [token_ids(seed, length) for seed, length in ((1, 300), (2, 1100), (3, 2100))]
+    with load(model, num_threads=5, kv_tokens=8192) as engine:
+        alone = [[output.top_logprobs for output in engine.generate(prompt, params)] for prompt in prompts]
+    with load(model, num_threads=5, kv_tokens=8192) as engine:
+        together: dict[int, list[object]] = {engine.add(prompt, params): [] for prompt in prompts}
+        while engine.has_work:
+            for output in engine.step():
+                together[output.request_id].append(output.top_logprobs)
+    assert list(together.values()) == alone

@@ -22,6 +22,7 @@ from pathlib import Path
 
 RECORDS = Path(__file__).resolve().parent.parent / "benchmarks" / "instructions.json"
 TOLERANCE = 0.03
+CANNOT_STEP = 3  # the program's exit code
 STEPPING_S = 100.0  # seconds for one level, which takes ten where steps are quick
 VALGRIND = ("valgrind", "-q")
 Counts = dict[str, int]  # by kernel
@@ -38,7 +39,8 @@ def run(*command: str | Path, timeout: float | None = None) -> str:
 def dump_count(text: str, program: str) -> tuple[str, int]:
     """Give the name and the count of one of callgrind's dumps: the costs of functions of ``program`` itself."""
     name = re.search(r"^desc: Trigger: Client Request: (.*)$", text, re.MULTILINE)
-    assert name is not None
+    if name is None:
+        raise SystemExit("🚨 callgrind wrote a dump without the name of its kernel; which valgrind is this?")
     names: dict[str, str] = {}  # of objects, by their numbers: a dump names each once
     total, is_ours, is_call = 0, False, False
     for line in text.splitlines():
@@ -65,10 +67,15 @@ def by_callgrind(program: Path, level: str) -> Counts:
 
 
 def by_stepping(program: Path, level: str) -> Counts:
-    """Count a level's kernels by single steps; nothing where that cannot be."""
+    """Count a level's kernels by single steps; nothing where that cannot be, or takes too long."""
     try:
         lines = run(program, level, timeout=STEPPING_S).splitlines()
-    except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
+    except subprocess.TimeoutExpired:
+        print(f"       {level}: not counted in {STEPPING_S:.0f} s")
+        return {}
+    except subprocess.CalledProcessError as error:
+        if error.returncode != CANNOT_STEP:
+            raise
         return {}
     return {name: int(count) for count, name in (line.split(maxsplit=1) for line in lines)}
 
@@ -120,6 +127,9 @@ def main() -> int:
         print("🚨 valgrind is missing; run: sudo apt-get install -y valgrind, then: make bench-check", file=sys.stderr)
         return 2
     program = args.program.resolve()
+    if not program.is_file():
+        print(f"🚨 {args.program} is not there; run: make bench-check", file=sys.stderr)
+        return 2
     compiler = f"{platform.machine()}, {run(program, '--compiler').strip()}"
     records = json.loads(RECORDS.read_text("utf-8"))
     if args.record:
@@ -139,4 +149,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"🚨 {' '.join(map(str, error.cmd))} ended with exit code {error.returncode}")

@@ -21,6 +21,7 @@ from pathlib import Path
 # What the code of a file must have and must not have, by the beginning of its name; the first that fits.
 INSTRUCTIONS = {
     "avx512_vnni": (r"vpdpbusd .*%zmm", r"\{vex\} vpdpbusd"),
+    "avx512": (r"%zmm", r"\{vex\} vpdp"),
     "avx_vnni": (r"\{vex\} vpdpbusd", r"%zmm|%k[0-7]"),
     "avx2": (r"%ymm", r"vpdpbusd|%zmm|%k[0-7]"),
     "neon_i8mm": (r"\bsmmla\b", r"\bptrue\b"),
@@ -40,7 +41,10 @@ def weak_symbols(path: str) -> list[str]:
 def instruction_faults(path: str) -> list[str]:
     """Say what instructions of its level an object file lacks, and which it has from a level above."""
     name = Path(path).name
-    needed, forbidden = next(rule for start, rule in INSTRUCTIONS.items() if name.startswith(start))
+    rule = next((rule for start, rule in INSTRUCTIONS.items() if name.startswith(start)), None)
+    if rule is None:
+        return ["no rule in INSTRUCTIONS for a file of this name"]
+    needed, forbidden = rule
     is_foreign = name.startswith("neon") and platform.machine() == "x86_64"
     command = ["aarch64-linux-gnu-objdump" if is_foreign else "objdump", "-d", "--no-show-raw-insn", path]
     code = subprocess.run(command, check=True, capture_output=True, text=True).stdout

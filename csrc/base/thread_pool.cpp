@@ -42,7 +42,7 @@ ThreadPool::~ThreadPool() {
 
 void ThreadPool::end() {
   ending_ = true;
-  round_.fetch_add(1, std::memory_order_release);
+  round_.fetch_add(1);
   round_.notify_all();
   for (auto& thread : threads_) thread.join();
 }
@@ -70,7 +70,10 @@ void ThreadPool::barrier(std::span<const std::byte> next) {
     return;
   }
   arrived_.store(0, std::memory_order_relaxed);
-  for (Chunks& chunks : chunks_) chunks.taken.store(0, std::memory_order_relaxed);
+  for (Chunks& chunks : chunks_) {
+    chunks.taken.store(0, std::memory_order_relaxed);
+    chunks.held = {};  // of a thread that left its loop early; all others wait here
+  }
   phase_.store(phase + 1);  // in one order with notify_all's look for waiters, or one could sleep for ever
   phase_.notify_all();
 }
@@ -108,7 +111,7 @@ void ThreadPool::run_one(size_t thread) {
 void ThreadPool::run(const Task& task) {
   task_ = &task;
   error_ = nullptr;
-  round_.fetch_add(1, std::memory_order_release);
+  round_.fetch_add(1);
   round_.notify_all();
   run_one(0);
   if (error_) std::rethrow_exception(error_);

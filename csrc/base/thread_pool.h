@@ -40,7 +40,7 @@ class ThreadPool {
   void run(const Task& task);
 
   // Inside a task: waits until every thread is here, then starts the chunk counts anew. All threads must call it.
-  // `next` is what this thread will read first behind the barrier: if it has to wait, it fetches that meanwhile.
+  // `next` is what this thread will read soon behind the barrier: if it has to wait, it fetches that meanwhile.
   void barrier(std::span<const std::byte> next = {});
 
   // Inside a task: hands out the chunks 0..total-1, each once: `chunk` is set to this thread's next one. A thread first

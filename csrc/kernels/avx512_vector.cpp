@@ -1,5 +1,5 @@
-// AVX-512: what is computed element by element, sixteen to a vector, and the quantization of activations. Sums stay
-// AVX2's: their order is part of the results' bits.
+// AVX-512: what is computed element by element, sixteen to a vector, and the quantization of activations. These sums
+// stay AVX2's: their order is part of the results' bits.
 #define KERNEL_WIDE
 #include <cfloat>
 

@@ -19,9 +19,8 @@ KERNEL_INLINE void clear(F32xN (&sums)[R][kVectors]) {
 }
 
 // weights[r][p] = q[r] . K[p] for all positions below max_valid, and some beyond, which stay in lanes of their own.
-template <int R, typename Element>
-KERNEL_INLINE void score(Tile& tile, const Element* k_page) {
-  constexpr int kVectors = vectors_for(R);
+template <int R, int kVectors, typename Element>
+KERNEL_INLINE void score_groups(Tile& tile, const Element* k_page) {
   constexpr size_t kBytes = kVectors * kLanes * sizeof(Element);
   const size_t group_size = tile.head_dim * kKeyGroup;
   const char* next = tile.next_k;
@@ -50,6 +49,13 @@ KERNEL_INLINE void score(Tile& tile, const Element* k_page) {
       for (int i = 0; i < kVectors; i++) store(tile.weights[r] + p + i * kLanes, sums[r][i]);
     }
   }
+}
+
+template <int R, typename Element>
+KERNEL_INLINE void score(Tile& tile, const Element* k_page) {
+  constexpr int kVectors = vectors_for(R);
+  if (tile.max_valid > kVectors * kLanes / 2) return score_groups<R, kVectors>(tile, k_page);
+  score_groups<R, kVectors / 2>(tile, k_page);  // the beginning of a page, which many of a prompt's rows end in
 }
 
 // acc[r][d...] = acc[r][d...] * rescale[r] + weights[r] . V[...][d...] for the dimensions of kVectors vectors, or for

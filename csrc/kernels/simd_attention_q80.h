@@ -134,7 +134,10 @@ KERNEL_INLINE float quantize_row(const float* x, size_t head_dim, int limit, Qua
   const float inverse = scale < FLT_MIN ? 0.0f : 1.0f / scale;
   for (size_t d = 0; d < head_dim; d += kLanes) {
     Quant quants[kLanes];
-    store(quants, mul(load(x + d, head_dim - d), all(inverse)));
+    // To -limit..limit, whatever x is.
+    const F32xN lowest = all(-static_cast<float>(limit));
+    const F32xN product = max(mul(load(x + d, head_dim - d), all(inverse)), lowest);
+    store(quants, sub(zeros(), max(sub(zeros(), product), lowest)));
     for (size_t i = 0; i < kLanes && d + i < head_dim; i++) out[place(d + i)] = quants[i];
   }
   return scale;

@@ -1,5 +1,5 @@
-// What is computed element by element, for vectors of any width: an element's bits depend on neither the width nor where
-// a range was cut, as a partial vector goes through the same arithmetic as a whole one.
+// What is computed element by element, for vectors of any width: an element's bits depend on neither the width nor
+// where a range was cut, as a partial vector goes through the same arithmetic as a whole one.
 #pragma once
 
 #include "kernels/kernels.h"

@@ -9,7 +9,7 @@
 namespace dllama {
 
 // Attention of all tokens from buffers.q into buffers.attended. Every thread calls it; ends in a barrier, behind which
-// this thread reads `next` first.
+// this thread soon reads `next`.
 void attention(Step& step, size_t thread, size_t layer, std::span<const std::byte> next);
 
 }  // namespace dllama

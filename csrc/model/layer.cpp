@@ -88,30 +88,57 @@ void project_heads(Step& step, size_t thread, size_t layer, const ActivationRows
   finish_heads(step, layer, kind, first_head, num_heads, out, stride);
 }
 
-// The weights that a thread reads first of a matrix: what it fetches while it waits. They fit the smallest L2 in use.
-std::span<const std::byte> first_weights(const Step& step, size_t thread, const Matrix& w) {
+// Weights from a row group on that fit the smallest L2 in use: what a thread that waits fetches of those it reads next.
+std::span<const std::byte> weights_from(const Matrix& w, size_t group) {
   constexpr size_t kMaxBytes = 64 << 10;
+  if (group >= w.groups) return {};
+  return {w.at(group), std::min((w.groups - group) * w.group_bytes, kMaxBytes)};
+}
+
+// The first of a thread's part of a matrix.
+std::span<const std::byte> first_weights(const Step& step, size_t thread, const Matrix& w) {
   const size_t chunk_groups = kChunkRows / step.kernels.row_group;
   const Range chunks = split((w.groups + chunk_groups - 1) / chunk_groups, step.pool.size(), thread);
-  const size_t begin = chunks.begin * chunk_groups;
-  const size_t groups = std::min(chunks.size() * chunk_groups, w.groups - std::min(begin, w.groups));
-  return {w.data + begin * w.group_bytes, std::min(groups * w.group_bytes, kMaxBytes)};
+  return weights_from(w, chunks.begin * chunk_groups);
 }
 
 // Fused q, k, v: a chunk is a few heads of one of the three, whole row groups and whole heads.
+struct QkvChunk {
+  HeadKind kind;
+  const Matrix& w;
+  size_t chunk;  // of this matrix
+};
+
+size_t head_chunks(const Step& step, size_t num_heads) {
+  const size_t chunk_heads = heads_per_unit(step.config.head_dim, step.kernels.row_group);
+  return (num_heads + chunk_heads - 1) / chunk_heads;
+}
+
+size_t num_qkv_chunks(const Step& step) {
+  return head_chunks(step, step.shard.num_heads) + 2 * head_chunks(step, step.shard.num_kv_heads);
+}
+
+QkvChunk qkv_chunk(const Step& step, const LayerWeights& w, size_t chunk) {
+  const size_t q_chunks = head_chunks(step, step.shard.num_heads);
+  const size_t kv_chunks = head_chunks(step, step.shard.num_kv_heads);
+  if (chunk < q_chunks) return {HeadKind::Query, w.q_proj, chunk};
+  if (chunk < q_chunks + kv_chunks) return {HeadKind::Key, w.k_proj, chunk - q_chunks};
+  return {HeadKind::Value, w.v_proj, chunk - q_chunks - kv_chunks};
+}
+
+std::span<const std::byte> first_qkv_weights(const Step& step, size_t thread, const LayerWeights& w) {
+  if (!step.shard.has_attention()) return {};
+  const QkvChunk first = qkv_chunk(step, w, split(num_qkv_chunks(step), step.pool.size(), thread).begin);
+  const size_t chunk_heads = heads_per_unit(step.config.head_dim, step.kernels.row_group);
+  return weights_from(first.w, first.chunk * chunk_heads * step.config.head_dim / step.kernels.row_group);
+}
+
 void project_qkv(Step& step, size_t thread, size_t layer, const ActivationRows& x) {
   const LayerWeights& w = step.weights.layers[layer];
   const size_t chunk_heads = heads_per_unit(step.config.head_dim, step.kernels.row_group);
-  const size_t kv_chunks = (step.shard.num_kv_heads + chunk_heads - 1) / chunk_heads;
-  const size_t q_chunks = (step.shard.num_heads + chunk_heads - 1) / chunk_heads;
-  for (size_t c; step.pool.next_chunk(thread, q_chunks + 2 * kv_chunks, c);) {
-    if (c < q_chunks) {
-      project_heads(step, thread, layer, x, HeadKind::Query, w.q_proj, c, chunk_heads);
-    } else if (c < q_chunks + kv_chunks) {
-      project_heads(step, thread, layer, x, HeadKind::Key, w.k_proj, c - q_chunks, chunk_heads);
-    } else {
-      project_heads(step, thread, layer, x, HeadKind::Value, w.v_proj, c - q_chunks - kv_chunks, chunk_heads);
-    }
+  for (size_t c; step.pool.next_chunk(thread, num_qkv_chunks(step), c);) {
+    const QkvChunk chunk = qkv_chunk(step, w, c);
+    project_heads(step, thread, layer, x, chunk.kind, chunk.w, chunk.chunk, chunk_heads);
   }
   step.pool.barrier(first_weights(step, thread, w.o_proj));
 }
@@ -142,7 +169,7 @@ void gate_and_up(Step& step, size_t thread, size_t layer, const ActivationRows& 
 
 // The sums of a piece of the step, behind a barrier. A rank without heads has none to add behind its attention.
 void project_piece(Step& step, size_t thread, const Matrix& w, const ActivationRows& rows, Range tokens,
-                   const Matrix& next) {
+                   std::span<const std::byte> next) {
   const size_t hidden = step.config.hidden_size;
   float* update = step.buffers.update.as<float>() + tokens.begin * hidden;
   if (w.rows == 0) {
@@ -150,7 +177,8 @@ void project_piece(Step& step, size_t thread, const Matrix& w, const ActivationR
   } else {
     project_chunks(step, thread, w, rows, tokens.begin, tokens.size(), update, hidden);
   }
-  step.pool.barrier(first_weights(step, thread, next));
+  const bool is_last = tokens.end == step.num_tokens;
+  step.pool.barrier(is_last ? next : first_weights(step, thread, w));
 }
 
 // Takes up the sums of a piece, and sends this rank's range of their norm on, if there is one.
@@ -179,7 +207,7 @@ const ActivationRows& sum_and_norm(Step& step, size_t thread, const float* weigh
 }
 
 const ActivationRows& project_and_norm(Step& step, size_t thread, const Matrix& w, const ActivationRows& rows,
-                                       const float* weight, const Matrix& next) {
+                                       const float* weight, std::span<const std::byte> next) {
   return sum_and_norm(step, thread, weight, [&](Range tokens) { project_piece(step, thread, w, rows, tokens, next); });
 }
 
@@ -202,13 +230,14 @@ const ActivationRows& run_layer(Step& step, size_t thread, size_t layer, const A
     project_qkv(step, thread, layer, x);
     attention(step, thread, layer, first_weights(step, thread, w.o_proj));
   }
-  const ActivationRows& y =
-      project_and_norm(step, thread, w.o_proj, step.buffers.attended, w.post_attention_layernorm, w.gate_proj);
+  const ActivationRows& y = project_and_norm(step, thread, w.o_proj, step.buffers.attended, w.post_attention_layernorm,
+                                             first_weights(step, thread, w.gate_proj));
   gate_and_up(step, thread, layer, y);
   const bool is_last = layer + 1 == step.weights.layers.size();
-  if (is_last) return project_and_norm(step, thread, w.down_proj, step.buffers.gated, nullptr, step.weights.lm_head);
-  const LayerWeights& next = step.weights.layers[layer + 1];
-  return project_and_norm(step, thread, w.down_proj, step.buffers.gated, next.input_layernorm, next.q_proj);
+  const LayerWeights* next = is_last ? nullptr : &step.weights.layers[layer + 1];
+  return project_and_norm(
+      step, thread, w.down_proj, step.buffers.gated, is_last ? nullptr : next->input_layernorm,
+      is_last ? first_weights(step, thread, step.weights.lm_head) : first_qkv_weights(step, thread, *next));
 }
 
 void probe_exchange(Step& step, size_t thread) {

@@ -6,13 +6,15 @@ namespace dllama {
 
 namespace {
 
-// This thread's part of one matrix, in the pieces that a step takes.
+// This thread's part of one matrix, all tokens at once, into a buffer that stays in L2: what a step adds to that, by
+// smaller tiles or farther places, counts as its own.
 void run_product(Step& step, size_t thread, const Matrix& w, const ActivationRows& x) {
   const size_t chunk_groups = kChunkRows / step.kernels.row_group;
-  const Range part = split(w.groups, step.pool.size(), thread);
+  const Range part = split((w.groups + chunk_groups - 1) / chunk_groups, step.pool.size(), thread);
   float* out = step.buffers.threads[thread].gate.data();
-  for (size_t first = part.begin; first < part.end; first += chunk_groups) {
-    matmul(step.kernels, w, first, std::min(chunk_groups, part.end - first), x, 0, step.num_tokens, out, kChunkRows);
+  for (size_t chunk = part.begin; chunk < part.end; ++chunk) {
+    const size_t first = chunk * chunk_groups;
+    matmul(step.kernels, w, first, std::min(chunk_groups, w.groups - first), x, 0, step.num_tokens, out, kChunkRows);
   }
 }
 

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "base/errors.h"
+#include "model/activations.h"
 
 namespace dllama {
 
@@ -32,8 +33,7 @@ void Weights::add_layer(const std::string& prefix, LayerWeights& layer, const La
     add_matrix(prefix + "o_proj", layer.o_proj, hidden, q_size);
   }
   add_vector(prefix + "post_attention_layernorm", layer.post_attention_layernorm, hidden);
-  add_matrix(prefix + "gate_proj", layer.gate_proj, shard_.intermediate_size, hidden);
-  add_matrix(prefix + "up_proj", layer.up_proj, shard_.intermediate_size, hidden);
+  add_gate_and_up(prefix, layer);
   add_matrix(prefix + "down_proj", layer.down_proj, hidden, shard_.intermediate_size);
 }
 
@@ -47,6 +47,17 @@ size_t Weights::reserve(size_t size) {
 void Weights::add_matrix(const std::string& name, Matrix& matrix, size_t rows, size_t cols) {
   matrix = make_matrix(kernels_, config_.weight_type, rows, cols);
   slots_[name] = {&matrix, nullptr, 0, reserve(matrix.groups * matrix.group_bytes)};
+}
+
+// Threads read a chunk of both at a time.
+void Weights::add_gate_and_up(const std::string& prefix, LayerWeights& layer) {
+  layer.gate_proj = make_matrix(kernels_, config_.weight_type, shard_.intermediate_size, config_.hidden_size);
+  layer.gate_proj.run_groups = kChunkRows / kernels_.row_group;
+  layer.up_proj = layer.gate_proj;
+  layer.up_proj.is_second = true;
+  const size_t offset = reserve(2 * layer.gate_proj.groups * layer.gate_proj.group_bytes);
+  slots_[prefix + "gate_proj"] = {&layer.gate_proj, nullptr, 0, offset};
+  slots_[prefix + "up_proj"] = {&layer.up_proj, nullptr, 0, offset};
 }
 
 void Weights::add_vector(const std::string& name, float*& vector, size_t length) {
@@ -101,11 +112,11 @@ void Weights::load_rows(ThreadPool& pool, const std::string& name, size_t first_
   const size_t groups = (num_rows + group_rows - 1) / group_rows;
   pool.run([&](size_t thread) {
     const Range range = split(groups, pool.size(), thread);
-    const size_t begin = range.begin * group_rows;
-    const size_t end = std::min(range.end * group_rows, num_rows);
-    if (begin >= end) return;
-    std::byte* packed = m.data + (first_row / group_rows + range.begin) * m.group_bytes;
-    kernels_.pack(m.type, data + begin * bytes, end - begin, m.cols, packed);
+    for (size_t group = range.begin, size; group < range.end; group += size) {
+      size = std::min(range.end - group, m.groups_from(first_row / group_rows + group));
+      const size_t begin = group * group_rows, end = std::min((group + size) * group_rows, num_rows);
+      kernels_.pack(m.type, data + begin * bytes, end - begin, m.cols, m.at(first_row / group_rows + group));
+    }
   });
 }
 

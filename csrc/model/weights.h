@@ -54,6 +54,7 @@ class Weights {
     size_t offset = 0;         // into the buffer
   };
   void add_matrix(const std::string& name, Matrix& matrix, size_t rows, size_t cols);
+  void add_gate_and_up(const std::string& prefix, LayerWeights& layer);
   void add_vector(const std::string& name, float*& vector, size_t length);
   void add_layer(const std::string& prefix, LayerWeights& layer, const LayerSpec& spec);
   const Slot& slot(const std::string& name) const;

@@ -98,7 +98,7 @@ Matrix make_matrix(const Kernels& kernels, DType type, size_t rows, size_t cols)
 
 void matmul(const Kernels& kernels, const Matrix& w, size_t first_group, size_t num_groups, const ActivationRows& x,
             size_t first_token, size_t num_tokens, float* out, size_t out_stride) {
-  const std::byte* packed = w.data + first_group * w.group_bytes;
+  const std::byte* packed = w.at(first_group);
   const void* rows = x.row(first_token);
   const auto* blocks = static_cast<const ActivationQ80*>(rows);
   const auto* floats = static_cast<const float*>(rows);

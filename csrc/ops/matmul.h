@@ -1,6 +1,7 @@
 // Matrix products: which rows, of which type, with which activations. Splitting over threads is the caller's.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 
 #include "base/os_memory.h"
@@ -57,6 +58,9 @@ class ActivationRows {
 };
 
 // A weight matrix packed for the kernels in use: `groups` row groups over memory that Weights owns.
+//
+// Two matrices of one size that are read together may share their memory: runs of `run_groups` groups of the one and of
+// the other take turns, so that who reads a run of each reads one stretch of memory.
 struct Matrix {
   DType type = DType::F32;
   size_t rows = 0;
@@ -64,13 +68,27 @@ struct Matrix {
   size_t groups = 0;       // ceil(rows / row_group)
   size_t group_bytes = 0;  // of one group
   std::byte* data = nullptr;
+  size_t run_groups = 0;  // 0: the matrix is alone in its memory
+  bool is_second = false;
+
+  // Groups that lie behind each other from this one on, and where they begin.
+  size_t groups_from(size_t group) const {
+    return std::min(groups - group, run_groups == 0 ? groups : run_groups - group % run_groups);
+  }
+  std::byte* at(size_t group) const {
+    if (run_groups == 0) return data + group * group_bytes;
+    const size_t first = group / run_groups * run_groups;  // of its run
+    const size_t before = 2 * first + (is_second ? std::min(run_groups, groups - first) : 0);
+    return data + (before + group - first) * group_bytes;
+  }
 };
 
 // A matrix of these sizes without memory yet.
 Matrix make_matrix(const Kernels& kernels, DType type, size_t rows, size_t cols);
 
 // out[t * out_stride + (r - first row of `first_group`)] = w[r] . x[first_token + t] for the rows of `num_groups`
-// groups. Writes num_groups * row_group floats per token: padding rows of the last group come out as zero.
+// groups, which must lie behind each other. Writes num_groups * row_group floats per token: padding rows of the last
+// group come out as zero.
 void matmul(const Kernels& kernels, const Matrix& w, size_t first_group, size_t num_groups, const ActivationRows& x,
             size_t first_token, size_t num_tokens, float* out, size_t out_stride);
 

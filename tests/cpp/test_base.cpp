@@ -67,6 +67,33 @@ TEST(a_thread_alone_takes_its_own_chunks_first) {
   CHECK(order == (std::vector<size_t>{3, 4, 5, 0, 1, 2}));
 }
 
+TEST(a_loop_left_early_leaves_nothing_for_the_next_run) {
+  ThreadPool pool(2);
+  CHECK_THROWS(pool.run([&](size_t thread) {
+    size_t chunk;
+    if (pool.next_chunk(thread, 100, chunk)) throw std::runtime_error("left");
+  }),
+               std::runtime_error, "left");
+  std::vector<std::atomic<int>> taken(3);
+  pool.run([&](size_t thread) {
+    for (size_t c; pool.next_chunk(thread, taken.size(), c);) ++taken.at(c);
+  });
+  for (const auto& count : taken) CHECK_EQ(count.load(), 1);
+}
+
+TEST(what_comes_next_may_be_fetched_or_not) {
+  ThreadPool pool(3);
+  const std::vector<std::byte> next(1000);  // no whole number of lines
+  std::atomic<int> phases{0};
+  pool.run([&](size_t thread) {
+    for (int phase = 0; phase < 50; ++phase) {
+      pool.barrier(thread == 1 ? std::span<const std::byte>() : std::span(next).subspan(thread));
+      ++phases;
+    }
+  });
+  CHECK_EQ(phases.load(), 150);
+}
+
 TEST(an_exception_reaches_the_caller_and_the_pool_survives) {
   ThreadPool pool(3);
   for (size_t thrower = 0; thrower < 3; ++thrower) {

@@ -393,7 +393,7 @@ void test_panels(const Kernels& k) {
   }
 }
 
-// Levels above generic sum in one order: a node's bits do not depend on which of them its CPU has.
+// Levels above generic sum in one order: the bits of products do not depend on which of them a CPU has.
 void test_products_like_the_best_level(const Kernels& k) {
   const Kernels& best = kernels_for(supported_isas().front());
   if (std::string("generic") == k.isa || std::string("generic") == best.isa) return;
