@@ -93,6 +93,9 @@ class Dllama:
                 self._model, num_threads=threads, max_seq_len=LONGEST, max_batch_tokens=BATCH, max_draft=0
             )
             self._bench = Bench(self._loaded, BATCH)
+            # llama.cpp clears its keys and values when it starts. Here the system does, where a prompt first writes.
+            for _ in range(LONGEST // BATCH + 2):
+                self._bench.sample(Case(BATCH, 0, 0))
         return self._loaded
 
     @staticmethod
