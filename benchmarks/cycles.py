@@ -98,15 +98,22 @@ def run(*command: str, given: str | None = None) -> str:
 # --- loops of an object file --------------------------------------------------------------------
 
 
-def tiles(file: Path, tools: str) -> dict[int, str]:
-    """Give the symbols of an object file's Q40 tiles by their tokens."""
+# A tile of tokens; AVX-512's have row groups before them and where the weights are behind them: 0 is memory, 2 a cache.
+# Its tile of one token is a part of the function that goes through the groups.
+TILE = re.compile(r"\b(tiles?)<(?:(\d+), )?(\d+)(?:, \(dllama::\(anonymous namespace\)::Source\)(\d))?>\(")
+TILES = {("tile", None), ("tile", "2"), ("tiles", "0")}
+
+
+def tiles(file: Path, tools: str) -> dict[int, tuple[str, int]]:
+    """Give the symbols of an object file's Q40 tiles, and their row groups, by their tokens."""
     symbols = [line.split()[-1] for line in run(f"{tools}nm", str(file)).splitlines()]
     names = run("c++filt", given="\n".join(symbols)).splitlines()
     found = {}
     for symbol, name in zip(symbols, names, strict=True):
-        match = re.search(r"\btile<(\d+)>\(unsigned char const\*", name)
-        if match and "ActivationQ80 const*" in name and "Q80>" not in name:
-            found[int(match[1])] = symbol
+        match = TILE.search(name)
+        if match and (match[1], match[4]) in TILES and "ActivationQ80 const*" in name and "Q80>" not in name:
+            if match[1] == "tile" or match[3] == "1":
+                found[int(match[3])] = symbol, int(match[2] or 1)
     return found
 
 
@@ -159,13 +166,14 @@ def cycles(cpu: Cpu, file: Path, tokens: int, mca: str) -> float:
     """Give the cycles that a CPU takes for one block of a row group and a tile of tokens."""
     level = LEVELS[cpu.level]
     tools = level.tools
-    code = instructions(file, tools, tiles(file, tools)[tokens])
-    text, blocks = block_loop(code, level.rows * BLOCK * tokens)
+    symbol, groups = tiles(file, tools)[tokens]
+    code = instructions(file, tools, symbol)
+    text, blocks = block_loop(code, level.rows * BLOCK * tokens * groups)
     flags = [f"-mcpu={cpu.model}", f"-iterations={ITERATIONS}", "-instruction-info=0", "-resource-pressure=0"]
     flags += ["-mtriple=aarch64", "-mattr=+dotprod,+i8mm"] if tools else ["-mtriple=x86_64"]
     total = re.search(r"Total Cycles: +(\d+)", run(mca, *flags, given=text))
     assert total is not None
-    return int(total[1]) / ITERATIONS / blocks
+    return int(total[1]) / ITERATIONS / blocks / groups
 
 
 # --- the table ----------------------------------------------------------------------------------
