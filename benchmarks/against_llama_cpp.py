@@ -105,7 +105,7 @@ def run(race: Race, ours: Side, theirs: Side, threads: int, count: int, model: s
         rates = {side: workload.tokens / side.ask("seconds", workload) for side in turns}
         return bandwidth, rates[ours], rates[theirs]
 
-    found = quiet.rounds(min(count, race.most_rounds), one_round, (ours.pid, theirs.pid))
+    found, disturbed = quiet.rounds(min(count, race.most_rounds), one_round, (ours.pid, theirs.pid))
     bandwidths, our_rates, their_rates = (list(values) for values in zip(*found, strict=True))
     more: dict[str, Any] = {
         "model": model,
@@ -113,6 +113,7 @@ def run(race: Race, ours: Side, theirs: Side, threads: int, count: int, model: s
         "workload": asdict(workload),
         "setting": setting,
         "bandwidths": bandwidths,
+        "disturbed": disturbed,
     }
     if workload.gen:
         more |= _shares(our_rates, bandwidths, workload, ours.ask("bytes_per_step", workload, threads))

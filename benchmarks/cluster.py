@@ -27,7 +27,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.models import MODEL, ROOT, make_model
+from benchmarks.models import DLLAMA, MODEL, ROOT, make_model
 from benchmarks.records import figure, is_met, line
 from dllama.cli.bench import Bench, Case
 from dllama.config import DType
@@ -35,7 +35,6 @@ from dllama.engine import Engine
 from dllama.plan.wire import Exchange, step_traffic
 from tools.lan import Host, Lan, problem
 
-DLLAMA = [sys.executable, "-m", "dllama"]
 PORT = 9999
 BATCH = 512
 PREFILL, DECODE = Case(BATCH, 0, 0), Case(0, 128, 0)

@@ -11,11 +11,11 @@ import numpy.typing as npt
 
 from benchmarks.workload import BATCH, LONGEST, Workload
 from dllama.cli.bench import BANDWIDTH_S, Bench, Case
+from dllama.config import DType
 from dllama.engine import Engine, SamplingParams
-from dllama.formats.m_file import open_m_file
 from dllama.version import facts, read_bandwidth
 
-_KV_BYTES = 2  # of a value: F16
+_KV_TYPE, _KV_BYTES = DType.F16, 2  # of a value: as llama.cpp has it, whatever dllama's default is
 _SPARE = 8  # tokens that a sequence may be ahead of the last one to begin
 
 
@@ -29,10 +29,6 @@ class Dllama:
     def __init__(self, model: Path) -> None:
         self._model = model
         self._loaded: Engine | None = None
-        with open_m_file(model) as file:
-            self._matrices = [
-                tensor for name, tensor in file.tensors.items() if "layers." in name and len(tensor.shape) == 2
-            ]
 
     def close(self) -> None:
         """Free everything."""
@@ -44,14 +40,6 @@ class Dllama:
         """Say what was built."""
         known = facts()
         return {name: known[name] for name in ("version", "commit", "compiler", "isa")}
-
-    def multiplies(self) -> int:
-        """Count the multiply-adds per token of the matrices of all layers."""
-        return sum(matrix.rows * matrix.cols for matrix in self._matrices)
-
-    def matrix_bytes(self) -> int:
-        """Give the bytes of the matrices of all layers."""
-        return sum(matrix.nbytes for matrix in self._matrices)
 
     def bytes_per_step(self, workload: Workload, threads: int) -> float:
         """Give the bytes of weights, keys and values that one step of a generation reads, on average."""
@@ -89,9 +77,8 @@ class Dllama:
         """Give the engine, with so many threads and room for the longest workload."""
         if self._loaded is None or self._loaded.num_threads != threads:
             self.close()
-            self._loaded = Engine.load(
-                self._model, num_threads=threads, max_seq_len=LONGEST, max_batch_tokens=BATCH, max_draft=0
-            )
+            sizes: dict[str, Any] = {"max_seq_len": LONGEST, "max_batch_tokens": BATCH, "max_draft": 0}
+            self._loaded = Engine.load(self._model, num_threads=threads, kv_type=_KV_TYPE, **sizes)
             self._bench = Bench(self._loaded, BATCH)
             # llama.cpp clears its keys and values when it starts. Here the system does, where a prompt first writes.
             for _ in range(LONGEST // BATCH + 2):

@@ -7,7 +7,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from dllama.formats.m_file import open_m_file
+
 ROOT = Path(__file__).resolve().parent.parent
+DLLAMA = [sys.executable, "-m", "dllama"]  # run in ROOT
 FOLDER = ROOT / "models"
 
 
@@ -37,6 +40,33 @@ class Shape:
 LLAMA_1B, LLAMA_8B, QWEN_06B = Shape("llama3.2-1b"), Shape("llama3-8b", 4), Shape("qwen3-0.6b")
 SHAPES = {shape.name: shape for shape in (LLAMA_1B, LLAMA_8B, QWEN_06B)}
 MODEL = LLAMA_1B.model  # of benchmarks that measure one
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCosts:
+    """What a token costs, by the matrices of a model.
+
+    Attributes:
+        decode_bytes: Of the matrices that a generated token reads: all but the embedding.
+        layer_bytes: Of the matrices of all layers.
+        multiplies: Multiply-adds of a prompt's token, which needs the layers alone.
+    """
+
+    decode_bytes: int
+    layer_bytes: int
+    multiplies: int
+
+
+def token_costs(model: Path) -> TokenCosts:
+    """Read from a model's header what its tokens cost."""
+    with open_m_file(model) as file:
+        matrices = [tensor for tensor in file.tensors.values() if len(tensor.shape) == 2]
+    layers = [matrix for matrix in matrices if matrix.name.startswith("layers.")]
+    return TokenCosts(
+        decode_bytes=sum(matrix.nbytes for matrix in matrices if matrix.name != "embed_tokens"),
+        layer_bytes=sum(matrix.nbytes for matrix in layers),
+        multiplies=sum(matrix.rows * matrix.cols for matrix in layers),
+    )
 
 
 def make_model(model: Path, tokenizer: Path, shape: Shape = LLAMA_1B) -> None:

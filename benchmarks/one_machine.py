@@ -25,13 +25,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import quiet
 from benchmarks.dllama_side import Dllama
 from benchmarks.facts import machine_facts
-from benchmarks.models import LLAMA_1B, ROOT, SHAPES, Shape, make_model
+from benchmarks.models import DLLAMA, LLAMA_1B, ROOT, SHAPES, Shape, TokenCosts, make_model, token_costs
 from benchmarks.records import Record, figure, is_met, show, write
 from benchmarks.workload import BATCH, Workload
 from dllama import machine
-from dllama.formats.m_file import open_m_file
 
-DLLAMA = [sys.executable, "-m", "dllama"]
 ROUNDS = 7
 PREFILL, LONG_PREFILL = Workload(prompt=BATCH), Workload(prompt=4096)
 DECODE, LONG_DECODE = Workload(gen=32), Workload(gen=32, depth=4096)
@@ -61,21 +59,22 @@ def bandwidth_share(side: Dllama, workload: Workload, threads: int, rounds: int,
     def one_round(_number: int) -> tuple[float, float]:
         return side.read_bandwidth(threads), workload.tokens / side.seconds(workload)
 
-    bandwidths, rates = columns(quiet.rounds(rounds, one_round))
+    found, disturbed = quiet.rounds(rounds, one_round)
+    bandwidths, rates = columns(found)
     shares = [rate * step_bytes / bandwidth for rate, bandwidth in zip(rates, bandwidths, strict=True)]
     more = {"threads": threads, "rates": rates, "bandwidths": bandwidths, "bytes_per_step": step_bytes}
-    return spread(f"{workload.name}, share of read bandwidth", shares, required, "", **more)
+    return spread(f"{workload.name}, share of read bandwidth", shares, required, "", disturbed=disturbed, **more)
 
 
-def products_share(side: Dllama, threads: int, rounds: int) -> Record:
+def products_share(side: Dllama, costs: TokenCosts, threads: int, rounds: int) -> Record:
     """Compare the products of a prompt of 512 tokens by themselves with the whole of it."""
     side.prepare(PREFILL, threads)
-    products, whole = columns(
-        quiet.rounds(rounds, lambda _number: (side.product_seconds(BATCH), side.seconds(PREFILL)))
-    )
+    found, disturbed = quiet.rounds(rounds, lambda _number: (side.product_seconds(BATCH), side.seconds(PREFILL)))
+    products, whole = columns(found)
     shares = [one / other for one, other in zip(products, whole, strict=True)]
-    rate = BATCH * side.multiplies() / statistics.median(products) / 1e9
-    more = {"threads": threads, "rates": [BATCH / seconds for seconds in whole], "gmac_per_second": rate}
+    rate = BATCH * costs.multiplies / statistics.median(products) / 1e9
+    rates = [BATCH / seconds for seconds in whole]
+    more = {"threads": threads, "disturbed": disturbed, "rates": rates, "gmac_per_second": rate}
     return spread(f"{PREFILL.name}, its products alone / all of it", shares, 0.88, "", **more)
 
 
@@ -87,8 +86,8 @@ def long_prompt(side: Dllama, threads: int, rounds: int) -> Record:
         long, short = (workload.tokens / side.seconds(workload) for workload in (LONG_PREFILL, PREFILL))
         return long / short
 
-    ratios = quiet.rounds(rounds, one_round)
-    return spread(f"{LONG_PREFILL.name} / {PREFILL.name}", ratios, 0.7, "", threads=threads)
+    ratios, disturbed = quiet.rounds(rounds, one_round)
+    return spread(f"{LONG_PREFILL.name} / {PREFILL.name}", ratios, 0.7, "", threads=threads, disturbed=disturbed)
 
 
 def many(side: Dllama, threads: int, rounds: int) -> Iterator[Record]:
@@ -100,20 +99,22 @@ def many(side: Dllama, threads: int, rounds: int) -> Iterator[Record]:
     def one_round(_number: int) -> list[float]:
         return [workload.tokens / side.seconds(workload) for workload in workloads.values()]
 
-    rates = dict(zip(workloads, columns(quiet.rounds(rounds, one_round)), strict=True))
+    found, disturbed = quiet.rounds(rounds, one_round)
+    rates = dict(zip(workloads, columns(found), strict=True))
     for count, required in ((4, 3.0), (8, 3.1)):
         ratios = [several / one for several, one in zip(rates[count], rates[1], strict=True)]
-        yield spread(f"{count} sequences / one", ratios, required, "", threads=threads, rates=rates[count])
+        more = {"threads": threads, "disturbed": disturbed, "rates": rates[count]}
+        yield spread(f"{count} sequences / one", ratios, required, "", **more)
 
 
-def products(side: Dllama, threads: int, rounds: int) -> Iterator[Record]:
+def products(side: Dllama, costs: TokenCosts, threads: int, rounds: int) -> Iterator[Record]:
     """Give the pace of the products alone by the tokens of a step: the roofline."""
     side.prepare(PREFILL, threads)
     for tokens in TOKENS:
-        seconds = quiet.rounds(rounds, partial(_product_seconds, side, tokens))
-        rates = [tokens * side.multiplies() / spent / 1e9 for spent in seconds]
-        more = {"threads": threads, "tokens": tokens, "multiplies": side.multiplies(), "bytes": side.matrix_bytes()}
-        yield spread(f"products of {tokens} tokens", rates, None, "GMAC/s", **more)
+        seconds, disturbed = quiet.rounds(rounds, partial(_product_seconds, side, tokens))
+        rates = [tokens * costs.multiplies / spent / 1e9 for spent in seconds]
+        more = {"tokens": tokens, "multiplies": costs.multiplies, "bytes": costs.layer_bytes, "disturbed": disturbed}
+        yield spread(f"products of {tokens} tokens", rates, None, "GMAC/s", threads=threads, **more)
 
 
 def _product_seconds(side: Dllama, tokens: int, _number: int) -> float:
@@ -166,7 +167,7 @@ def start(shape: Shape, rounds: int) -> Iterator[Record]:
 # --- all of it ----------------------------------------------------------------------------------
 
 
-def measures(shape: Shape, threads: Sequence[int], rounds: int) -> Iterator[Record]:
+def measures(shape: Shape, costs: TokenCosts, threads: Sequence[int], rounds: int) -> Iterator[Record]:
     """Measure a model: decode and prefill, and of the 1B shape the rest too."""
     most = max(threads)
     is_main = shape is LLAMA_1B
@@ -175,26 +176,13 @@ def measures(shape: Shape, threads: Sequence[int], rounds: int) -> Iterator[Reco
     side = Dllama(shape.model)
     for count in threads:
         yield bandwidth_share(side, DECODE, count, 2 * rounds, 0.93)
-        yield products_share(side, count, rounds)
+        yield products_share(side, costs, count, rounds)
     if is_main:
         yield bandwidth_share(side, LONG_DECODE, most, rounds, 0.8)
         yield long_prompt(side, most, min(rounds, 3))
         yield from many(side, most, rounds)
-        yield from products(side, most, rounds)
+        yield from products(side, costs, most, rounds)
     side.close()
-
-
-def model_facts(shape: Shape) -> dict[str, Any]:
-    """Say what a token of a model costs, from its header alone."""
-    with open_m_file(shape.model) as file:
-        config, matrices = file.config, [t for t in file.tensors.values() if len(t.shape) == 2]
-        per_layer = [matrix for matrix in matrices if matrix.name.startswith("layers.")]
-        sizes = {
-            "decode_bytes": sum(matrix.nbytes for matrix in matrices if matrix.name != "embed_tokens"),
-            "prompt_multiplies": sum(matrix.rows * matrix.cols for matrix in per_layer),
-            "kv_bytes": 2 * 2 * config.kv_size * config.num_layers,
-        }
-    return {"models": {shape.title: sizes}}
 
 
 def titled(records: Iterator[Record], shape: Shape) -> Iterator[Record]:
@@ -213,9 +201,11 @@ def main() -> int:
     args = parser.parse_args()
     shape = SHAPES[args.shape]
     make_model(shape.model, shape.tokenizer, shape)
-    facts = {**machine_facts(), **model_facts(shape)}
+    costs = token_costs(shape.model)
+    sizes = {"decode_bytes": costs.decode_bytes, "prompt_multiplies": costs.multiplies}
+    facts = {**machine_facts(), "models": {shape.title: sizes}}
     threads = args.threads or sorted({1, machine.physical_cores()})
-    records = show(titled(measures(shape, threads, args.rounds), shape))
+    records = show(titled(measures(shape, costs, threads, args.rounds), shape))
     if args.json:
         write(args.json, records, facts)
     return 0 if all(map(is_met, records)) else 1

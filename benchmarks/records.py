@@ -2,6 +2,7 @@
 
 Every record has ``benchmark``, ``case``, ``unit`` and ``value``; ``required`` is None where nothing is asked, and
 ``at_least`` says which way. Comparisons have ``ratio`` instead, with the rates of both sides round by round.
+``disturbed`` counts rounds in which other programs ran all the same (``quiet.py``).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 Record = dict[str, Any]
+RESULTS = Path(__file__).resolve().parent / "results"  # a file for each machine and instruction-set level
 
 
 def figure(benchmark: str, case: str, value: float, required: float | None, unit: str, **more: Any) -> Record:
@@ -70,6 +72,8 @@ def line(record: Record) -> str:
     if "theirs" in record:
         ours, theirs = (statistics.median(record[side]) for side in ("ours", "theirs"))
         text += f"   {ours:.1f} / {theirs:.1f} {record['unit']}"
+    if record.get("disturbed"):
+        text += f"   rounds disturbed: {record['disturbed']}"
     return text
 
 
@@ -102,8 +106,6 @@ def write(path: Path, records: Iterable[Record], facts: dict[str, Any]) -> None:
 
 
 def read(path: Path) -> tuple[dict[str, Any], list[Record]]:
-    """Give facts and records of a file; a file may hold a bare list of records."""
-    found = json.loads(path.read_text())
-    if isinstance(found, list):
-        return {}, found
-    return found, found.pop("records")
+    """Give facts and records of a file."""
+    facts = json.loads(path.read_text())
+    return facts, facts.pop("records")

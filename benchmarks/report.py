@@ -17,11 +17,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.models import ROOT
-from benchmarks.records import Record, is_met, limit, measured, read, title
+from benchmarks.records import RESULTS, Record, is_met, limit, measured, read, title
 
 PAGE = ROOT / "docs" / "performance.md"
 PLOTS = ROOT / "docs" / "plots"
-RESULTS = ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- {}: made by benchmarks/report.py -->", "<!-- end of {} -->"
 
 
@@ -114,9 +113,10 @@ def versions(result: Result) -> str:
 
 
 def plots(result: Result) -> str:
-    """Show the plots of a file of results."""
+    """Show those plots of a file of results that were drawn."""
     kinds = {"threads": "tokens/s by threads", "context": "by context", "batch": "by sequences", "roofline": "roofline"}
-    return "\n".join(f"![{text}](plots/{result.name}-{kind}.svg)" for kind, text in kinds.items())
+    files = {PLOTS / f"{result.name}-{kind}.svg": text for kind, text in kinds.items()}
+    return "\n".join(f"![{text}](plots/{file.name})" for file, text in files.items() if file.is_file())
 
 
 PARTS: dict[str, Callable[[Result], str]] = {
@@ -158,12 +158,12 @@ def main() -> int:
     parser.add_argument("--no-plots", action="store_true", help="write the tables alone")
     args = parser.parse_args()
     results = read_results(RESULTS)
-    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), made(results)), encoding="utf-8")
     if not args.no_plots:
         from benchmarks.plots import draw
 
         for result in results:
             draw(result.name, result.records, PLOTS)
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), made(results)), encoding="utf-8")
     return 0
 
 

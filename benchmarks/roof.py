@@ -2,7 +2,8 @@
 
 Run from the root: ``.venv/bin/python benchmarks/roof.py``; about a quarter of an hour on an idle machine. Exit code 1
 if something is missed, or could not be measured, as the comparison where the extra ``compare`` is not installed. All
-figures are kept in ``benchmarks/results``, from which ``report.py`` makes ``docs/performance.md``.
+figures are kept in ``benchmarks/results``, from which ``report.py`` makes ``docs/performance.md``; those of a run with
+``--quick`` or ``--only``, which would take the place of better ones, only in a file that ``--json`` names.
 """
 
 from __future__ import annotations
@@ -21,9 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.facts import machine_facts
 from benchmarks.models import ROOT, SHAPES
-from benchmarks.records import Record, is_met, line, read, write
+from benchmarks.records import RESULTS, Record, is_met, line, read, write
 
-RESULTS = ROOT / "benchmarks" / "results"
 ROUNDS, QUICK_ROUNDS = 5, 3
 
 
@@ -90,13 +90,24 @@ def result_file(facts: dict[str, Any]) -> Path:
     return RESULTS / f"{re.sub('[^a-z0-9]+', '-', name).strip('-')}.json"
 
 
+def keep(records: Sequence[Record], facts: dict[str, Any], file: Path | None, *, is_whole: bool) -> str:
+    """Write figures to ``file``, or to that of this machine if they are all of it; say where they are."""
+    if file is None and not is_whole:
+        return "not kept: parts of it or fewer rounds; --json FILE keeps them"
+    file = file or result_file(facts)
+    file.parent.mkdir(exist_ok=True)
+    write(file, records, facts)
+    return f"kept in {file}"
+
+
 def main() -> int:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_ROUNDS} rounds instead of {ROUNDS}")
     help_ = "parts to run: scripts or shapes, e.g. one_machine or qwen3-0.6b (default: all)"
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help=help_)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="where figures are kept (default: by this machine)")
+    help_ = "where figures are kept (default: by this machine; nowhere with --quick or --only)"
+    parser.add_argument("--json", type=Path, metavar="FILE", help=help_)
     args = parser.parse_args()
     parts = chosen(args.only)
     if not parts:
@@ -111,10 +122,7 @@ def main() -> int:
     print("\n=== all of it")
     for text in summary(records, missing):
         print(text)
-    target = args.json or result_file(facts)
-    target.parent.mkdir(exist_ok=True)
-    write(target, records, facts)
-    print(f"kept in {target}")
+    print(keep(records, facts, args.json, is_whole=not (args.only or args.quick)))
     return 0 if not missing and all(map(is_met, records)) else 1
 
 

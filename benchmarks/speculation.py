@@ -14,18 +14,19 @@ tokens, which are shorter: a quotation has more of them, and matches of three th
 from __future__ import annotations
 
 import argparse
-import json
 import re
-import statistics
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.models import MODEL, ROOT, make_model
+from benchmarks.facts import machine_facts
+from benchmarks.models import LLAMA_1B, MODEL, ROOT, make_model
+from benchmarks.records import Record, comparison, is_met, show, write
 from dllama.engine import Engine, Output, SamplingParams
 from dllama.engine.sampling import Row, Sampler
 from dllama.engine.step_times import StepTimes
@@ -127,41 +128,34 @@ def count_drafts(engines: Engines) -> tuple[int, int]:
     return sum(each["drafted"] for each in counts), sum(each["accepted"] for each in counts)
 
 
-def measure(engines: Engines, transcript: Transcript, rounds: int) -> dict[str, Any]:
-    """Replay a transcript some times, each time with the engines' parts exchanged; give the record of it."""
+def measure(engines: Engines, transcript: Transcript, rounds: int) -> Record:
+    """Replay a transcript an even number of times, each time with the engines' parts exchanged."""
     before = count_drafts(engines)
     one, other = engines
     rates = [replay((other, one) if turn % 2 else (one, other), transcript) for turn in range(rounds)]
     drafted, accepted = (after - count for after, count in zip(count_drafts(engines), before, strict=True))
-    ratios = [with_drafts / plain for plain, with_drafts in rates]
-    return {
-        "benchmark": "speculation",
-        "case": transcript.name,
-        "ratio": statistics.median(ratios),
-        "ratio_min": min(ratios),
-        "ratio_max": max(ratios),
-        "required": REQUIRED[transcript.name],
-        "unit": "tokens/s",
-        "ours": [with_drafts for _, with_drafts in rates],
-        "theirs": [plain for plain, _ in rates],  # without drafts
+    plain, with_drafts = (list(each) for each in zip(*rates, strict=True))
+    more: dict[str, Any] = {
+        "threads": one.num_threads,
         "drafted": drafted / rounds,
         "accepted": accepted / rounds,
         "prompt_tokens": len(transcript.prompt),
         "answer_tokens": len(transcript.answer),
         "chars_per_token": transcript.num_chars / len(transcript.answer),
     }
+    case, required = f"{transcript.name}, drafts / none", REQUIRED[transcript.name]
+    return comparison("speculation", case, with_drafts, plain, required, **more)
 
 
-def show(record: dict[str, Any]) -> None:
-    """Print the line of one transcript."""
-    mark = "ok    " if record["ratio"] >= record["required"] else "MISSED"
-    with_drafts, plain = (statistics.median(record[side]) for side in ("ours", "theirs"))
-    print(
-        f"{mark} {record['case']:<13} {plain:6.1f} -> {with_drafts:6.1f} tokens/s  ratio {record['ratio']:.3f} "
-        f"({record['ratio_min']:.2f} to {record['ratio_max']:.2f}), required {record['required']:g}  "
-        f"{record['answer_tokens']} tokens, {record['accepted']:.0f} of {record['drafted']:.0f} drafts right",
-        flush=True,
-    )
+def measures(args: argparse.Namespace) -> Iterator[Record]:
+    """Measure what is asked for."""
+    options: dict[str, Any] = {"num_threads": args.nthreads, "max_seq_len": 4096}
+    model = LLAMA_1B.title if args.model == MODEL else args.model.stem
+    rounds = args.rounds + args.rounds % 2  # each engine has each part as often as the other
+    with Engine.load(args.model, **options) as one, Engine.load(args.model, **options) as other:
+        for transcript in read_transcripts(args.tokens):
+            if transcript.name in args.case:
+                yield {"model": model, **measure((one, other), transcript, rounds)}
 
 
 def main() -> int:
@@ -170,21 +164,15 @@ def main() -> int:
     parser.add_argument("--model", type=Path, default=MODEL)
     parser.add_argument("--case", nargs="+", choices=list(REQUIRED), default=list(REQUIRED))
     parser.add_argument("--tokens", choices=["words", "demo"], default="words")
-    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=4, metavar="N", help="made even (default: %(default)s)")
     parser.add_argument("--nthreads", type=int)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results as a list of records")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="keep all figures in a file")
     args = parser.parse_args()
     make_model(args.model, args.model.with_suffix(".t"))
-    records = []
-    options: dict[str, Any] = {"num_threads": args.nthreads, "max_seq_len": 4096}
-    with Engine.load(args.model, **options) as one, Engine.load(args.model, **options) as other:
-        for transcript in read_transcripts(args.tokens):
-            if transcript.name in args.case:
-                records.append(measure((one, other), transcript, args.rounds))
-                show(records[-1])
+    facts, records = machine_facts(), show(measures(args))
     if args.json:
-        args.json.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
-    return 0 if all(record["ratio"] >= record["required"] for record in records) else 1
+        write(args.json, records, facts)
+    return 0 if all(map(is_met, records)) else 1
 
 
 if __name__ == "__main__":

@@ -7,7 +7,9 @@ import multiprocessing
 import os
 import random
 import signal
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from types import TracebackType
@@ -72,7 +74,8 @@ class Side:
     def ask(self, method: str, *arguments: object) -> Any:
         """Call a method of the engine and give its result."""
         self._signal(signal.SIGCONT)
-        self._pipe.send((method, arguments))
+        with _is_there():
+            self._pipe.send((method, arguments))
         return self._receive()
 
     def close(self) -> None:
@@ -91,10 +94,8 @@ class Side:
         self.close()
 
     def _receive(self) -> Any:
-        try:
+        with _is_there():
             result = self._pipe.recv()
-        except EOFError:
-            raise SystemExit("an engine's process has ended") from None
         self._signal(signal.SIGSTOP)
         os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)  # until it has
         return result
@@ -103,9 +104,18 @@ class Side:
         os.kill(self.pid, number)
 
 
+@contextmanager
+def _is_there() -> Iterator[None]:
+    """End with one line if the other process is gone, which a pipe says in more than one way."""
+    try:
+        yield
+    except (EOFError, OSError):
+        raise SystemExit("an engine's process has ended") from None
+
+
 def _serve(pipe: Connection, make: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    # A stopped process cannot see that its parent is gone.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if sys.platform == "linux":  # a stopped process cannot see that its parent is gone
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     engine = make(*arguments)
     pipe.send(None)
     while True:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
+import itertools
 import os
+import signal
 from pathlib import Path
 
 import pytest
 from conftest import Files  # type: ignore[import-not-found]
 
 from benchmarks import facts, quiet, records, report, roof
-from benchmarks.models import ROOT
+from benchmarks.models import ROOT, token_costs
 from benchmarks.records import Record, comparison, figure
 from benchmarks.workload import Side, Workload
 from dllama.engine import Engine, SamplingParams
+from dllama.formats.m_file import open_m_file
 
 MODEL = "llama3.2-1b"
 
@@ -47,7 +49,7 @@ def found() -> list[Record]:
 
 @pytest.fixture
 def result(found: list[Record]) -> report.Result:
-    sizes = {MODEL: {"decode_bytes": 1e9, "prompt_multiplies": 1e9, "kv_bytes": 1}}
+    sizes = {MODEL: {"decode_bytes": 1e9, "prompt_multiplies": 1e9}}
     built = {"dllama": {"version": "1", "commit": "c", "compiler": "gcc", "isa": "avx2"}}
     machine = {"date": "2026-01-02", "cpu": "A CPU", "cores": 2, "memory_gib": 8, "isa": "avx2", "system": "Linux"}
     return report.Result("a-cpu-avx2", {**machine, **built, "models": sizes}, found)
@@ -77,11 +79,9 @@ def test_nothing_required_is_no_verdict() -> None:
     assert records.line(record).split() == ["m,", "pace,", "1", "thread", "5.000", "GMAC/s"]
 
 
-def test_records_are_kept_with_facts_or_bare(tmp_path: Path, found: list[Record]) -> None:
+def test_records_are_kept_with_facts(tmp_path: Path, found: list[Record]) -> None:
     records.write(tmp_path / "a.json", found, {"date": "today"})
     assert records.read(tmp_path / "a.json") == ({"date": "today"}, found)
-    (tmp_path / "b.json").write_text(json.dumps(found))
-    assert records.read(tmp_path / "b.json") == ({}, found)
 
 
 # --- the script that runs all -------------------------------------------------------------------
@@ -115,7 +115,20 @@ def test_facts_are_added_but_not_changed() -> None:
 
 def test_results_are_named_by_machine_and_level() -> None:
     assert roof.result_file({"cpu": "AMD EPYC (tm) 9", "isa": "avx2"}).name == "amd-epyc-tm-9-avx2.json"
-    assert roof.result_file(facts.machine_facts()).parent == roof.RESULTS
+    assert roof.result_file(facts.machine_facts()).parent == records.RESULTS
+
+
+def test_a_part_of_it_takes_no_kept_figures_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: list[Record]
+) -> None:
+    monkeypatch.setattr(roof, "RESULTS", tmp_path / "results")
+    known = {"cpu": "A CPU", "isa": "avx2"}
+    kept, file = tmp_path / "results" / "a-cpu-avx2.json", tmp_path / "part.json"
+    assert roof.keep(found, known, None, is_whole=True) == f"kept in {kept}"
+    assert roof.keep(found[:1], known, None, is_whole=False).startswith("not kept: ")
+    assert records.read(kept) == (known, found)
+    roof.keep(found[:1], known, file, is_whole=False)
+    assert records.read(file) == (known, found[:1])
 
 
 # --- the page -----------------------------------------------------------------------------------
@@ -152,7 +165,16 @@ def test_markers_must_be_there_once_and_in_order(change: str) -> None:
 
 def test_the_page_in_the_repository_is_that_of_its_results() -> None:
     page = report.PAGE.read_text(encoding="utf-8")
-    assert report.filled(page, report.made(report.read_results(report.RESULTS))) == page
+    assert report.filled(page, report.made(report.read_results(records.RESULTS))) == page
+
+
+def test_plots_that_were_not_drawn_are_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, result: report.Result
+) -> None:
+    monkeypatch.setattr(report, "PLOTS", tmp_path)
+    assert report.plots(result) == ""
+    (tmp_path / "a-cpu-avx2-batch.svg").touch()
+    assert report.plots(result) == "![by sequences](plots/a-cpu-avx2-batch.svg)"
 
 
 def test_plots_are_the_same_bytes_each_time(tmp_path: Path, found: list[Record]) -> None:
@@ -187,8 +209,18 @@ def test_a_disturbed_round_is_measured_again(monkeypatch: pytest.MonkeyPatch) ->
     others = iter([0.0, 60.0, 60.0, 60.0, 60.0, 60.0])  # seconds of cores, before and after each try
     monkeypatch.setattr(quiet, "_others", lambda _pids: next(others))
     tries: list[int] = []
-    assert quiet.rounds(2, lambda number: tries.append(number) or len(tries)) == [2, 3]  # type: ignore[func-returns-value]
+    assert quiet.rounds(2, lambda number: tries.append(number) or len(tries)) == ([2, 3], 0)  # type: ignore[func-returns-value]
     assert tries == [0, 0, 1]
+
+
+def test_a_round_that_stays_disturbed_counts_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    others = itertools.count(0.0, 60.0)
+    monkeypatch.setattr(quiet, "_others", lambda _pids: next(others))
+    tries: list[int] = []
+    assert quiet.rounds(2, tries.append) == ([None, None], 2)
+    assert tries == [0, 0, 0, 1, 1, 1]
+    assert records.line(figure("b", "c", 1.0, None, "s", disturbed=2)).endswith("rounds disturbed: 2")
+    assert "disturbed" not in records.line(figure("b", "c", 1.0, None, "s", disturbed=0))
 
 
 def test_a_side_runs_only_while_it_is_asked() -> None:
@@ -201,6 +233,23 @@ def test_a_side_runs_only_while_it_is_asked() -> None:
         pid = side.pid
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_a_side_whose_process_is_gone_ends_with_one_line() -> None:
+    with Side(list, ("a", "b")) as side:
+        os.kill(side.pid, signal.SIGKILL)
+        with pytest.raises(SystemExit, match="an engine's process has ended"):
+            side.ask("count", "b")
+
+
+def test_what_a_token_costs_is_read_from_the_model(tiny: Files) -> None:
+    costs = token_costs(tiny.model)
+    with open_m_file(tiny.model) as file:
+        config, head = file.config, file.tensors["lm_head"]
+    attention = 2 * config.hidden_size * (config.q_size + config.kv_size)
+    layer = attention + 3 * config.hidden_size * config.intermediate_size
+    assert costs.multiplies == config.num_layers * layer
+    assert costs.decode_bytes == costs.layer_bytes + head.nbytes
 
 
 def test_products_alone_disturb_nothing(tiny: Files) -> None:

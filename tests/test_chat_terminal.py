@@ -211,13 +211,15 @@ def test_conversation_survives_a_closed_terminal(start: Start, tmp_path: Path) -
 
 
 def test_way_on_that_is_told_leads_there(start: Start, tmp_path: Path) -> None:
-    with start("--chat-template", "chatml", "--max-seq-len", "512", "--steps", "4") as terminal:
+    flags = ("--chat-template", "chatml", "--max-seq-len", "512", "--kv-type", "q80", "--steps", "4")
+    with start(*flags) as terminal:
         terminal.wait_for_prompt(1)
         terminal.send("hello\r")
         terminal.wait_for_prompt(2)
         terminal.process.kill(signal.SIGTERM)
         terminal.wait_for_end()
         told = terminal.text.replace("\n", "").split("go on with: dllama chat ")[1]
+    assert "--kv-type=q80" in shlex.split(told)
     with start(*shlex.split(told)) as terminal:
         terminal.wait_for("2 messages")
         assert "512 tokens" in terminal.text

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dllama.cli.cluster_flags import add_cluster_flags, add_wire_flag, are_workers_given, wire_type
-from dllama.cli.common import add_kv_flag, find_model, kv_type, say
+from dllama.cli.common import find_model, say
+from dllama.cli.engine_flags import add_kv_flag, kv_type
 from dllama.cli.parser import file_name, list_of, whole
 from dllama.errors import UsageError
 

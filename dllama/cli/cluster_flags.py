@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from dllama.cli.engine_flags import number_type
 from dllama.cli.parser import file_name, list_of, number
 from dllama.errors import UsageError
 
@@ -81,13 +82,6 @@ def connect(args: argparse.Namespace, show: _Show) -> Cluster | None:
 def wire_type(args: argparse.Namespace) -> Any:
     """Give the number type of ``--buffer-float-type``, None for the default."""
     return number_type(args.buffer_float_type)
-
-
-def number_type(name: str | None) -> Any:
-    """Give the number type that a flag names, None for none."""
-    from dllama.config import DType
-
-    return DType[name.upper()] if name else None
 
 
 class Bars:

@@ -12,9 +12,10 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dllama.cli import cluster_flags
+from dllama.cli.engine_flags import add_kv_flag, kv_type
 from dllama.cli.parser import Refused, file_name, whole
 from dllama.errors import UsageError
 
@@ -75,26 +76,6 @@ def add_size_flags(group: argparse._ActionsContainer) -> None:
     )
     add_kv_flag(group)
     cluster_flags.add_wire_flag(group)
-
-
-def add_draft_flag(group: argparse._ActionsContainer) -> None:
-    """Add the flag that bounds guesses, of commands that generate."""
-    help_ = "most tokens of a step that are guessed from the text so far and then verified (default 16; 0: none)"
-    group.add_argument("--draft-max", type=whole(0, 31), metavar="N", help=help_)
-
-
-def add_kv_flag(group: argparse._ActionsContainer) -> None:
-    """Add the flag that ``kv_type`` reads."""
-    group.add_argument(
-        "--kv-type",
-        choices=["f32", "f16", "q80"],
-        help="number type of keys and values, q80 in half of f16's memory (default: f16, or f32 for F32 models)",
-    )
-
-
-def kv_type(args: argparse.Namespace) -> Any:
-    """Give the number type of ``--kv-type``, None for the default."""
-    return cluster_flags.number_type(args.kv_type)
 
 
 def add_ignored_flags(group: argparse._ActionsContainer) -> None:

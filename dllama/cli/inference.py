@@ -11,7 +11,6 @@ from dllama.cli.cluster_flags import node_table, slowest
 from dllama.cli.common import (
     Prepared,
     StepCost,
-    add_draft_flag,
     add_model_flags,
     add_prompt_flags,
     load_engine,
@@ -21,6 +20,7 @@ from dllama.cli.common import (
     timed_step,
     to_json,
 )
+from dllama.cli.engine_flags import add_draft_flag
 from dllama.cli.parser import whole
 from dllama.cli.sampling_flags import add_sampling_flags, sampling_params
 from dllama.errors import ContextFull, UsageError

@@ -13,7 +13,8 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from dllama.cli.cluster_flags import add_cluster_flags, connect, wire_type
-from dllama.cli.common import MIB, add_model_flag, add_size_flags, find_model, kv_type, say, to_json
+from dllama.cli.common import MIB, add_model_flag, add_size_flags, find_model, say, to_json
+from dllama.cli.engine_flags import kv_type
 from dllama.cli.parser import whole
 from dllama.errors import NotEnoughMemory, UsageError
 

@@ -18,7 +18,10 @@ _LEAST_GAIN = 1.03  # less is noise of the clock
 
 
 class TokenIndex:
-    """Finds the last tokens of a sequence further up in it; the sequence may only grow."""
+    """Finds the last tokens of a sequence further up in it; the sequence may only grow.
+
+    It takes 90 to 140 bytes for each token, the more, the less is said twice: at most 18 MiB for 131072 tokens.
+    """
 
     def __init__(self) -> None:
         self._last: dict[tuple[int, ...], int] = {}  # place behind the last occurrence of a key

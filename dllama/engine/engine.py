@@ -25,9 +25,10 @@ from dllama.engine.params import Output, SamplingParams
 from dllama.engine.prompts import check_length, check_path, check_sampling, open_tokenizer, to_token_ids
 from dllama.engine.scheduler import Scheduler
 from dllama.engine.sequence import Sequence as TokenSequence
-from dllama.engine.sizing import DEFAULT_MAX_DRAFT, NodeOptions, NodeSize, max_logits
+from dllama.engine.sizing import NodeOptions, NodeSize, max_logits
 from dllama.engine.tasks import Collection, Generation
 from dllama.errors import DllamaError, UsageError
+from dllama.limits import DEFAULT_MAX_DRAFT
 from dllama.plan import MemoryPlan, node_name
 
 if TYPE_CHECKING:

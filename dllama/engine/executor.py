@@ -92,9 +92,11 @@ class Executor:
             batch = self._scheduler.next_batch()
         if not batch.spans:
             return
+        begin = time.perf_counter()  # what is done here for each token of a draft is part of its price
         wants = batch.wants
         queries = self._queries(wants)
         result = self._compute(batch, wants, queries)
+        self._scheduler.note(batch, time.perf_counter() - begin)
         with self._whole(), self._explained():
             for want, value in _matched(wants, queries, result, self):
                 task = self._tasks[want.sequence]
@@ -163,11 +165,9 @@ class Executor:
     def _compute(self, batch: Batch, wants: list[Want], queries: dict[Want, RowQuery]) -> _native.StepResult:
         try:
             rows, asked = want_rows(wants, queries), [query.to_native() for query in queries.values()]
-            embeddings, begin = self._embed(batch.token_ids), time.perf_counter()
+            embeddings = self._embed(batch.token_ids)
             # No name for the node: who keeps the error keeps what has names in its frames, and so all weights.
-            result = self.node.step(embeddings, batch.span_rows, self._scheduler.page_changes, rows, asked)
-            self._scheduler.note(batch, time.perf_counter() - begin)
-            return result
+            return self.node.step(embeddings, batch.span_rows, self._scheduler.page_changes, rows, asked)
         except BadFile as error:  # cut while in use: no later step can do better
             self.stop(f"a step failed: {error}")
             raise

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from dllama import _native
 from dllama.config import DType, ModelConfig
 from dllama.errors import UsageError
+from dllama.limits import DEFAULT_MAX_DRAFT, MOST_DRAFT
 from dllama.plan import MemoryPlan, Plan, node_name
 
 PIECE_BYTES = 8 << 20  # of the model file at once while loading; two are in flight
 IN_FLIGHT_BYTES = 56 << 20  # while a cluster is loaded: tiles on their way, rows of a tensor, pieces of slices
 SLACK_BYTES = 32 << 20  # left free by a context that nobody asked for: what is free changes between two looks
 LOGITS_BYTES = 16 << 20  # that one step gives to a caller who wants the logits of all positions
-DEFAULT_MAX_DRAFT = 16
 _DEFAULT_MAX_SEQ_LEN = 8192
 _LEAST_MAX_SEQ_LEN = 256  # a context that nobody asked for is not made shorter than this
 _MAX_SLOTS = 32  # sequences with pages at once: far above what one machine serves at a useful speed
@@ -26,7 +26,7 @@ _LIMITS = {
     "max_seq_len": (1, 1 << 24),
     "max_batch_tokens": (1, 4096),
     "kv_tokens": (1, 1 << 24),
-    "max_draft": (0, 31),
+    "max_draft": (0, MOST_DRAFT),
 }
 
 

@@ -74,7 +74,7 @@ def make_parser() -> Parser:
     )
     parser.add_argument("name", nargs="?", help="a model of --list; demo: the bundled model; setup: only prepare .venv")
     parser.add_argument(
-        "extras", nargs="*", help="with setup: extras of pyproject.toml to install as well (test, lint)"
+        "extras", nargs="*", help="with setup: extras of pyproject.toml to install as well (test, lint, compare)"
     )
     parser.add_argument("--nodes", type=_nodes, metavar="N", help=_NODES_HELP)
     models = parser.add_argument_group("models")

@@ -9,7 +9,8 @@ from __future__ import annotations
 import argparse
 
 from dllama.cli.chat.settings import THINK, think_kind
-from dllama.cli.common import add_draft_flag, add_model_flags
+from dllama.cli.common import add_model_flags
+from dllama.cli.engine_flags import add_draft_flag
 from dllama.cli.parser import file_name, whole
 from dllama.cli.sampling_flags import add_sampling_flags
 
