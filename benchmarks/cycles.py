@@ -111,9 +111,10 @@ def tiles(file: Path, tools: str) -> dict[int, tuple[str, int]]:
     found = {}
     for symbol, name in zip(symbols, names, strict=True):
         match = TILE.search(name)
-        if match and (match[1], match[4]) in TILES and "ActivationQ80 const*" in name and "Q80>" not in name:
-            if match[1] == "tile" or match[3] == "1":
-                found[int(match[3])] = symbol, int(match[2] or 1)
+        if not match or (match[1], match[4]) not in TILES or (match[1] == "tiles" and match[3] != "1"):
+            continue
+        if "ActivationQ80 const*" in name and "Q80>" not in name:
+            found[int(match[3])] = symbol, int(match[2] or 1)
     return found
 
 
