@@ -52,7 +52,9 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, found: int, *flags: str
     monkeypatch.setattr(bench_check, "run", lambda *_: f"{compiler}\n")
     monkeypatch.setattr(bench_check, "count", lambda _: {"avx2": {"add": found}})
     monkeypatch.setattr(shutil, "which", lambda _: "valgrind")
-    monkeypatch.setattr(sys, "argv", ["bench_check.py", "program", *flags])
+    program = records.with_name("count_instructions")
+    program.touch()
+    monkeypatch.setattr(sys, "argv", ["bench_check.py", str(program), *flags])
     return bench_check.main()
 
 
@@ -96,6 +98,15 @@ def test_recording_keeps_levels_and_compilers_that_are_not_here(
     gcc, clang = json.loads((tmp_path / "instructions.json").read_text()).values()
     assert gcc == {"avx2": {"add": 2000}, "avx512vnni": {"add": 10}}
     assert clang == {"avx2": {"add": 2000}}
+
+
+def test_a_missing_program_says_how_to_build_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _: "valgrind")
+    monkeypatch.setattr(sys, "argv", ["bench_check.py", str(tmp_path / "nothing")])
+    assert bench_check.main() == 2
+    assert "run: make bench-check" in capsys.readouterr().err
 
 
 def test_a_missing_valgrind_says_what_to_install(
