@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from model_files import tiny_config, write_tiny_model, write_tiny_tokenizer  # type: ignore[import-not-found]
 
@@ -12,6 +13,17 @@ from dllama.engine import Engine, Output, SamplingParams
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=8)
 PROMPT = [5, 6, 7, 8]
+# Samplings of every kind: greedy and drawn, with and without changed logits and filters.
+SAMPLINGS: dict[str, dict[str, Any]] = {
+    "greedy": {"temperature": 0.0},
+    "greedy, changed": {"temperature": 0.0, "repeat_penalty": 1.3, "frequency_penalty": 0.3, "logit_bias": {9: 1.0}},
+    "temperature": {"temperature": 1.0, "top_p": 1.0},
+    "temperature, changed": {"temperature": 1.0, "top_p": 1.0, "presence_penalty": 0.5},
+    "top-k": {"temperature": 0.9, "top_p": 1.0, "top_k": 12},
+    "top-p": {"temperature": 1.2, "top_p": 0.6, "repeat_penalty": 1.1},
+    "min-p": {"temperature": 1.5, "top_p": 1.0, "min_p": 0.05},
+    "all": {"temperature": 0.7, "top_p": 0.95, "top_k": 50, "min_p": 0.01, "logit_bias": {5: -3.0}},
+}
 
 
 def write_models(folder: Path) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engines import PROMPT, run, tokens  # type: ignore[import-not-found]
+from engines import PROMPT, SAMPLINGS, run, tokens  # type: ignore[import-not-found]
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_files import tiny_config, write_tiny_model, write_tiny_tokenizer  # type: ignore[import-not-found]
@@ -21,16 +21,6 @@ from dllama.engine.step_times import StepTimes
 from dllama.errors import UsageError
 
 DEMO = Path(__file__).parent.parent / "dllama" / "demo"
-SAMPLINGS: dict[str, dict[str, Any]] = {
-    "greedy": {"temperature": 0.0},
-    "greedy, changed": {"temperature": 0.0, "repeat_penalty": 1.3, "frequency_penalty": 0.3, "logit_bias": {9: 1.0}},
-    "temperature": {"temperature": 1.0, "top_p": 1.0},
-    "temperature, changed": {"temperature": 1.0, "top_p": 1.0, "presence_penalty": 0.5},
-    "top-k": {"temperature": 0.9, "top_p": 1.0, "top_k": 12},
-    "top-p": {"temperature": 1.2, "top_p": 0.6, "repeat_penalty": 1.1},
-    "min-p": {"temperature": 1.5, "top_p": 1.0, "min_p": 0.05},
-    "all": {"temperature": 0.7, "top_p": 0.95, "top_k": 50, "min_p": 0.01, "logit_bias": {5: -3.0}},
-}
 # A model that likes to say again what it said, so that there is something to find.
 REPEATING: dict[str, Any] = {"temperature": 0.5, "seed": 3, "presence_penalty": -2.0, "frequency_penalty": -0.6}
 

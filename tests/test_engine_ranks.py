@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+from engines import SAMPLINGS  # type: ignore[import-not-found]
 from model_files import tiny_config, write_tiny_model  # type: ignore[import-not-found]
 from ranks import make_groups, ranks  # type: ignore[import-not-found]
 
@@ -156,18 +157,6 @@ def test_an_aborted_group_stops_the_engine(model):
     with engine, pytest.raises(EngineStopped, match=r"a step failed: .*worker 10\.0\.0\.2 is gone"):
         engine.logits([1, 2, 3])
     timer.join()
-
-
-SAMPLINGS = {
-    "greedy": {"temperature": 0.0},
-    "greedy, changed": {"temperature": 0.0, "repeat_penalty": 1.3, "frequency_penalty": 0.3, "logit_bias": {9: 1.0}},
-    "temperature": {"temperature": 1.0, "top_p": 1.0},
-    "temperature, changed": {"temperature": 1.0, "top_p": 1.0, "presence_penalty": 0.5},
-    "top-k": {"temperature": 0.9, "top_p": 1.0, "top_k": 12},
-    "top-p": {"temperature": 1.2, "top_p": 0.6, "repeat_penalty": 1.1},
-    "min-p": {"temperature": 1.5, "top_p": 1.0, "min_p": 0.05},
-    "all": {"temperature": 0.7, "top_p": 0.95, "top_k": 50, "min_p": 0.01, "logit_bias": {5: -3.0}},
-}
 
 
 @pytest.mark.parametrize("scatter_from", [0, 1])

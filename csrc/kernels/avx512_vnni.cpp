@@ -222,8 +222,9 @@ void matmul_q40(const void* packed, size_t groups, size_t cols, const Activation
       const size_t left = tokens - t;
       // Of 6 to 9 tokens, halves: 4 + 4 beats 5 + 3.
       const size_t n = left <= kTileTokens ? left : left < 2 * kTileTokens ? (left + 1) / 2 : kTileTokens;
-      (t == 0 ? first : kTiles<Source::Cache>)[n - 1](w + begin* group_size, size, blocks, x + t* x_stride, x_stride,
-                                                      out + t* out_stride + begin* kRows, out_stride);
+      const auto multiply = (t == 0 ? first : kTiles<Source::Cache>)[n - 1];
+      multiply(w + begin * group_size, size, blocks, x + t * x_stride, x_stride, out + t * out_stride + begin * kRows,
+               out_stride);
       t += n;
     }
   }

@@ -4,30 +4,13 @@
 // Sealed: nothing here that the linker could share with code for older CPUs.
 #include "kernels/levels.h"
 #include "kernels/simd.h"
+#include "kernels/simd_avx2_bytes.h"
 #include "kernels/simd_matmul.h"
 
 namespace dllama {
 namespace {
 
-constexpr size_t kVector = 32;  // bytes
 constexpr size_t kTileTokens = 5;
-
-// Keeps gcc from hoisting all nibble vectors of a block above their use, which would spill the sums.
-template <int N>
-KERNEL_INLINE void pin(__m256i (&sums)[N]) {
-  KERNEL_UNROLL
-  for (int n = 0; n < N; n++) __asm__("" : "+x"(sums[n]));
-}
-
-KERNEL_INLINE __m256i broadcast_piece(const void* piece) {
-  int32_t word;
-  std::memcpy(&word, piece, sizeof(word));
-  return _mm256_set1_epi32(word);
-}
-
-KERNEL_INLINE __m256i load_bytes(const uint8_t* p) {
-  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-}
 
 // Four products per lane, weights unsigned and activations signed: what was added to the weights to make them so is
 // taken back by the start value of the sums, -8 * 2^kShift * (the sum of the activations).
