@@ -7,10 +7,15 @@ the model's origin. Names are Hugging Face's in vLLM's short forms.
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
+
+from dllama.rope import RopeScaling, rope_frequencies
+
+__all__ = ["BLOCK_SIZE", "Activation", "DType", "LayerSpec", "ModelConfig", "Problem", "QkNorm", "RopeScaling"]
 
 BLOCK_SIZE = 32  # values per quantization block, the unit in which inputs and FFN columns are cut
 
@@ -48,36 +53,67 @@ class Problem:
         return f"{self.name}: expected {self.expected}, found {self.found}"
 
 
-@dataclass(frozen=True, slots=True)
-class RopeScaling:
-    """Llama-3.1 rotary scaling: low frequencies are divided by ``factor``, with a smooth passage between."""
+class Activation(IntEnum):
+    """What a feed-forward network applies to its gate."""
 
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_max_seq_len: int
+    SILU = 0
+    GELU_TANH = 1  # GELU by its tanh approximation
 
-    def problem(self) -> Problem | None:
-        """Give the first thing that does not fit together, or None."""
-        low, high, original = self.low_freq_factor, self.high_freq_factor, self.original_max_seq_len
-        if 0 < self.factor < math.inf and 0 <= low < high < math.inf and original > 0:
-            return None
-        expected = "factor > 0, 0 <= low < high_freq_factor, original_max_seq_len > 0"
-        return Problem("rope_scaling", expected, f"factor {self.factor}, {low} and {high}, {original}")
+
+class QkNorm(IntEnum):
+    """RMSNorm of queries and keys before the rotation."""
+
+    NONE = 0
+    HEAD = 1  # each head by itself, one weight vector for all (Qwen3, Gemma 3)
+    ALL = 2  # all heads of a token together (OLMo 2)
 
 
 @dataclass(frozen=True, slots=True)
 class LayerSpec:
-    """The features of one layer."""
+    """The features of one layer.
 
-    has_qk_norm: bool = False  # RMSNorm of every query and key head before the rotation (Qwen3)
+    Attributes:
+        qk_norm: RMSNorm of queries and keys.
+        has_qkv_bias: Whether ``q_proj``, ``k_proj`` and ``v_proj`` have biases.
+        has_input_norms: Whether attention and the feed-forward network read the residual through a norm.
+        has_output_norms: Whether what each of the two adds to the residual is normed first, summed over ranks.
+        window: Positions that a token attends to, its own included; 0 for all before it.
+        has_local_rope: Whether rotation is by ``ModelConfig.local_rope_theta``, without scaling.
+        has_experts: Whether the feed-forward network is a mixture of experts.
+    """
+
+    qk_norm: QkNorm = QkNorm.NONE
+    has_qkv_bias: bool = False
+    has_input_norms: bool = True
+    has_output_norms: bool = False
+    window: int = 0
+    has_local_rope: bool = False
+    has_experts: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """Sizes and features of a model. ``problem()`` says in one line what does not fit together."""
+    """Sizes and features of a model. ``problem()`` says in one line what does not fit together.
 
-    model_type: str  # Hugging Face's name of the family: "llama", "qwen3"
+    Attributes (those whose name does not say all):
+        model_type: Hugging Face's name of the family, e.g. ``"llama"``.
+        intermediate_size: FFN columns of layers without experts.
+        weight_type: Number type of the matrices, but for ``q80_tensors``.
+        local_rope_theta: Base of the rotation in layers with ``has_local_rope``.
+        rotary_dim: Leading values of a head that are rotated; 0 for all.
+        moe_intermediate_size: FFN columns of one expert.
+        norm_topk_prob: Whether the weights of the chosen experts are scaled to a sum of 1.
+        embedding_multiplier: Multiplies embedding rows.
+        attention_multiplier: Multiplies queries times keys; 0 for ``head_dim ** -0.5``.
+        residual_multiplier: Multiplies what attention and the feed-forward network add to the residual.
+        logits_multiplier: Multiplies logits, before the cap.
+        attention_softcap: ``c`` in ``c * tanh(score / c)``; 0 for no cap.
+        logits_softcap: The same for logits.
+        q80_tensors: Matrices that are Q80 where the others are Q40, by name, sorted; of experts the name without its
+            number stands for all (``layers.0.experts.down_proj``).
+    """
+
+    model_type: str
     hidden_size: int
     intermediate_size: int
     num_layers: int
@@ -91,6 +127,20 @@ class ModelConfig:
     weight_type: DType
     layers: tuple[LayerSpec, ...]
     rope_scaling: RopeScaling | None = None
+    local_rope_theta: float = 10000.0
+    rotary_dim: int = 0
+    activation: Activation = Activation.SILU
+    num_experts: int = 0
+    num_experts_per_tok: int = 0
+    moe_intermediate_size: int = 0
+    norm_topk_prob: bool = True
+    embedding_multiplier: float = 1.0
+    attention_multiplier: float = 0.0
+    residual_multiplier: float = 1.0
+    logits_multiplier: float = 1.0
+    attention_softcap: float = 0.0
+    logits_softcap: float = 0.0
+    q80_tensors: tuple[str, ...] = ()
 
     @property
     def q_size(self) -> int:
@@ -107,8 +157,32 @@ class ModelConfig:
         """Query heads that share one KV head."""
         return self.num_heads // self.num_kv_heads
 
+    @property
+    def has_experts(self) -> bool:
+        """Whether any layer has experts."""
+        return any(layer.has_experts for layer in self.layers)
+
+    @property
+    def has_output_norms(self) -> bool:
+        """Whether any layer norms what it adds to the residual, which takes the whole sum on every rank."""
+        return any(layer.has_output_norms for layer in self.layers)
+
+    @property
+    def rotated_size(self) -> int:
+        """Leading values of a head that are rotated."""
+        return self.rotary_dim or self.head_dim
+
+    def matrix_type(self, name: str) -> DType:
+        """Give the number type of matrix ``name``; the router of experts is always F32."""
+        if name.endswith(".router"):
+            return DType.F32
+        return DType.Q80 if _EXPERT.sub(".experts.", name) in self.q80_tensors else self.weight_type
+
     def problem(self) -> Problem | None:
         """Give the first thing that does not fit together, or None."""
+        return self._size_problem() or self._feature_problem() or self._expert_problem()
+
+    def _size_problem(self) -> Problem | None:
         for name, limit in _LIMITS.items():
             value = getattr(self, name)
             if not 1 <= value <= limit:
@@ -117,34 +191,54 @@ class ModelConfig:
             return Problem("num_heads", f"a multiple of num_kv_heads={self.num_kv_heads}", str(self.num_heads))
         if self.head_dim % 2:
             return Problem("head_dim", "an even number", str(self.head_dim))
+        if self.rotary_dim % 2 or not 0 <= self.rotary_dim <= self.head_dim:
+            return Problem("rotary_dim", f"an even number up to head_dim={self.head_dim}", str(self.rotary_dim))
         for name in ("hidden_size", "intermediate_size", "q_size"):
             if getattr(self, name) % BLOCK_SIZE:
                 return Problem(name, f"a multiple of {BLOCK_SIZE}", str(getattr(self, name)))
         if len(self.layers) != self.num_layers:
             return Problem("layers", f"{self.num_layers} layer specs", str(len(self.layers)))
-        for name in ("rms_norm_eps", "rope_theta"):
+        return None
+
+    def _feature_problem(self) -> Problem | None:
+        for name in _POSITIVE:
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 return Problem(name, "a positive number", str(value))
-        return self.rope_scaling.problem() if self.rope_scaling else None
+        for name in _NOT_NEGATIVE:
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                return Problem(name, "0 or a positive number", str(value))
+        for layer in self.layers:
+            if not 0 <= layer.window <= _LIMITS["max_seq_len"]:
+                return Problem("window", f"0 to {_LIMITS['max_seq_len']}", str(layer.window))
+        if self.q80_tensors and self.weight_type is not DType.Q40:
+            return Problem("q80_tensors", "none, as weight_type is not Q40", str(len(self.q80_tensors)))
+        fault = self.rope_scaling.fault(self.rotated_size // 2) if self.rope_scaling else None
+        return Problem("rope_scaling", *fault) if fault else None
 
-    def rope_frequencies(self) -> np.ndarray:
-        """Angles per position of each rotated pair, float32 ``[head_dim / 2]``, scaling applied.
+    def _expert_problem(self) -> Problem | None:
+        if not self.has_experts:
+            return None
+        most = _MAX_EXPERTS // self.num_layers
+        if not 1 <= self.num_experts <= most:
+            return Problem("num_experts", f"1 to {most} in {self.num_layers} layers", str(self.num_experts))
+        if not 1 <= self.num_experts_per_tok <= self.num_experts:
+            return Problem("num_experts_per_tok", f"1 to {self.num_experts}", str(self.num_experts_per_tok))
+        size = self.moe_intermediate_size
+        if not 1 <= size <= _LIMITS["intermediate_size"] or size % BLOCK_SIZE:
+            return Problem("moe_intermediate_size", f"a multiple of {BLOCK_SIZE}", str(size))
+        return None
 
-        The formulas are those of transformers' ``default`` and ``llama3`` rotary embeddings, a blend of scaled and
-        unscaled where the wavelength is medium. They are computed in float64 and rounded once; transformers' float32
-        steps end within three units in the last place.
+    def rope_frequencies(self, max_seq_len: int | None = None, *, is_local: bool = False) -> np.ndarray:
+        """Give the angle per position of each rotated pair, float32 ``[rotated_size / 2]``, scaling applied.
+
+        Args:
+            max_seq_len: The context in use; the model's own if None.
+            is_local: Of layers with ``has_local_rope``.
         """
-        exponents = np.arange(0, self.head_dim, 2, dtype=np.float64) / self.head_dim
-        freqs = 1.0 / self.rope_theta**exponents
-        scaling = self.rope_scaling
-        if scaling is None:
-            return freqs.astype(np.float32)
-        wavelengths = 2 * math.pi / freqs
-        span = scaling.high_freq_factor - scaling.low_freq_factor
-        smooth = (scaling.original_max_seq_len / wavelengths - scaling.low_freq_factor) / span
-        smooth = np.clip(smooth, 0.0, 1.0)
-        return ((1 - smooth) * freqs / scaling.factor + smooth * freqs).astype(np.float32)
+        theta, scaling = (self.local_rope_theta, None) if is_local else (self.rope_theta, self.rope_scaling)
+        return rope_frequencies(theta, self.rotated_size, scaling, max_seq_len or self.max_seq_len).astype(np.float32)
 
 
 # Generous bounds of every size: far above any model, small enough that no product of them overflows 63 bits.
@@ -158,3 +252,10 @@ _LIMITS = {
     "vocab_size": 1 << 24,
     "max_seq_len": 1 << 28,
 }
+_MAX_EXPERTS = 1 << 16  # of all layers: five times those of the largest models, few enough to list
+_POSITIVE = (
+    *("rms_norm_eps", "rope_theta", "local_rope_theta"),
+    *("embedding_multiplier", "residual_multiplier", "logits_multiplier"),
+)
+_NOT_NEGATIVE = ("attention_multiplier", "attention_softcap", "logits_softcap")
+_EXPERT = re.compile(r"\.experts\.[0-9]+\.")

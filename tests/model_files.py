@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dllama.config import DType, LayerSpec, ModelConfig, RopeScaling
+from dllama.config import DType, LayerSpec, ModelConfig, QkNorm, RopeScaling
 from dllama.formats.m_file import write_m_file
 from dllama.formats.m_layout import tensors_in_order
 from dllama.formats.quants import encode
@@ -36,7 +36,7 @@ def tiny_config(model_type: str = "llama", weight_type: DType = DType.Q40, **cha
         "rms_norm_eps": 1e-6 if model_type == "qwen3" else 1e-5,
         "rope_theta": 1e6 if model_type == "qwen3" else 1e4,
         "weight_type": weight_type,
-        "layers": (LayerSpec(has_qk_norm=model_type == "qwen3"),) * num_layers,
+        "layers": (LayerSpec(QkNorm.HEAD if model_type == "qwen3" else QkNorm.NONE),) * num_layers,
     }
     return ModelConfig(**(fields | changes))  # type: ignore[arg-type]
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dllama.config import BLOCK_SIZE, DType, ModelConfig
+from dllama.config import BLOCK_SIZE, DType, ModelConfig, QkNorm
 from dllama.formats.m_file import open_m_file, write_m_file
 from dllama.formats.tensor import TensorInfo
 
@@ -53,7 +53,7 @@ class Reference:
         config, layer = self.config, f"layers.{i}."
         q, k, v = self.products(x, layer + "q_proj", layer + "k_proj", layer + "v_proj")
         q, k, v = (self.heads(part) for part in (q, k, v))
-        if config.layers[i].has_qk_norm:
+        if config.layers[i].qk_norm is not QkNorm.NONE:
             q, k = self.norm(q, layer + "q_norm"), self.norm(k, layer + "k_norm")
         q, k = self.rotate(q), self.cached(self.rotate(k))
         k, v = (np.repeat(part, config.group_size, axis=0) for part in (k, self.cached(v)))

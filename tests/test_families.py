@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dllama.config import DType, LayerSpec, RopeScaling
+from dllama.config import DType, LayerSpec, QkNorm, RopeScaling
 from dllama.errors import BadFile, UnsupportedModel
 from dllama.families import describe
 from dllama.formats.m_file import open_m_file
@@ -89,7 +89,7 @@ def test_tensor_names() -> None:
 
 def test_qwen3_has_head_norms() -> None:
     checkpoint = describe({**QWEN3, "sliding_window": 4096, "use_sliding_window": False}, "config.json")
-    assert checkpoint.config.layers == (LayerSpec(has_qk_norm=True),) * 2
+    assert checkpoint.config.layers == (LayerSpec(QkNorm.HEAD),) * 2
     assert checkpoint.tensor_names["layers.1.k_norm"] == "model.layers.1.self_attn.k_norm.weight"
     assert len(checkpoint.tensor_names) == 3 + 2 * 11
     assert describe({**QWEN3, "head_dim": None}, "config.json").config.head_dim == 128

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import dllama
-from dllama.config import DType, LayerSpec, ModelConfig, RopeScaling
+from dllama.config import DType, LayerSpec, ModelConfig, QkNorm, RopeScaling
 from dllama.engine.sizing import NodeOptions, settle_size
 from dllama.formats.m_layout import total_nbytes
 from dllama.formats.m_writer import build_header
@@ -50,7 +50,7 @@ def config_of(name: str) -> ModelConfig:
         rms_norm_eps=1e-6 if is_qwen else 1e-5,
         rope_theta=1e6 if is_qwen else 5e5,
         weight_type=DType.Q40,
-        layers=(LayerSpec(has_qk_norm=is_qwen),) * layers,
+        layers=(LayerSpec(QkNorm.HEAD if is_qwen else QkNorm.NONE),) * layers,
         rope_scaling=None if is_qwen else RopeScaling(8.0, 1.0, 4.0, 8192),
     )
 

@@ -24,7 +24,7 @@ from model_files import (  # type: ignore[import-not-found]
     write_tiny_model,
 )
 
-from dllama.config import DType, LayerSpec
+from dllama.config import DType, LayerSpec, QkNorm
 from dllama.errors import BadFile, DllamaError, UnsupportedModel, UsageError
 from dllama.formats.checked_file import new_file
 from dllama.formats.m_file import open_m_file, write_m_file
@@ -195,7 +195,7 @@ def test_defaults_of_absent_keys(tmp_path):
 def test_qwen3_rows_are_never_reordered(tmp_path):
     path = plain_file(tmp_path / "a.m", {1: QWEN3, 18: 0}, qk_norm=True)
     with open_m_file(path) as model:
-        assert model.config.layers[0].has_qk_norm
+        assert model.config.layers[0].qk_norm is QkNorm.HEAD
         assert model.tensors["layers.0.q_proj"].interleaved_head_dim == 0
         assert model.summary()["RopeType"] == "Falcon"
 

@@ -18,7 +18,7 @@ import pytest
 from reference import Array, Reference, write_random_model  # type: ignore[import-not-found]
 from test_golden import MAX_FACTOR, MEAN_FACTOR, NAMES, Golden, root_mean_square  # type: ignore[import-not-found]
 
-from dllama.config import BLOCK_SIZE, DType, LayerSpec, ModelConfig
+from dllama.config import BLOCK_SIZE, DType, LayerSpec, ModelConfig, QkNorm
 from dllama.engine import Engine
 
 LONG = 200
@@ -39,7 +39,7 @@ def sizes(model_type: str, weight_type: DType) -> ModelConfig:
         rms_norm_eps=1e-6 if model_type == "qwen3" else 1e-5,
         rope_theta=10000.0,
         weight_type=weight_type,
-        layers=(LayerSpec(has_qk_norm=model_type == "qwen3"),) * 2,
+        layers=(LayerSpec(QkNorm.HEAD if model_type == "qwen3" else QkNorm.NONE),) * 2,
     )
 
 

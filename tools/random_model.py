@@ -18,7 +18,7 @@ import numpy as np
 # The repository may not be installed.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dllama.config import DType, LayerSpec, ModelConfig, RopeScaling
+from dllama.config import DType, LayerSpec, ModelConfig, QkNorm, RopeScaling
 from dllama.errors import DllamaError, UsageError
 from dllama.formats.m_layout import total_nbytes
 from dllama.formats.m_writer import write_m_file
@@ -64,7 +64,7 @@ SHAPES = {
         max_seq_len=40960,
         rms_norm_eps=1e-6,
         rope_theta=1e6,
-        layers=(LayerSpec(has_qk_norm=True),) * 28,
+        layers=(LayerSpec(QkNorm.HEAD),) * 28,
     ),
 }
 _CHUNK_BYTES = 1 << 24  # made and written at a time

@@ -20,6 +20,7 @@ from dllama.plan.slices import ROW_GROUP
 TILING = 1  # raised when tiles are cut in another way, so that nobody takes hashes of the one for those of the other
 LIST_BYTES = 400  # of memory for each tile in lists
 _LEAST_TILES = 64  # in which FFN columns and vocabulary are cut, where they are long enough
+_LEAST_EXPERT_TILES = 4  # the same of each expert, of which there are many thousands
 _BLOCK_ROWS = 2048  # of a tensor that is cut by columns
 _BLOCK_BYTES = 16 << 20  # at most, in such a block of whole rows
 
@@ -101,18 +102,22 @@ def _steps(config: ModelConfig, info: TensorInfo) -> tuple[int, int]:
         case "k_proj" | "v_proj":
             return config.head_dim, info.cols
         case "gate_proj" | "up_proj" | "lm_head":
-            return _many_blocks(info.rows), info.cols
+            return _many_blocks(info.rows, _least_tiles(info)), info.cols
         case "o_proj":
             return _block_rows(info), query_heads
         case "down_proj":
-            return _block_rows(info), _many_blocks(info.cols)
+            return _block_rows(info), _many_blocks(info.cols, _least_tiles(info))
     return info.rows, info.cols
 
 
-def _many_blocks(size: int) -> int:
-    """Give the longest step of 32, 64, 128 … values that cuts ``size`` into ``_LEAST_TILES``, or else 32."""
+def _least_tiles(info: TensorInfo) -> int:
+    return _LEAST_EXPERT_TILES if ".experts." in info.name else _LEAST_TILES
+
+
+def _many_blocks(size: int, least: int) -> int:
+    """Give the longest step of 32, 64, 128 … values that cuts ``size`` into ``least`` parts, or else 32."""
     step = BLOCK_SIZE
-    while math.ceil(size / (2 * step)) >= _LEAST_TILES:
+    while math.ceil(size / (2 * step)) >= least:
         step *= 2
     return step
 

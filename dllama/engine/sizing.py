@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dllama import _native
-from dllama.config import DType, ModelConfig
+from dllama.config import DType, ModelConfig, QkNorm
 from dllama.errors import UsageError
 from dllama.limits import DEFAULT_MAX_DRAFT, MOST_DRAFT
 from dllama.plan import MemoryPlan, Plan, node_name
@@ -172,7 +172,7 @@ def make_node_config(
         vocab_size=config.vocab_size,
         rms_norm_eps=config.rms_norm_eps,
         rope_frequencies=config.rope_frequencies(),
-        has_qk_norm=[layer.has_qk_norm for layer in config.layers],
+        has_qk_norm=[layer.qk_norm is QkNorm.HEAD for layer in config.layers],
         weight_type=config.weight_type,
         kv_type=options.kv_type_for(config),
         wire_type=options.wire_type_for(config),

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from os import PathLike
 from reprlib import repr as brief
 
-from dllama.config import DType, LayerSpec, ModelConfig, RopeScaling
+from dllama.config import DType, LayerSpec, ModelConfig, QkNorm, RopeScaling
 from dllama.errors import BadFile, UnsupportedModel
 
 # bfloat16 needs F32: F16 has its precision but not its range.
@@ -186,6 +186,6 @@ def tensor_names(config: ModelConfig, fields: Fields) -> dict[str, str]:
 
 def _layer_names(i: int, layer: LayerSpec) -> Iterator[tuple[str, str]]:
     for part, tensors in _LAYER_TENSORS.items():
-        extra = _QK_NORMS if layer.has_qk_norm and part == "self_attn." else ()
+        extra = _QK_NORMS if layer.qk_norm is not QkNorm.NONE and part == "self_attn." else ()
         for tensor in (*tensors, *extra):
             yield f"layers.{i}.{tensor}", f"model.layers.{i}.{part}{tensor}.weight"

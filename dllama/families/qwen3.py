@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from os import PathLike
 
-from dllama.config import LayerSpec
+from dllama.config import LayerSpec, QkNorm
 from dllama.families import Checkpoint
 from dllama.families._fields import Fields, model_config, refuse_common, tensor_names
 
@@ -20,5 +20,5 @@ def describe(raw: Mapping[str, object], path: str | PathLike[str]) -> Checkpoint
     for kind in fields.texts("layer_types"):
         if kind != "full_attention":
             raise fields.refuse("layer_types", "'full_attention' only", kind)
-    config = model_config(fields, "qwen3", fields.integer("head_dim", _DEFAULT_HEAD_DIM), LayerSpec(True))
+    config = model_config(fields, "qwen3", fields.integer("head_dim", _DEFAULT_HEAD_DIM), LayerSpec(QkNorm.HEAD))
     return Checkpoint(config, tensor_names(config, fields))

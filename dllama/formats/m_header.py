@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from dllama.config import DType, LayerSpec, ModelConfig, RopeScaling
+from dllama.config import DType, LayerSpec, ModelConfig, QkNorm, RopeScaling
 from dllama.errors import BadFile, UnsupportedModel
 
 MAGIC = 0x0A00ABCD
@@ -236,7 +236,7 @@ def config_of(header: MHeader) -> ModelConfig:
         raise header.bad(Key.rms_norm_eps, "5 or 6 (for 1e-05 or 1e-06)")
     if weight_type not in set(DType):
         raise header.bad(Key.weight_type, ", ".join(f"{t.value} ({t.name})" for t in DType))
-    layer = LayerSpec(has_qk_norm=header.arch is Arch.QWEN3)
+    layer = LayerSpec(QkNorm.HEAD if header.arch is Arch.QWEN3 else QkNorm.NONE)
     config = ModelConfig(
         model_type="qwen3" if header.arch is Arch.QWEN3 else "llama",
         hidden_size=header[Key.hidden_size],

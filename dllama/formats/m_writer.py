@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dllama.config import ModelConfig
+from dllama.config import ModelConfig, QkNorm
 from dllama.errors import UsageError
 from dllama.formats.checked_file import new_file
 from dllama.formats.m_header import EPS_OF_CODE, MAGIC, Arch, Key, RopeType
@@ -165,10 +165,10 @@ def _scaling_pairs(config: ModelConfig) -> Iterator[tuple[Key, int]]:
 
 def arch_for(config: ModelConfig) -> Arch:
     """Give the architecture under which a ``.m`` file holds a model."""
-    has_qk_norm = {layer.has_qk_norm for layer in config.layers}
-    if config.model_type in ("llama", "mistral") and has_qk_norm == {False}:
+    qk_norms = {layer.qk_norm for layer in config.layers}
+    if config.model_type in ("llama", "mistral") and qk_norms == {QkNorm.NONE}:
         return Arch.LLAMA
-    if config.model_type == "qwen3" and has_qk_norm == {True}:
+    if config.model_type == "qwen3" and qk_norms == {QkNorm.HEAD}:
         return Arch.QWEN3
     raise UsageError(f"a .m file cannot hold a model of type {config.model_type!r}, only dense Llama and Qwen3")
 

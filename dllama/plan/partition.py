@@ -42,6 +42,7 @@ class Shard:
     kv_heads: Range  # those that its query heads use; other nodes may hold them too
     ffn: Range  # columns of the intermediate size
     vocab: Range  # rows of lm_head
+    expert_ffn: Range = Range(0, 0)  # columns of each expert's intermediate size; none in models without experts
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,16 +118,20 @@ def make_plan(config: ModelConfig, world_size: int = 1, shares: Sequence[float] 
     kv_heads = [_kv_heads_of(part, config.group_size) for part in heads]
     ffn = _cut(config.intermediate_size, BLOCK_SIZE, weights)
     vocab = _cut(config.vocab_size, BLOCK_SIZE, weights)
-    shards = tuple(Shard(*ranges) for ranges in zip(heads, kv_heads, ffn, vocab, strict=True))
+    expert_ffn = _cut(config.moe_intermediate_size if config.has_experts else 0, BLOCK_SIZE, weights)
+    shards = tuple(Shard(*ranges) for ranges in zip(heads, kv_heads, ffn, vocab, expert_ffn, strict=True))
     return Plan(stages=(Stage(layers=Range(0, config.num_layers), shards=shards),))
 
 
 def _num_blocks(config: ModelConfig) -> dict[str, int]:
     """What every node needs at least one of, and how many there are."""
-    return {
+    blocks = {
         f"blocks of {BLOCK_SIZE} FFN columns": config.intermediate_size // BLOCK_SIZE,
         f"blocks of {BLOCK_SIZE} vocabulary rows": math.ceil(config.vocab_size / BLOCK_SIZE),
     }
+    if config.has_experts:
+        blocks[f"blocks of {BLOCK_SIZE} columns of each expert"] = config.moe_intermediate_size // BLOCK_SIZE
+    return blocks
 
 
 def _weights(world_size: int, shares: Sequence[float] | None) -> list[Fraction]:

@@ -1,7 +1,9 @@
 """Which part of a tensor a shard owns.
 
 Column-parallel matrices (q, k, v, gate, up, lm_head) are cut by rows, their outputs; row-parallel ones (o, down) by
-columns, their inputs, and followed by a sum over ranks. Norms are whole everywhere. Tensor names are the core's, e.g.
+columns, their inputs, and followed by a sum over ranks. Biases, and norms of all heads together, are cut like the
+outputs they belong to; other norms and routers are whole everywhere. Every expert is cut like a network without
+experts. Tensor names are the core's, e.g.
 ``"layers.0.q_proj"``; only the part behind the last dot matters here.
 """
 
@@ -10,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from dllama.config import ModelConfig
+from dllama.config import ModelConfig, QkNorm
 from dllama.plan.partition import Range, Shard
 
 ROW_GROUP = 64  # pieces of slices begin at multiples of it; the core packs rows by 8 or 16, as its level has it
@@ -49,6 +51,8 @@ def tensor_slice(config: ModelConfig, shard: Shard, name: str) -> TensorSlice:
     """Say which part of tensor ``name`` belongs to ``shard``. Raises KeyError for a name that no model has."""
     hidden, kind = config.hidden_size, name.rpartition(".")[2]
     queries, kv = shard.heads.scaled(config.head_dim), shard.kv_heads.scaled(config.head_dim)
+    is_expert = ".experts." in name
+    columns, ffn = (config.moe_intermediate_size, shard.expert_ffn) if is_expert else (config.intermediate_size, shard.ffn)
     match kind:
         case "q_proj":
             return TensorSlice((config.q_size, hidden), Axis.ROWS, queries)
@@ -57,13 +61,28 @@ def tensor_slice(config: ModelConfig, shard: Shard, name: str) -> TensorSlice:
         case "o_proj":
             return TensorSlice((hidden, config.q_size), Axis.COLUMNS, queries)
         case "gate_proj" | "up_proj":
-            return TensorSlice((config.intermediate_size, hidden), Axis.ROWS, shard.ffn)
+            return TensorSlice((columns, hidden), Axis.ROWS, ffn)
         case "down_proj":
-            return TensorSlice((hidden, config.intermediate_size), Axis.COLUMNS, shard.ffn)
+            return TensorSlice((hidden, columns), Axis.COLUMNS, ffn)
         case "lm_head":
             return TensorSlice((config.vocab_size, hidden), Axis.ROWS, shard.vocab)
+        case "router":
+            return TensorSlice((config.num_experts, hidden), Axis.WHOLE, Range(0, hidden))
+        case "q_bias":
+            return TensorSlice((config.q_size,), Axis.COLUMNS, queries)
+        case "k_bias" | "v_bias":
+            return TensorSlice((config.kv_size,), Axis.COLUMNS, kv)
         case "q_norm" | "k_norm":
-            return TensorSlice((config.head_dim,), Axis.WHOLE, Range(0, config.head_dim))
-        case "input_layernorm" | "post_attention_layernorm" | "norm":
+            return _qk_norm(config, name, queries if kind == "q_norm" else kv)
+        case "norm" | "input_layernorm" | "post_attention_layernorm" | "attention_output_norm" | "feedforward_output_norm":
             return TensorSlice((hidden,), Axis.WHOLE, Range(0, hidden))
     raise KeyError(f"no such tensor: {name}")
+
+
+def _qk_norm(config: ModelConfig, name: str, outputs: Range) -> TensorSlice:
+    """Of a norm of all heads together a shard owns the part of its heads; one of single heads is the same for all."""
+    layer = config.layers[int(name.split(".")[1])]
+    if layer.qk_norm is QkNorm.HEAD:
+        return TensorSlice((config.head_dim,), Axis.WHOLE, Range(0, config.head_dim))
+    whole = config.q_size if name.endswith("q_norm") else config.kv_size
+    return TensorSlice((whole,), Axis.COLUMNS, outputs)
