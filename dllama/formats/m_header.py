@@ -16,21 +16,21 @@ from dllama.errors import BadFile, UnsupportedModel
 MAGIC = 0x0A00ABCD
 OLD_LLAMA_MAGIC, OLD_MOE_MAGIC = 0xABCD00, 0xABCD01
 _MAX_PAIRS = 1024  # far above the known keys, small enough to read before anything is checked
-_FIRST_OWN_KEY = 1000  # distributed-llama numbers its keys from 0; ours will start here
+_FIRST_OWN_KEY = 1000  # distributed-llama numbers its keys from 0 to 21
 _RUNS = "a dense Llama or Qwen3 model, which dllama runs"
+MOST_CONFIG_BYTES = 1 << 20  # of JSON: that of 100 layers, all different, takes some thousand
 
 
 class Arch(IntEnum):
-    """Architecture ids. Before distributed-llama 0.12 the second and third meant Grok-1 and Mixtral, both MoE."""
+    """Architecture ids. Before distributed-llama 0.12 the second and third meant Grok-1 and Mixtral, both MoE.
+
+    OWN is ours: what the model is stands in JSON behind the keys, and rows lie in Hugging Face's order.
+    """
 
     LLAMA = 0xABCD00
     QWEN3 = 0xABCD01
     QWEN3_MOE = 0xABCD02
-
-    @property
-    def title(self) -> str:
-        """The name that distributed-llama prints."""
-        return {Arch.LLAMA: "Llama", Arch.QWEN3: "Qwen3", Arch.QWEN3_MOE: "Qwen3 MoE"}[self]
+    OWN = 0xD11A00
 
 
 class RopeType(IntEnum):
@@ -71,8 +71,10 @@ class Key(IntEnum):
     head_dim = 19
     rms_norm_eps = 20
     moe_intermediate_size = 21
+    config_bytes = 1000  # of JSON between the keys and the first tensor
 
 
+_LAST_PEER_KEY = Key.moe_intermediate_size
 # The nine values of the oldest header, in file order.
 _OLD_KEYS = (
     Key.hidden_size,
@@ -158,6 +160,11 @@ class MHeader:
         return RopeType(self[Key.rope_type])
 
     @property
+    def is_interleaved(self) -> bool:
+        """Whether rows of q and k lie as interleaved pairs; a Llama file may say halves, though no converter does."""
+        return self.rope_type is not RopeType.FALCON
+
+    @property
     def head_dim(self) -> int:
         """Size of a head; hidden_size / num_heads in files that do not say."""
         if Key.head_dim in self.values:
@@ -182,10 +189,11 @@ def parse_header(path: str, raw: bytes) -> MHeader:
     offsets: dict[Key, int] = {}
     for index, (number, value) in enumerate(struct.iter_unpack("<ii", raw[8:])):
         place = f"byte {8 + 8 * index}"
-        if number >= _FIRST_OWN_KEY:
-            raise BadFile(path, place, "keys that this version knows", f"key {number}; a newer dllama can read it")
         if number not in set(Key):
-            raise BadFile(path, place, f"a header key from 0 to {max(Key).value}", f"key {number}")
+            if number >= _FIRST_OWN_KEY:
+                found = f"key {number}; a newer dllama can read it"
+                raise BadFile(path, place, "keys that this version knows", found)
+            raise BadFile(path, place, f"a header key from 0 to {_LAST_PEER_KEY.value}", f"key {number}")
         key = Key(number)
         if key in values:
             raise BadFile(path, place, "every header key once", f"key {number} ({key.name}) again")
@@ -258,9 +266,26 @@ def config_of(header: MHeader) -> ModelConfig:
     return config
 
 
-def _check_family(header: MHeader) -> None:
+def config_size(header: MHeader) -> int:
+    """Give the bytes of JSON behind the keys of an ``Arch.OWN`` file; BadFile if the header cannot be one."""
+    _check_version(header)
+    foreign = header.values.keys() - {Key.version, Key.arch_type, Key.config_bytes}
+    if foreign:
+        raise header.bad(min(foreign), "no such key, as the config is JSON")
+    if not 1 <= header[Key.config_bytes] <= MOST_CONFIG_BYTES:
+        raise header.bad(Key.config_bytes, f"1 to {MOST_CONFIG_BYTES}")
+    return header[Key.config_bytes]
+
+
+def _check_version(header: MHeader) -> None:
     if header[Key.version] != 0:
         raise header.bad(Key.version, "0")
+
+
+def _check_family(header: MHeader) -> None:
+    _check_version(header)
+    if Key.config_bytes in header.values:
+        raise header.bad(Key.config_bytes, f"no such key in a file of {header.arch.name}")
     if header.arch is Arch.QWEN3_MOE:
         raise header.unsupported(Key.arch_type, "Qwen3 MoE or Mixtral (mixture of experts)")
     if header[Key.num_experts] != 0:
