@@ -162,11 +162,14 @@ class _NotWhole(Exception):
 
 
 def _pairs(config: ModelConfig) -> Iterator[tuple[Key, int]]:
-    arch = {"llama": Arch.LLAMA, "qwen3": Arch.QWEN3}[config.model_type]
+    arch = {"llama": Arch.LLAMA, "qwen3": Arch.QWEN3, "qwen3_moe": Arch.QWEN3_MOE}[config.model_type]
+    has_experts = arch is Arch.QWEN3_MOE
     yield Key.version, 0
     yield Key.arch_type, arch
-    yield Key.num_experts, 0
-    yield Key.num_experts_per_tok, 0
+    yield Key.num_experts, config.num_experts if has_experts else 0
+    yield Key.num_experts_per_tok, config.num_experts_per_tok if has_experts else 0
+    if has_experts:
+        yield Key.moe_intermediate_size, config.moe_intermediate_size
     yield Key.hidden_act, 1
     yield Key.rms_norm_eps, {eps: code for code, eps in EPS_OF_CODE.items()}[config.rms_norm_eps]
     yield Key.weight_type, config.weight_type
@@ -177,7 +180,7 @@ def _pairs(config: ModelConfig) -> Iterator[tuple[Key, int]]:
     yield Key.rope_theta, _whole(config.rope_theta)
     scaling = config.rope_scaling
     if scaling is None:
-        yield Key.rope_type, RopeType.FALCON if arch is Arch.QWEN3 else RopeType.LLAMA
+        yield Key.rope_type, RopeType.LLAMA if arch is Arch.LLAMA else RopeType.FALCON
         return
     yield Key.rope_type, RopeType.LLAMA3_1
     yield Key.rope_scaling_factor, _whole(scaling.factor)
