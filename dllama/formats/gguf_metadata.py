@@ -44,7 +44,7 @@ def model_metadata(config: ModelConfig) -> tuple[dict[str, Value], dict[str, Flo
     Raises:
         UsageError: A file cannot hold the model; the text names the first thing that differs.
     """
-    arch, vectors = arch_for(config), {name: values for name, values in _rope_vectors(config)}
+    arch, vectors = arch_for(config), dict(_rope_vectors(config))
     values: dict[str, Value] = {
         ARCHITECTURE: arch.name,
         "general.file_type": _FILE_TYPES[config.weight_type],
