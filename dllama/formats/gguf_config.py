@@ -14,7 +14,7 @@ from reprlib import repr as brief
 
 import numpy as np
 
-from dllama.config import DType, LayerSpec, ModelConfig, RopeScaling
+from dllama.config import Activation, DType, LayerSpec, ModelConfig, RopeScaling
 from dllama.errors import BadFile, UnsupportedModel
 from dllama.formats.gguf_arch import ARCHS, EMBEDDING, ROPE_FREQS, ROPE_LONG, ROPE_SHORT, GgufArch
 from dllama.formats.gguf_container import GgufTensorInfo, shortest
@@ -220,6 +220,8 @@ def _attention_multiplier(keys: Keys, arch: GgufArch, share: int, head_dim: int,
 
 
 def _logits_softcap(keys: Keys, arch: GgufArch) -> float:
+    if arch.activation is not Activation.GELU_TANH:  # Gemma alone
+        return 0.0
     return keys.number("final_logit_softcapping", 30.0 if arch.name == "gemma2" else 0.0)
 
 
