@@ -60,10 +60,11 @@ def greedy(model: PreTrainedModel, prompt: npt.NDArray[np.int32], margin: float)
     """Continue the prompt with the likeliest tokens, each ahead of the next by more than ``margin``."""
     ids = prompt
     for _ in range(NUM_GREEDY):
-        second, first = np.sort(logits_float64(model, ids)[-1])[-2:]
+        last = logits_float64(model, ids)[-1]
+        second, first = np.sort(last)[-2:]
         if first - second < margin:
             raise SystemExit(f"two tokens are as likely to {first - second:.1e}: take another seed")
-        ids = np.append(ids, np.int32(logits_float64(model, ids)[-1].argmax()))
+        ids = np.append(ids, np.int32(last.argmax()))
     return ids[len(prompt) :]
 
 
