@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from family_models import FOLDER, FamilyGolden, Floats  # type: ignore[import-not-found]
+from memory_model import MemoryModel, MemoryTensor  # type: ignore[import-not-found]
 from ranks import ranks  # type: ignore[import-not-found]
 from reference import Array, Reference  # type: ignore[import-not-found]
 from test_golden import MAX_FACTOR, MEAN_FACTOR, root_mean_square  # type: ignore[import-not-found]
@@ -26,7 +27,8 @@ from test_reference import RandomRounding, errors_of  # type: ignore[import-not-
 from dllama.config import Activation, DType, LayerSpec, ModelConfig, RopeScaling
 from dllama.engine import Engine, SamplingParams
 from dllama.families import MODEL_TYPES, Checkpoint, Part, describe
-from dllama.formats.quants import decode, encode
+from dllama.formats.m_layout import tensors_in_order
+from dllama.formats.quants import encode
 
 GOLDENS = [FamilyGolden.load(path.stem) for path in sorted(FOLDER.glob("*.npz"))]
 GREEDY = SamplingParams(temperature=0.0, max_tokens=24, ignore_eos=True)
@@ -48,31 +50,23 @@ def checkpoint_of(golden: FamilyGolden) -> Checkpoint:
     return replace(checkpoint, config=replace(checkpoint.config, max_seq_len=context))
 
 
-class FromCheckpoint(Reference):
-    """The reference on a checkpoint's weights, found by our mapping; quantized as ``weight_type`` has it."""
+class CheckpointModel(MemoryModel):
+    """A golden's weights in memory, found by our mapping and stored as ``weight_type``."""
 
     def __init__(self, golden: FamilyGolden, checkpoint: Checkpoint, weight_type: DType = DType.F32) -> None:
-        self.config = replace(checkpoint.config, weight_type=weight_type)
-        self.kv_type, self.dtype, self.rounded = DType.F32, np.float64, []
+        self.path, self.config = golden.name, replace(checkpoint.config, weight_type=weight_type)
         stored = golden.model.tensors()
-        self.weights = {
-            name: rounded(self.config, name, part_of(stored, part)).astype(np.float64)
-            for name, part in checkpoint.tensors.items()
-        }
+        self.tensors = {}
+        for info in tensors_in_order(self.config):
+            values = part_of(stored, checkpoint.tensors[info.name])
+            raw = encode(info.dtype, values).reshape(info.rows, info.row_bytes)
+            self.tensors[info.name] = MemoryTensor(info.name, info.dtype, values.shape, raw)
 
 
 def part_of(stored: Mapping[str, Floats], part: Part) -> Floats:
     tensor = stored[part.name]
     end = part.first_row + part.num_rows if part.num_rows else len(tensor)
     return tensor[part.first_row : end] + np.float32(part.added)
-
-
-def rounded(config: ModelConfig, name: str, values: Floats) -> Floats:
-    """Give weights as the engine holds them: vectors and embeddings as they are."""
-    if values.ndim == 1 or name == "embed_tokens":
-        return values
-    dtype = config.matrix_type(name)
-    return decode(dtype, encode(dtype, values))
 
 
 def excess(golden: FamilyGolden, logits: Array) -> float:
@@ -95,7 +89,7 @@ def test_every_family_has_a_golden() -> None:
 @every_golden
 def test_mapping(golden: FamilyGolden) -> None:
     """The config and tensors that the mapping finds mean what transformers computes; only float64's rounding is left."""
-    logits = FromCheckpoint(golden, checkpoint_of(golden)).logits(golden.token_ids)
+    logits = Reference(CheckpointModel(golden, checkpoint_of(golden))).logits(golden.token_ids)
     assert errors_of(logits[golden.positions], golden.logits).max() <= golden.float32_error.max() / 2
 
 
@@ -103,9 +97,8 @@ def test_mapping(golden: FamilyGolden) -> None:
 def test_mapping_takes_every_tensor(golden: FamilyGolden) -> None:
     """No tensor of a checkpoint is left over, and fused ones are used up."""
     rows = dict.fromkeys(golden.model.draws, 0)
-    for name, part in checkpoint_of(golden).tensors.items():
-        is_again = name == "lm_head" and part.name in {p.name for n, p in checkpoint_of(golden).tensors.items() if n != name}
-        rows[part.name] += 0 if is_again else part.num_rows or golden.model.draws[part.name].shape[0]
+    for part in set(checkpoint_of(golden).tensors.values()):  # a tied output matrix is the embedding again
+        rows[part.name] += part.num_rows or golden.model.draws[part.name].shape[0]
     assert rows == {name: draw.shape[0] for name, draw in golden.model.draws.items()}
 
 
@@ -130,10 +123,6 @@ def test_folder_on_three_nodes(golden: FamilyGolden, folders: Mapping[str, Path]
         assert greedy_tokens(engine, golden) == golden.greedy.tolist()
 
 
-class Drifted(RandomRounding, FromCheckpoint):
-    """Rounds activations up or down by chance."""
-
-
 @pytest.mark.verifies(
     "Logits in Q40 are those of a plain evaluation of the same quantized weights in float64, but for roundings of "
     "activations that fall the other way.",
@@ -142,8 +131,9 @@ class Drifted(RandomRounding, FromCheckpoint):
 @every_golden
 def test_quantized_folder(golden: FamilyGolden, folders: Mapping[str, Path]) -> None:
     ids, checkpoint = golden.token_ids.tolist(), checkpoint_of(golden)
-    exact = FromCheckpoint(golden, checkpoint, DType.Q40).logits(ids)
-    drift = errors_of(Drifted(golden, checkpoint, DType.Q40).logits(ids), exact)
+    model = CheckpointModel(golden, checkpoint, DType.Q40)
+    exact = Reference(model).logits(ids)
+    drift = errors_of(RandomRounding(model).logits(ids), exact)
     with Engine.load(
         folders[golden.name], weight_type=DType.Q40, kv_type=DType.F32, max_seq_len=golden.max_seq_len
     ) as engine:
@@ -204,5 +194,6 @@ def test_wrong_reading_is_seen(what: str) -> None:
     name, change = WRONG[what]
     golden = FamilyGolden.load(name)
     checkpoint = checkpoint_of(golden)
-    wrong = replace(checkpoint, config=change(checkpoint.config))
-    assert excess(golden, FromCheckpoint(golden, wrong).logits(golden.token_ids)) > 10
+    reference = Reference(CheckpointModel(golden, checkpoint))
+    reference.config = change(reference.config)
+    assert excess(golden, reference.logits(golden.token_ids)) > 10
