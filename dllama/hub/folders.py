@@ -9,6 +9,7 @@ its final name, with something more behind it: ``dllama_model_NAME.m.part``.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,9 @@ from pathlib import Path
 import dllama
 
 BUNDLED = "demo"
+ORIGIN = "origin.json"  # says where a folder's files are from
 _UNFINISHED = (".part", ".part.json", ".part.json.new")  # all that a download leaves behind a file's name
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model")  # as repositories have them
 _PACKAGE = Path(dllama.__file__).resolve().parent
 
 
@@ -30,6 +33,7 @@ class Installed:
         model: Its ``.m`` file, which may be missing.
         tokenizer: Its ``.t`` file, which may be missing.
         leftovers: Files of unfinished downloads.
+        companions: Small files beside them, as a repository has them: what describes the tokenizer and the answers.
     """
 
     name: str
@@ -37,11 +41,13 @@ class Installed:
     model: Path
     tokenizer: Path
     leftovers: tuple[Path, ...] = ()
+    companions: tuple[Path, ...] = ()
 
     @property
     def files(self) -> list[Path]:
         """All its files that are there."""
-        return [path for path in (self.model, self.tokenizer, *self.leftovers) if os.path.lexists(path)]
+        paths = (self.model, self.tokenizer, *self.leftovers, *self.companions)
+        return [path for path in dict.fromkeys(paths) if os.path.lexists(path)]
 
     @property
     def num_bytes(self) -> int:
@@ -162,7 +168,9 @@ def find_tokenizer(model: Path) -> Path | None:
     for name in named:
         if (model.parent / name).is_file():
             return model.parent / name
-    return _only(_names(model.parent), model.parent, ".t")
+    only = _only(_names(model.parent), model.parent, ".t")
+    others = (model.parent / name for name in _TOKENIZERS)
+    return only or next((path for path in others if path.is_file()), None)
 
 
 def size_of(path: Path) -> int:
@@ -189,8 +197,24 @@ def _model_in(folder: Path) -> Installed | None:
     leftovers = tuple(folder / each for each in names if each in unfinished)
     if leftovers or {model.name, tokenizer.name} & {*names}:
         return Installed(name, folder, model, tokenizer, leftovers)
+    if ORIGIN in names:
+        return _fetched_model(folder, names)
     only = _only(names, folder, ".m")
     return None if only is None else Installed(name, folder, only, find_tokenizer(only) or tokenizer)
+
+
+def _fetched_model(folder: Path, names: list[str]) -> Installed:
+    """Give the model of a folder that ``launch.py`` filled from a repository."""
+    paths = [folder / name for name in names]
+    ggufs = [path for path in paths if path.suffix == ".gguf"]
+    of = re.search(r"-of-(\d{5})\.gguf$", ggufs[0].name) if ggufs else None
+    is_whole = not of or int(of[1]) == len(ggufs)
+    models = [path for path in paths if path.suffix == ".m"] + (ggufs if is_whole else [])
+    model = models[0] if models else folder / f"dllama_model_{folder.name}_q40.m"
+    tokenizer = find_tokenizer(model) or (model if model.suffix == ".gguf" else folder / _TOKENIZERS[0])
+    leftovers = tuple(path for path in paths if path.name.endswith((*_UNFINISHED, ".safetensors")))
+    rest = {model, tokenizer, *leftovers}
+    return Installed(folder.name, folder, model, tokenizer, leftovers, tuple(path for path in paths if path not in rest))
 
 
 def _only(names: list[str], folder: Path, suffix: str) -> Path | None:
