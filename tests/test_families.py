@@ -10,7 +10,7 @@ import pytest
 
 from dllama.config import DType, LayerSpec, QkNorm, RopeScaling
 from dllama.errors import BadFile, UnsupportedModel
-from dllama.families import describe
+from dllama.families import Part, describe
 from dllama.formats.m_file import open_m_file
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -50,7 +50,7 @@ def test_config_of_current_transformers(path: Path) -> None:
     checkpoint = describe(json.loads(path.read_text()), path)
     with open_m_file(path.with_suffix(".m")) as model:
         assert checkpoint.config == model.config
-        assert checkpoint.tensor_names.keys() == model.tensors.keys()
+        assert checkpoint.tensors.keys() == model.tensors.keys()
 
 
 def test_config_of_older_transformers() -> None:
@@ -75,23 +75,23 @@ def test_weight_type_loses_nothing(name: str | None, dtype: DType) -> None:
     assert config_of(torch_dtype="float16", dtype=name or "float32").weight_type is dtype
 
 
-def test_tensor_names() -> None:
-    names = describe(LLAMA, "config.json").tensor_names
+def test_tensor_parts() -> None:
+    names = {ours: part.name for ours, part in describe(LLAMA, "config.json").tensors.items()}
     assert names["layers.1.q_proj"] == "model.layers.1.self_attn.q_proj.weight"
     assert names["layers.0.down_proj"] == "model.layers.0.mlp.down_proj.weight"
     assert names["layers.0.input_layernorm"] == "model.layers.0.input_layernorm.weight"
     assert names["norm"] == "model.norm.weight"
     assert names["lm_head"] == "lm_head.weight"
     assert len(names) == 3 + 2 * 9
-    tied = describe({**LLAMA, "tie_word_embeddings": True}, "config.json").tensor_names
-    assert tied["lm_head"] == tied["embed_tokens"] == "model.embed_tokens.weight"
+    tied = describe({**LLAMA, "tie_word_embeddings": True}, "config.json").tensors
+    assert tied["lm_head"] == tied["embed_tokens"] == Part("model.embed_tokens.weight")
 
 
 def test_qwen3_has_head_norms() -> None:
     checkpoint = describe({**QWEN3, "sliding_window": 4096, "use_sliding_window": False}, "config.json")
     assert checkpoint.config.layers == (LayerSpec(QkNorm.HEAD),) * 2
-    assert checkpoint.tensor_names["layers.1.k_norm"] == "model.layers.1.self_attn.k_norm.weight"
-    assert len(checkpoint.tensor_names) == 3 + 2 * 11
+    assert checkpoint.tensors["layers.1.k_norm"] == Part("model.layers.1.self_attn.k_norm.weight")
+    assert len(checkpoint.tensors) == 3 + 2 * 11
     assert describe({**QWEN3, "head_dim": None}, "config.json").config.head_dim == 128
 
 

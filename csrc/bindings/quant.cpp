@@ -2,6 +2,7 @@
 #include "bindings/bindings.h"
 #include "kernels/dispatch.h"
 #include "ops/matmul.h"
+#include "ops/recode.h"
 
 namespace dllama {
 
@@ -43,11 +44,33 @@ py::array_t<float> dequantize(const Array<uint8_t>& blocks, int dtype) {
   return values;
 }
 
+float recode_rows(const Array<uint8_t>& numbers, int from, int dtype, Array<uint8_t>& out) {
+  const auto source = static_cast<FloatType>(from);
+  const auto type = static_cast<DType>(dtype);
+  if (from < 0 || from > static_cast<int>(FloatType::BF16)) throw py::value_error("numbers must be F32, F16 or BF16");
+  if (dtype < 0 || dtype > static_cast<int>(DType::Q80)) throw py::value_error("dtype must be F32, F16, Q40 or Q80");
+  const auto size = static_cast<size_t>(numbers.size());
+  const size_t n = size / float_bytes(source);
+  if (size % float_bytes(source) != 0 || (wants_quantized(type) && n % kBlockSize != 0)) {
+    throw py::value_error("numbers must be whole, and fill whole blocks of 32");
+  }
+  const void* in = numbers.data();
+  void* room = out.mutable_data();
+  if (static_cast<size_t>(out.size()) != row_bytes(type, n) || reinterpret_cast<uintptr_t>(room) % alignof(uint16_t) != 0) {
+    throw py::value_error("out must have room for just these numbers, at an even address");
+  }
+  const Kernels& table = kernels();
+  py::gil_scoped_release release;
+  return recode(table, source, in, type, room, n);
+}
+
 }  // namespace
 
 void register_quant(py::module_& m) {
   m.def("quantize", &quantize, py::arg("values").noconvert(), py::arg("dtype"));
   m.def("dequantize", &dequantize, py::arg("blocks").noconvert(), py::arg("dtype"));
+  m.def("recode", &recode_rows, py::arg("numbers").noconvert(), py::arg("number_type"), py::arg("dtype"),
+        py::arg("out").noconvert());
 }
 
 }  // namespace dllama

@@ -1,7 +1,7 @@
 """From a Hugging Face ``config.json`` and its tensor names to ``ModelConfig`` and our names.
 
-One module per ``model_type``, named after it; ``_fields`` is what they share. Pure: parsed JSON in, data out, no
-file opened. What a config asks for and the core lacks is refused by name, never ignored.
+One module per ``model_type``, named after it; modules with an underscore are what they share. Pure: parsed JSON in, data
+out, no file opened. What a config asks for and the core lacks is refused by name, never ignored.
 """
 
 from __future__ import annotations
@@ -20,18 +20,35 @@ MODEL_TYPES = ("llama", "qwen3")
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """Where one of our tensors lies in a checkpoint: some rows of a tensor there, or all of it.
+
+    Attributes:
+        name: Of the tensor in the checkpoint.
+        first_row: Of ours in it.
+        num_rows: How many are ours; 0: all.
+        added: What is added to every value as it is read: Gemma's norms hold w where they mean 1 + w.
+    """
+
+    name: str
+    first_row: int = 0
+    num_rows: int = 0
+    added: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """A Hugging Face model as this project sees it.
 
     Attributes:
         config: Its sizes and features. ``weight_type`` is the type that holds the checkpoint's numbers without loss; a
             converter replaces it by what it is asked to write.
-        tensor_names: Our name of every tensor to the name it has in the checkpoint. With tied embeddings ``lm_head``
-            names the embedding again.
+        tensors: Every tensor by our name, in ``m_layout``'s order. With tied embeddings ``lm_head`` is the embedding
+            again.
     """
 
     config: ModelConfig
-    tensor_names: dict[str, str]
+    tensors: dict[str, Part]
 
 
 class _Family(Protocol):

@@ -1,25 +1,18 @@
-"""Reading the fields that the ``config.json`` of every family has, and the tensor names that all of them share."""
+"""Reading the fields that the ``config.json`` of every family has."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from os import PathLike
 from reprlib import repr as brief
 
-from dllama.config import DType, LayerSpec, ModelConfig, QkNorm, RopeScaling
+from dllama.config import DType, LayerSpec, ModelConfig, RopeScaling
 from dllama.errors import BadFile, UnsupportedModel
 
 # bfloat16 needs F32: F16 has its precision but not its range.
 _DTYPES = {"float32": DType.F32, "bfloat16": DType.F32, "float16": DType.F16}
 _LLAMA3_FACTORS = ("factor", "low_freq_factor", "high_freq_factor")
-# The tensors of a layer by the part of the layer that owns them in the checkpoint.
-_LAYER_TENSORS = {
-    "": ("input_layernorm", "post_attention_layernorm"),
-    "self_attn.": ("q_proj", "k_proj", "v_proj", "o_proj"),
-    "mlp.": ("gate_proj", "up_proj", "down_proj"),
-}
-_QK_NORMS = ("q_norm", "k_norm")
 
 
 class Fields:
@@ -172,20 +165,3 @@ def _rope_scaling(fields: Fields, rope: Fields) -> RopeScaling | None:
     if original < 1:
         raise rope.bad("original_max_position_embeddings", "1 or more", str(original))
     return RopeScaling(factor, low, high, original)
-
-
-def tensor_names(config: ModelConfig, fields: Fields) -> dict[str, str]:
-    """Give our name of every tensor to its name in the checkpoint."""
-    embedding = "model.embed_tokens.weight"
-    head = embedding if fields.flag("tie_word_embeddings") else "lm_head.weight"
-    names = {"embed_tokens": embedding, "norm": "model.norm.weight", "lm_head": head}
-    for i, layer in enumerate(config.layers):
-        names.update(_layer_names(i, layer))
-    return names
-
-
-def _layer_names(i: int, layer: LayerSpec) -> Iterator[tuple[str, str]]:
-    for part, tensors in _LAYER_TENSORS.items():
-        extra = _QK_NORMS if layer.qk_norm is not QkNorm.NONE and part == "self_attn." else ()
-        for tensor in (*tensors, *extra):
-            yield f"layers.{i}.{tensor}", f"model.layers.{i}.{part}{tensor}.weight"

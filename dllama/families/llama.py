@@ -7,7 +7,8 @@ from os import PathLike
 
 from dllama.config import LayerSpec
 from dllama.families import Checkpoint
-from dllama.families._fields import Fields, model_config, refuse_common, tensor_names
+from dllama.families._fields import Fields, model_config, refuse_common
+from dllama.families._parts import tensor_parts
 
 
 def describe(raw: Mapping[str, object], path: str | PathLike[str]) -> Checkpoint:
@@ -17,4 +18,4 @@ def describe(raw: Mapping[str, object], path: str | PathLike[str]) -> Checkpoint
     heads = max(1, fields.integer("num_attention_heads"))  # a count below 1 is named by the check of the whole
     head_dim = fields.integer("head_dim", fields.integer("hidden_size") // heads)
     config = model_config(fields, "llama", head_dim, LayerSpec())
-    return Checkpoint(config, tensor_names(config, fields))
+    return Checkpoint(config, tensor_parts(config, is_tied=fields.flag("tie_word_embeddings")))

@@ -7,7 +7,8 @@ from os import PathLike
 
 from dllama.config import LayerSpec, QkNorm
 from dllama.families import Checkpoint
-from dllama.families._fields import Fields, model_config, refuse_common, tensor_names
+from dllama.families._fields import Fields, model_config, refuse_common
+from dllama.families._parts import tensor_parts
 
 _DEFAULT_HEAD_DIM = 128  # whatever the hidden size
 
@@ -21,4 +22,4 @@ def describe(raw: Mapping[str, object], path: str | PathLike[str]) -> Checkpoint
         if kind != "full_attention":
             raise fields.refuse("layer_types", "'full_attention' only", kind)
     config = model_config(fields, "qwen3", fields.integer("head_dim", _DEFAULT_HEAD_DIM), LayerSpec(QkNorm.HEAD))
-    return Checkpoint(config, tensor_names(config, fields))
+    return Checkpoint(config, tensor_parts(config, is_tied=fields.flag("tie_word_embeddings")))

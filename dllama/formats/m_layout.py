@@ -87,8 +87,6 @@ def total_nbytes(config: ModelConfig) -> int:
     )
 
 
-def interleaved_head_dim(config: ModelConfig, name: str) -> int:
-    """Give the head size if a file of this family holds the rows of tensor ``name`` interleaved, else 0."""
-    if config.model_type == "qwen3" or not name.endswith((".q_proj", ".k_proj")):
-        return 0
-    return config.head_dim
+def is_rotated(name: str) -> bool:
+    """Whether the rows of tensor ``name`` are rotated in pairs, which lie side by side in some files."""
+    return name.endswith((".q_proj", ".k_proj"))

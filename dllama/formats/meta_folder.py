@@ -8,23 +8,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from dllama.config import DType, ModelConfig
-from dllama.errors import BadFile, UsageError
+from dllama.errors import BadFile
 from dllama.families import describe
+from dllama.formats.checked_file import CheckedFile
 from dllama.formats.json_file import read_json
 from dllama.formats.m_layout import tensors_in_order
 from dllama.formats.meta_params import as_config
+from dllama.formats.opened import OpenModel
 from dllama.formats.pth_file import PthTensor, open_pth
-from dllama.formats.quants import LARGEST, Floats, RawRows
-from dllama.formats.recode import FloatType, recode
+from dllama.formats.quants import LARGEST, Floats, RawRows, decode
+from dllama.formats.recode import recode
 from dllama.formats.tensor import TensorInfo
 
 _MOST_FILES = 64
@@ -58,11 +58,10 @@ class MetaTensor(TensorInfo):
 
     def read_rows(self, begin: int, end: int, out: RawRows | None = None) -> RawRows:
         """Read rows ``begin`` to ``end`` as ``dtype``, as ``StoredTensor`` has it."""
-        if not 0 <= begin <= end <= self.rows:
-            raise ValueError(f"{self.name}: rows {begin} to {end} are outside its {self.rows} rows")
-        if out is None:
-            out = np.empty((end - begin, self.row_bytes), np.uint8)
-        largest = recode(self._numbers(begin, end), self._number_type, self.dtype, out) if begin < end else 0.0
+        out = self.room(begin, end, out)
+        if begin == end:
+            return out
+        largest = recode(self._numbers(begin, end), self.slices[0].number_type, self.dtype, out)
         if not largest <= LARGEST[self.dtype]:  # written so that NaN fails
             expected = f"numbers that {self.dtype.name} can hold"
             raise self.slices[0].file.bad(f"tensor {self.name}", expected, f"one of magnitude {largest}")
@@ -70,12 +69,7 @@ class MetaTensor(TensorInfo):
 
     def read_floats(self, begin: int = 0, end: int | None = None) -> Floats:
         """Read rows ``begin`` to ``end`` (all of them by default) as float32 values ``[end - begin, cols]``."""
-        plain = replace(self, dtype=DType.F32)
-        return plain.read_rows(begin, self.rows if end is None else end).view("<f4").astype(np.float32, copy=False)
-
-    @property
-    def _number_type(self) -> FloatType:
-        return self.slices[0].number_type
+        return decode(self.dtype, self.read_rows(begin, self.rows if end is None else end))
 
     def _numbers(self, begin: int, end: int) -> RawRows:
         """Read rows as the checkpoint's numbers, in Hugging Face's order."""
@@ -104,45 +98,31 @@ class MetaTensor(TensorInfo):
         return numbers
 
 
-@dataclass(eq=False)
-class MetaFolder:
-    """An open checkpoint of Meta's; a ``ModelSource``.
+class MetaModel(OpenModel[MetaTensor]):
+    """An open checkpoint of Meta's.
 
     Attributes:
         params: The parsed ``params.json``.
     """
 
-    path: str
-    config: ModelConfig
-    tensors: Mapping[str, MetaTensor]
-    params: Mapping[str, Any]
-    _files: ExitStack
-
-    def embedding_rows(self, token_ids: Sequence[int]) -> Floats:
-        """Read the embeddings of some tokens, as ``ModelSource`` has it."""
-        table = self.tensors["embed_tokens"]
-        for token_id in token_ids:
-            if not 0 <= token_id < table.rows:
-                raise UsageError(f"token {token_id} is outside the model's vocabulary of {table.rows}")
-        rows = [table.read_floats(token_id, token_id + 1) for token_id in token_ids]
-        return np.concatenate(rows) if rows else np.empty((0, table.cols), np.float32)
-
-    def close(self) -> None:
-        """Close all files."""
-        self._files.close()
-
-    def __enter__(self) -> Self:
-        """Return the model itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    def __init__(
+        self,
+        path: str,
+        config: ModelConfig,
+        tensors: dict[str, MetaTensor],
+        files: Sequence[CheckedFile],
+        params: dict[str, Any],
     ) -> None:
-        """Close all files."""
-        self.close()
+        super().__init__(path, config, tensors, files)
+        self.params = params
+        self._identity = "; ".join([config.weight_type.name, *(file.identity() for file in files)])
+
+    def identity(self) -> str:
+        """Say which files these are, as of when, and what their weights become."""
+        return self._identity
 
 
-def open_meta_folder(folder: str | os.PathLike[str], weight_type: DType) -> MetaFolder:
+def open_meta_folder(folder: str | os.PathLike[str], weight_type: DType) -> MetaModel:
     """Open a checkpoint.
 
     Args:
@@ -155,19 +135,23 @@ def open_meta_folder(folder: str | os.PathLike[str], weight_type: DType) -> Meta
         UnsupportedModel: It is no plain Llama.
     """
     folder = Path(folder)
-    params_path = folder / "params.json"
-    params = read_json(params_path, "parameters")
-    if not isinstance(params, dict):
-        raise BadFile(params_path, "", "a JSON object", type(params).__name__)
-    with ExitStack() as files:
+    files = [CheckedFile(folder / "params.json", "parameters")]
+    try:
+        params = read_json(files[0])
+        if not isinstance(params, dict):
+            raise files[0].bad("", "a JSON object", type(params).__name__)
         shards = []
         for path in _shard_paths(folder):
             file, tensors = open_pth(path)
-            files.callback(file.close)
+            files.append(file)
             shards.append(tensors)
-        config = _config(params, params_path, shards, weight_type, folder)
+        config = replace(_config(params, folder, shards), weight_type=weight_type)
         found = {info.name: _merged(config, info, shards, folder) for info in tensors_in_order(config)}
-        return MetaFolder(str(folder), config, found, params, files.pop_all())
+        return MetaModel(str(folder), config, found, files, params)
+    except BaseException:
+        for file in files:
+            file.close()
+        raise
 
 
 def _shard_paths(folder: Path) -> list[Path]:
@@ -177,22 +161,15 @@ def _shard_paths(folder: Path) -> list[Path]:
     return paths
 
 
-def _config(
-    params: dict[str, Any],
-    path: Path,
-    shards: Sequence[Mapping[str, PthTensor]],
-    weight_type: DType,
-    folder: Path,
-) -> ModelConfig:
+def _config(params: dict[str, Any], folder: Path, shards: Sequence[Mapping[str, PthTensor]]) -> ModelConfig:
     """Give the model, with the sizes that only the checkpoint tells."""
+    path = folder / "params.json"
     output = "output" if "output.weight" in shards[0] else "tok_embeddings"
     vocab_size, hidden = _whole_shape(shards, f"{output}.weight", folder)
-    dim = params.get("dim")
-    if output == "tok_embeddings" and hidden != dim:  # cut by columns
-        vocab_size = vocab_size // len(shards)
+    if output == "tok_embeddings" and hidden != params.get("dim"):  # cut by columns
+        vocab_size //= len(shards)
     ffn_size, _ = _whole_shape(shards, "layers.0.feed_forward.w1.weight", folder)
-    checkpoint = describe(as_config(params, path, vocab_size, ffn_size), path)
-    return replace(checkpoint.config, weight_type=weight_type)
+    return describe(as_config(params, path, vocab_size, ffn_size), path).config
 
 
 def _whole_shape(shards: Sequence[Mapping[str, PthTensor]], name: str, folder: Path) -> tuple[int, int]:
