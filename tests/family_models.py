@@ -1,74 +1,111 @@
-"""A tiny config of every family, with the features that its real models have."""
+"""The random models of `tests/golden/families`, as Hugging Face folders: weights follow from a seed and a tensor's name.
+
+Used by `tests/test_family_golden.py` and, to make the goldens, by `tools/golden/make_families.py`. Knows nothing of this
+project's own names and readers, which the goldens are there to check.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from model_files import LLAMA3_SCALING, tiny_config  # type: ignore[import-not-found]
+import numpy as np
+import numpy.typing as npt
 
-from dllama.config import Activation, DType, LayerSpec, ModelConfig, QkNorm, RopeScaling
-
-LINEAR = RopeScaling(4.0, kind="linear")
-YARN = RopeScaling(
-    4.0, original_max_seq_len=32, kind="yarn", beta_fast=32.0, beta_slow=1.0, attention_factor=1.138629436111989
-)
-LONGROPE = RopeScaling(
-    1.0,
-    original_max_seq_len=64,
-    kind="longrope",
-    attention_factor=1.08,
-    short_factors=(1.0, 1.01, 1.1, 1.3),
-    long_factors=(1.0, 1.5, 3.2, 7.1),
-)
-EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 96}
-_PLAIN = LayerSpec()
-_GEMMA2 = LayerSpec(has_output_norms=True)
-_GEMMA3 = LayerSpec(QkNorm.HEAD, has_output_norms=True)
-_GEMMA3_LOCAL = replace(_GEMMA3, window=16, has_local_rope=True)
-_OLMO2 = LayerSpec(QkNorm.ALL, has_input_norms=False, has_output_norms=True)
+FOLDER = Path(__file__).parent / "golden" / "families"
+Floats = npt.NDArray[np.float32]
 
 
-def family_configs(weight_type: DType = DType.F32) -> dict[str, ModelConfig]:
-    """Give a config for each family, and some with other scalings, by name."""
+@dataclass(frozen=True)
+class Draw:
+    """What a tensor is filled with: values spread evenly over ``mean - spread`` to ``mean + spread``."""
 
-    def config(model_type: str, layer: LayerSpec = _PLAIN, **changes: object) -> ModelConfig:
-        fields = {"layers": (layer,) * 2, "head_dim": 16} | changes
-        return tiny_config(model_type, weight_type, **fields)  # type: ignore[no-any-return]
+    shape: tuple[int, ...]
+    mean: float
+    spread: float
 
-    gemma = {"activation": Activation.GELU_TANH, "embedding_multiplier": 8.0, "attention_multiplier": 0.25}
-    return {
-        "llama": config("llama"),
-        "llama, llama3": config("llama", rope_scaling=LLAMA3_SCALING),
-        "llama, linear": config("llama", rope_scaling=LINEAR),
-        "mistral": config("mistral", LayerSpec(window=32)),
-        "mixtral": config("mixtral", LayerSpec(has_experts=True), **EXPERTS),
-        "qwen2": config("qwen2", LayerSpec(has_qkv_bias=True), rope_theta=1e6),
-        "qwen2, yarn": config("qwen2", LayerSpec(has_qkv_bias=True), rope_scaling=YARN),
-        "qwen3": config("qwen3", LayerSpec(QkNorm.HEAD), head_dim=32),
-        "qwen3_moe": config("qwen3_moe", LayerSpec(QkNorm.HEAD, has_experts=True), head_dim=32, **EXPERTS),
-        "gemma2": config(
-            "gemma2",
-            layers=(replace(_GEMMA2, window=16), _GEMMA2) * 2,
-            num_layers=4,
-            attention_softcap=50.0,
-            logits_softcap=30.0,
-            **gemma,
-        ),
-        "gemma3_text": config(
-            "gemma3_text",
-            layers=(*(_GEMMA3_LOCAL,) * 5, _GEMMA3, _GEMMA3_LOCAL),
-            num_layers=7,
-            rope_theta=1e6,
-            rope_scaling=LINEAR,
-            **gemma,
-        ),
-        "phi3": config("phi3", rotary_dim=8, rope_scaling=LONGROPE),
-        "olmo2": config("olmo2", _OLMO2),
-        "granite": config(
-            "granite",
-            embedding_multiplier=12.0,
-            attention_multiplier=0.0625,
-            residual_multiplier=0.22,
-            logits_multiplier=1 / 6.0,
-        ),
-    }
+    def values(self, seed: int, name: str) -> Floats:
+        """Give the values: upper bits of random integers, and arithmetic that every machine does alike."""
+        key = hashlib.sha256(f"{seed} {name}".encode()).digest()
+        raw = np.random.PCG64(int.from_bytes(key[:16], "little")).random_raw(math.prod(self.shape))
+        units = (raw >> np.uint64(40)).astype(np.float64) * 2.0**-23 - 1.0
+        return (self.mean + self.spread * units).astype(np.float32).reshape(self.shape)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checkpoint: its ``config.json``, and how each of its tensors is filled, by its name there."""
+
+    config: Mapping[str, Any]
+    seed: int
+    draws: Mapping[str, Draw]
+
+    @property
+    def family(self) -> str:
+        """``model_type``."""
+        return str(self.config["model_type"])
+
+    def tensors(self) -> dict[str, Floats]:
+        """Give the weights by name."""
+        return {name: draw.values(self.seed, name) for name, draw in self.draws.items()}
+
+    def write(self, folder: Path) -> Path:
+        """Write a Hugging Face folder; give it."""
+        folder.mkdir(exist_ok=True)
+        (folder / "config.json").write_text(json.dumps(self.config))
+        write_safetensors(folder / "model.safetensors", self.tensors())
+        return folder
+
+
+@dataclass(frozen=True)
+class FamilyGolden:
+    """A model and what transformers gave for it.
+
+    Attributes:
+        max_seq_len: The context to load it with; None: its own.
+        positions: Of the logits.
+        float32_error: Largest difference of transformers' float32 logits from the float64 ones, by position.
+        greedy: What the float64 model continues the first ``prompt_len`` tokens with.
+    """
+
+    name: str
+    model: Model
+    max_seq_len: int | None
+    prompt_len: int
+    token_ids: npt.NDArray[np.int32]
+    positions: npt.NDArray[np.int32]
+    logits: Floats
+    float32_error: Floats
+    greedy: npt.NDArray[np.int32]
+
+    @property
+    def family(self) -> str:
+        """``model_type``."""
+        return self.model.family
+
+    @classmethod
+    def load(cls, name: str) -> FamilyGolden:
+        """Read NAME.json and NAME.npz."""
+        facts = json.loads((FOLDER / f"{name}.json").read_text())
+        draws = {tensor: Draw(tuple(shape), mean, spread) for tensor, (shape, mean, spread) in facts["tensors"].items()}
+        model = Model(facts["config"], facts["seed"], draws)
+        with np.load(FOLDER / f"{name}.npz") as arrays:
+            return cls(name, model, facts["max_seq_len"], facts["prompt_len"], **{key: arrays[key] for key in arrays})
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, Floats]) -> None:
+    """Write float32 tensors: the length of a JSON header, the header, and the values one after the other."""
+    header: dict[str, object] = {}
+    end = 0
+    for name, values in tensors.items():
+        begin, end = end, end + values.nbytes
+        header[name] = {"dtype": "F32", "shape": values.shape, "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    body = b"".join(values.tobytes() for values in tensors.values())
+    path.write_bytes(len(text).to_bytes(8, "little") + text + body)

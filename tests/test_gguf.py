@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from family_models import LONGROPE, YARN, family_configs  # type: ignore[import-not-found]
+from tiny_families import LONGROPE, YARN, family_configs  # type: ignore[import-not-found]
 from model_files import tiny_config, write_tiny_model  # type: ignore[import-not-found]
 
 from dllama.config import DType, LayerSpec, ModelConfig

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from family_models import EXPERTS  # type: ignore[import-not-found]
+from tiny_families import EXPERTS  # type: ignore[import-not-found]
 from ggml_reference import decode_rows  # type: ignore[import-not-found]
 from model_files import tiny_config, write_tiny_model  # type: ignore[import-not-found]
 from test_gguf_quants import KINDS, random_rows  # type: ignore[import-not-found]
