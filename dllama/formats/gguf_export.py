@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 import numpy as np
 
 from dllama.config import DType
 from dllama.errors import UsageError
-from dllama.formats.gguf_arch import HEAD, GgufArch, Stored, interleaved_head_dim, stored_tensors
+from dllama.formats.gguf_arch import EMBEDDING, HEAD, GgufArch, Stored, interleaved_head_dim, stored_tensors
 from dllama.formats.gguf_metadata import arch_for, model_metadata
 from dllama.formats.gguf_types import GGML_TYPES
 from dllama.formats.gguf_writer import NewTensor, Value, write_container
@@ -47,7 +48,7 @@ def export_gguf(
     arch = arch_for(source.config)
     metadata, vectors = model_metadata(source.config)
     tensors = [
-        NewTensor(each, GGML_TYPES[0], values.shape, lambda values=values: [values.view(np.uint8)])
+        NewTensor(each, GGML_TYPES[0], values.shape, partial(iter, [values.view(np.uint8)]))
         for each, values in vectors.items()
     ]
     stored_as = [each for each in stored_tensors(source.config, arch) if each.name != HEAD or arch.has_head]
@@ -56,7 +57,10 @@ def export_gguf(
 
 
 def _new_tensor(source: ModelSource, arch: GgufArch, stored: Stored) -> NewTensor:
-    parts = [source.tensors[part.name] for part in stored.parts]
+    names = [part.name for part in stored.parts]
+    if stored.name == EMBEDDING and not arch.has_head and source.tensors["lm_head"].dtype is DType.F16:
+        names = ["lm_head"]  # the embedding too, in the type of all others
+    parts = [source.tensors[name] for name in names]
     dtypes = {part.dtype for part in parts}
     if len(dtypes) > 1:
         found = ", ".join(sorted(dtype.name for dtype in dtypes))
