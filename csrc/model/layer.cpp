@@ -17,6 +17,7 @@
 #include <algorithm>
 
 #include "model/attention.h"
+#include "model/experts.h"
 #include "model/sync.h"
 #include "ops/norm.h"
 
@@ -133,6 +134,12 @@ std::span<const std::byte> first_qkv_weights(const Step& step, size_t thread, co
   return weights_from(first.w, first.chunk * chunk_heads * step.config.head_dim / step.kernels.row_group);
 }
 
+std::span<const std::byte> first_ffn_weights(const Step& step, size_t thread, size_t layer) {
+  const LayerWeights& w = step.weights.layers[layer];
+  if (step.config.layers[layer].has_experts) return first_router_weights(step, thread, w);
+  return first_weights(step, thread, w.gate_proj);
+}
+
 void project_qkv(Step& step, size_t thread, size_t layer, const ActivationRows& x) {
   const LayerWeights& w = step.weights.layers[layer];
   const size_t chunk_heads = heads_per_unit(step.config.head_dim, step.kernels.row_group);
@@ -146,22 +153,12 @@ void project_qkv(Step& step, size_t thread, size_t layer, const ActivationRows& 
 // SwiGLU: a chunk is kChunkRows columns of the FFN, gate and up together, so its owner can finish them at once.
 void gate_and_up(Step& step, size_t thread, size_t layer, const ActivationRows& x) {
   const LayerWeights& w = step.weights.layers[layer];
-  const size_t group = step.kernels.row_group;
   const size_t columns = step.shard.intermediate_size;
-  ThreadBuffers& own = step.buffers.threads[thread];
   for (size_t c; step.pool.next_chunk(thread, (columns + kChunkRows - 1) / kChunkRows, c);) {
-    const size_t first = c * kChunkRows;
-    const size_t size = std::min(kChunkRows, columns - first);
+    const Range chunk{c * kChunkRows, std::min((c + 1) * kChunkRows, columns)};
     for (size_t begin = 0; begin < step.num_tokens; begin += kGateTokens) {
-      const size_t tokens = std::min(kGateTokens, step.num_tokens - begin);
-      matmul(step.kernels, w.gate_proj, first / group, size / group, x, begin, tokens, own.gate.data(), kChunkRows);
-      matmul(step.kernels, w.up_proj, first / group, size / group, x, begin, tokens, own.up.data(), kChunkRows);
-      for (size_t t = 0; t < tokens; ++t) {
-        float* gate = own.gate.data() + t * kChunkRows;
-        step.buffers.gated.prefetch(begin + t + 8, first);  // each token's place is a miss of its own
-        step.kernels.silu_mul(gate, own.up.data() + t * kChunkRows, gate, size);
-        step.buffers.gated.store(step.kernels, begin + t, first, gate, size);
-      }
+      const Range rows{begin, std::min(begin + kGateTokens, step.num_tokens)};
+      gate_columns(step, thread, w.gate_proj, w.up_proj, chunk, x, begin, step.buffers.gated, rows);
     }
   }
   step.pool.barrier(first_weights(step, thread, w.down_proj));
@@ -211,6 +208,21 @@ const ActivationRows& project_and_norm(Step& step, size_t thread, const Matrix& 
   return sum_and_norm(step, thread, weight, [&](Range tokens) { project_piece(step, thread, w, rows, tokens, next); });
 }
 
+// The feed-forward network on `x`: residual += the sum over ranks of what it gives, then the norm of that.
+const ActivationRows& feed_forward(Step& step, size_t thread, size_t layer, const ActivationRows& x,
+                                   const float* next_norm, std::span<const std::byte> next) {
+  const LayerWeights& w = step.weights.layers[layer];
+  if (!step.config.layers[layer].has_experts) {
+    gate_and_up(step, thread, layer, x);
+    return project_and_norm(step, thread, w.down_proj, step.buffers.gated, next_norm, next);
+  }
+  expert_gate_and_up(step, thread, layer, x);
+  return sum_and_norm(step, thread, next_norm, [&](Range tokens) {
+    expert_down(step, thread, layer, tokens);
+    step.pool.barrier(tokens.end == step.num_tokens ? next : std::span<const std::byte>{});
+  });
+}
+
 }  // namespace
 
 void project_chunks(Step& step, size_t thread, const Matrix& w, const ActivationRows& rows, size_t first_row,
@@ -224,6 +236,21 @@ void project_chunks(Step& step, size_t thread, const Matrix& w, const Activation
   }
 }
 
+void gate_columns(Step& step, size_t thread, const Matrix& gate_proj, const Matrix& up_proj, Range columns,
+                  const ActivationRows& x, size_t first_token, ActivationRows& gated, Range rows) {
+  const size_t first_group = columns.begin / step.kernels.row_group;
+  const size_t num_groups = columns.size() / step.kernels.row_group;
+  float* gate = step.buffers.threads[thread].gate.data();
+  float* up = step.buffers.threads[thread].up.data();
+  matmul(step.kernels, gate_proj, first_group, num_groups, x, first_token, rows.size(), gate, kChunkRows);
+  matmul(step.kernels, up_proj, first_group, num_groups, x, first_token, rows.size(), up, kChunkRows);
+  for (size_t row = rows.begin; row < rows.end; ++row, gate += kChunkRows, up += kChunkRows) {
+    gated.prefetch(row + 8, columns.begin);  // each row's place is a miss of its own
+    step.kernels.silu_mul(gate, up, gate, columns.size());
+    gated.store(step.kernels, row, columns.begin, gate, columns.size());
+  }
+}
+
 const ActivationRows& run_layer(Step& step, size_t thread, size_t layer, const ActivationRows& x) {
   const LayerWeights& w = step.weights.layers[layer];
   if (step.shard.has_attention()) {
@@ -231,12 +258,11 @@ const ActivationRows& run_layer(Step& step, size_t thread, size_t layer, const A
     attention(step, thread, layer, first_weights(step, thread, w.o_proj));
   }
   const ActivationRows& y = project_and_norm(step, thread, w.o_proj, step.buffers.attended, w.post_attention_layernorm,
-                                             first_weights(step, thread, w.gate_proj));
-  gate_and_up(step, thread, layer, y);
+                                             first_ffn_weights(step, thread, layer));
   const bool is_last = layer + 1 == step.weights.layers.size();
   const LayerWeights* next = is_last ? nullptr : &step.weights.layers[layer + 1];
-  return project_and_norm(
-      step, thread, w.down_proj, step.buffers.gated, is_last ? nullptr : next->input_layernorm,
+  return feed_forward(
+      step, thread, layer, y, is_last ? nullptr : next->input_layernorm,
       is_last ? first_weights(step, thread, step.weights.lm_head) : first_qkv_weights(step, thread, *next));
 }
 

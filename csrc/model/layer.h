@@ -16,6 +16,11 @@ const ActivationRows& add_and_norm(Step& step, size_t thread, bool has_sums, con
 void project_chunks(Step& step, size_t thread, const Matrix& w, const ActivationRows& rows, size_t first_row,
                     size_t num_rows, float* out, size_t stride);
 
+// Columns `columns`, at most kChunkRows, of rows `rows` of `gated` := act(gate_proj x) * up_proj x of as many tokens of
+// `x`, from `first_token` on.
+void gate_columns(Step& step, size_t thread, const Matrix& gate_proj, const Matrix& up_proj, Range columns,
+                  const ActivationRows& x, size_t first_token, ActivationRows& gated, Range rows);
+
 // Runs one layer on `x`, the normalized residual. Every thread calls it. Returns the next layer's `x`; behind the last
 // layer only some tokens are wanted, whose residuals final_norm() takes up.
 const ActivationRows& run_layer(Step& step, size_t thread, size_t layer, const ActivationRows& x);

@@ -13,6 +13,12 @@
 
 namespace dllama {
 
+// One of a layer's experts.
+struct ExpertWeights {
+  Matrix gate_proj, up_proj;  // column-parallel: this rank's columns x hidden_size
+  Matrix down_proj;           // row-parallel: hidden_size x this rank's columns
+};
+
 struct LayerWeights {
   float* input_layernorm = nullptr;  // [hidden_size]
   // The next six only on ranks with heads.
@@ -21,6 +27,10 @@ struct LayerWeights {
   float* k_norm = nullptr;                    // [head_dim]
   Matrix o_proj;                              // row-parallel: hidden_size x this rank's query outputs
   float* post_attention_layernorm = nullptr;  // [hidden_size]
+  // With experts.
+  float* router = nullptr;  // [num_experts, hidden_size]
+  std::vector<ExpertWeights> experts;
+  // Without.
   Matrix gate_proj, up_proj;                  // column-parallel: this rank's FFN columns x hidden_size
   Matrix down_proj;                           // row-parallel: hidden_size x this rank's FFN columns
 };
@@ -52,9 +62,11 @@ class Weights {
     float** vector = nullptr;  // or this
     size_t length = 0;         // of the vector
     size_t offset = 0;         // into the buffer
+    size_t rows = 0;           // of a vector that is a matrix of F32, row by row
   };
   void add_matrix(const std::string& name, Matrix& matrix, size_t rows, size_t cols);
-  void add_gate_and_up(const std::string& prefix, LayerWeights& layer);
+  void add_ffn(const std::string& prefix, Matrix& gate, Matrix& up, Matrix& down, size_t columns);
+  void add_experts(const std::string& prefix, LayerWeights& layer);
   void add_vector(const std::string& name, float*& vector, size_t length);
   void add_layer(const std::string& prefix, LayerWeights& layer, const LayerSpec& spec);
   const Slot& slot(const std::string& name) const;

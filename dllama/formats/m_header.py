@@ -17,7 +17,7 @@ MAGIC = 0x0A00ABCD
 OLD_LLAMA_MAGIC, OLD_MOE_MAGIC = 0xABCD00, 0xABCD01
 _MAX_PAIRS = 1024  # far above the known keys, small enough to read before anything is checked
 _FIRST_OWN_KEY = 1000  # distributed-llama numbers its keys from 0; ours will start here
-_RUNS = "a dense Llama or Qwen3 model, which dllama runs"
+_RUNS = "a Llama, Qwen3 or Qwen3 MoE model, which dllama runs"
 
 
 class Arch(IntEnum):
@@ -101,6 +101,7 @@ _DEFAULTS = {
     Key.moe_intermediate_size: 0,
 }
 EPS_OF_CODE = {5: 1e-5, 6: 1e-6}  # the file holds the exponent
+_MODEL_TYPES = {Arch.LLAMA: "llama", Arch.QWEN3: "qwen3", Arch.QWEN3_MOE: "qwen3_moe"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,9 +237,12 @@ def config_of(header: MHeader) -> ModelConfig:
         raise header.bad(Key.rms_norm_eps, "5 or 6 (for 1e-05 or 1e-06)")
     if weight_type not in set(DType):
         raise header.bad(Key.weight_type, ", ".join(f"{t.value} ({t.name})" for t in DType))
-    layer = LayerSpec(QkNorm.HEAD if header.arch is Arch.QWEN3 else QkNorm.NONE)
+    layer = LayerSpec(
+        qk_norm=QkNorm.NONE if header.arch is Arch.LLAMA else QkNorm.HEAD,
+        has_experts=header.arch is Arch.QWEN3_MOE,
+    )
     config = ModelConfig(
-        model_type="qwen3" if header.arch is Arch.QWEN3 else "llama",
+        model_type=_MODEL_TYPES[header.arch],
         hidden_size=header[Key.hidden_size],
         intermediate_size=header[Key.intermediate_size],
         num_layers=num_layers,
@@ -253,6 +257,9 @@ def config_of(header: MHeader) -> ModelConfig:
         # No more specs than any model may have layers: the number is not yet checked.
         layers=(layer,) * min(max(num_layers, 0), 1 << 12),
         rope_scaling=_rope_scaling(header),
+        num_experts=header[Key.num_experts],
+        num_experts_per_tok=header[Key.num_experts_per_tok] if layer.has_experts else 0,
+        moe_intermediate_size=header[Key.moe_intermediate_size] if layer.has_experts else 0,
     )
     _check_sizes(header, config)
     return config
@@ -262,9 +269,10 @@ def _check_family(header: MHeader) -> None:
     if header[Key.version] != 0:
         raise header.bad(Key.version, "0")
     if header.arch is Arch.QWEN3_MOE:
-        raise header.unsupported(Key.arch_type, "Qwen3 MoE or Mixtral (mixture of experts)")
-    if header[Key.num_experts] != 0:
-        kind = "Mixtral" if header.arch is Arch.LLAMA else "Grok-1 or Qwen3 MoE"
+        if Key.moe_intermediate_size not in header.values:
+            raise header.unsupported(Key.arch_type, "a Mixtral file of a distributed-llama before 0.16")
+    elif header[Key.num_experts] != 0:
+        kind = "Mixtral" if header.arch is Arch.LLAMA else "Grok-1"
         found = f"{header[Key.num_experts]} experts: {kind} (mixture of experts)"
         raise header.unsupported(Key.num_experts, found)
     # distributed-llama prints this value and computes SiLU whatever it says. The file knows better: with SiLU the

@@ -42,7 +42,8 @@ def write_m_file(
 
     Args:
         path: Where to write.
-        config: The model. Must be one that the format can hold: Llama or Qwen3, ``rms_norm_eps`` 1e-5 or 1e-6.
+        config: The model. Must be one that the format can hold: Llama, Qwen3 or Qwen3 MoE, ``rms_norm_eps`` 1e-5
+            or 1e-6.
         tensors: Gives the rows of each tensor, in Hugging Face's order: a mapping of names to arrays, or a function
             that is called with the ``TensorInfo`` of each tensor in file order and returns an array or an iterable of
             row chunks. Names as in ``m_layout``. For a model with tied embeddings give ``embed_tokens`` as
@@ -136,8 +137,11 @@ def _pairs(config: ModelConfig) -> Iterator[tuple[Key, int]]:
         raise UsageError(f"rms_norm_eps: a .m file can hold 1e-05 and 1e-06, not {config.rms_norm_eps}")
     yield Key.version, 0
     yield Key.arch_type, arch_for(config)
-    yield Key.num_experts, 0
-    yield Key.num_experts_per_tok, 0
+    has_experts = arch_for(config) is Arch.QWEN3_MOE
+    yield Key.num_experts, config.num_experts if has_experts else 0
+    yield Key.num_experts_per_tok, config.num_experts_per_tok if has_experts else 0
+    if has_experts:
+        yield Key.moe_intermediate_size, config.moe_intermediate_size
     yield Key.hidden_act, 1
     yield Key.rms_norm_eps, code
     yield Key.weight_type, config.weight_type
@@ -152,9 +156,9 @@ def _pairs(config: ModelConfig) -> Iterator[tuple[Key, int]]:
 def _scaling_pairs(config: ModelConfig) -> Iterator[tuple[Key, int]]:
     scaling = config.rope_scaling
     if scaling is None:
-        yield Key.rope_type, RopeType.FALCON if arch_for(config) is Arch.QWEN3 else RopeType.LLAMA
+        yield Key.rope_type, RopeType.LLAMA if arch_for(config) is Arch.LLAMA else RopeType.FALCON
         return
-    if arch_for(config) is Arch.QWEN3:
+    if arch_for(config) is not Arch.LLAMA:
         raise UsageError("rope_scaling: a .m file of a Qwen3 model cannot hold any")
     yield Key.rope_type, RopeType.LLAMA3_1
     yield Key.rope_scaling_factor, _whole("rope_scaling.factor", scaling.factor)
@@ -165,12 +169,14 @@ def _scaling_pairs(config: ModelConfig) -> Iterator[tuple[Key, int]]:
 
 def arch_for(config: ModelConfig) -> Arch:
     """Give the architecture under which a ``.m`` file holds a model."""
-    qk_norms = {layer.qk_norm for layer in config.layers}
-    if config.model_type in ("llama", "mistral") and qk_norms == {QkNorm.NONE}:
+    kinds = {(layer.qk_norm, layer.has_experts) for layer in config.layers}
+    if config.model_type in ("llama", "mistral") and kinds == {(QkNorm.NONE, False)}:
         return Arch.LLAMA
-    if config.model_type == "qwen3" and qk_norms == {QkNorm.HEAD}:
+    if config.model_type == "qwen3" and kinds == {(QkNorm.HEAD, False)}:
         return Arch.QWEN3
-    raise UsageError(f"a .m file cannot hold a model of type {config.model_type!r}, only dense Llama and Qwen3")
+    if config.model_type == "qwen3_moe" and kinds == {(QkNorm.HEAD, True)} and config.norm_topk_prob:
+        return Arch.QWEN3_MOE
+    raise UsageError(f"a .m file cannot hold a model of type {config.model_type!r}, only Llama, Qwen3 and Qwen3 MoE")
 
 
 def _whole(name: str, value: float) -> int:
