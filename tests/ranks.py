@@ -34,7 +34,7 @@ def ranks(path, world_size: int, shares=None, scatter_from: int = 0, **options) 
     file = open_m_file(path)
     plan = make_plan(file.config, world_size, shares)
     size = settle_size(file.config, plan, 0, node_options, 1 << 40)
-    config = make_node_config(file.config, plan, node_options, size.num_pages, size.num_slots)
+    config = make_node_config(file.config, plan, node_options, size.max_seq_len, size.num_pages, size.num_slots)
     nodes = [_native.Node(config, group) for group in make_groups(world_size)]
     for node, shard in zip(nodes, plan.shards, strict=True):
         load_weights(node, file, shard)

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "model/layer.h"
+#include "model/feed_forward.h"
 
 namespace dllama {
 
@@ -80,8 +80,7 @@ class TileInputs {
 
 }  // namespace
 
-void expert_gate_and_up(Step& step, size_t thread, size_t layer, const ActivationRows& x) {
-  const LayerWeights& w = step.weights.layers[layer];
+void expert_gate_and_up(Step& step, size_t thread, const LayerWeights& w, const ActivationRows& x) {
   compute_logits(step, thread, w.router, x);
   choose(step, thread);
   const Routing& routing = step.buffers.threads[thread].routing;
@@ -90,12 +89,10 @@ void expert_gate_and_up(Step& step, size_t thread, size_t layer, const Activatio
   const size_t width = step.shard.expert_intermediate_size, chunks = num_chunks(width, kChunkRows);
   for (size_t c; step.pool.next_chunk(thread, routing.tiles().size() * chunks, c);) {
     const ExpertTile& tile = routing.tiles()[c / chunks];
-    const ExpertWeights& expert = w.experts[tile.expert];
     const size_t first = c % chunks * kChunkRows;
     const Range columns{first, std::min(first + kChunkRows, width)};
     inputs.load(tile);
-    gate_columns(step, thread, expert.gate_proj, expert.up_proj, columns, inputs.rows(), inputs.first(), gated,
-                 tile.rows);
+    gate_columns(step, thread, w.experts[tile.expert], columns, inputs.rows(), inputs.first(), gated, tile.rows);
     for (size_t row = tile.rows.begin; row < tile.rows.end; ++row) {
       gated.scale(row, first, columns.size(), routing.weight(row));
     }
@@ -103,8 +100,7 @@ void expert_gate_and_up(Step& step, size_t thread, size_t layer, const Activatio
   step.pool.barrier();
 }
 
-void expert_down(Step& step, size_t thread, size_t layer, Range tokens) {
-  const LayerWeights& w = step.weights.layers[layer];
+void expert_down(Step& step, size_t thread, const LayerWeights& w, Range tokens) {
   const size_t hidden = step.config.hidden_size, group = step.kernels.row_group;
   ThreadBuffers& own = step.buffers.threads[thread];
   float* sums = own.up.data();        // [tokens, kChunkRows]

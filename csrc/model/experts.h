@@ -14,10 +14,10 @@ namespace dllama {
 
 // Chooses the experts of all tokens by `x`, the normalized residual, and computes of each its weight * act(gate_proj x)
 // * up_proj x. Ends in a barrier.
-void expert_gate_and_up(Step& step, size_t thread, size_t layer, const ActivationRows& x);
+void expert_gate_and_up(Step& step, size_t thread, const LayerWeights& w, const ActivationRows& x);
 
 // Rows `tokens` of buffers.update := for each token the sum of down_proj over its experts, ascending. No barrier behind.
-void expert_down(Step& step, size_t thread, size_t layer, Range tokens);
+void expert_down(Step& step, size_t thread, const LayerWeights& w, Range tokens);
 
 // What a thread reads first of a layer's experts: its part of the router.
 std::span<const std::byte> first_router_weights(const Step& step, size_t thread, const LayerWeights& w);

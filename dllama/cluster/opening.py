@@ -73,7 +73,8 @@ def open_cluster(
     agreed = cluster.agree(partial(_setup_of, file, options, cluster, plan, size, manifest))
     group = cluster.link()
     try:
-        node = _native.Node(make_node_config(file.config, plan, options, size.num_pages, size.num_slots), group)
+        config = make_node_config(file.config, plan, options, size.max_seq_len, size.num_pages, size.num_slots)
+        node = _native.Node(config, group)
     except MemoryError as error:
         raise NotEnoughMemory(f"{error}; use a smaller model, or a shorter context (max_seq_len)") from error
     for peer, answer in agreed.items():
