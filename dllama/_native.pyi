@@ -250,7 +250,8 @@ class Node:
     scatter_from: int
     """Rank 0: steps of at least so many tokens exchange their sums by reduce-scatter and all-gather, others directly.
 
-    0, the default: all directly. Results are the same, bit for bit.
+    0, the default: all directly. Results are the same, bit for bit. ValueError, as from ``probe``, where a model norms
+    its sums (LayerSpec.has_output_norms): those are always exchanged directly.
     """
     def probe(self, num_tokens: int, scatter: bool) -> float:
         """Rank 0: seconds that one exchange of a layer takes on all nodes for ``num_tokens`` (1 to max_tokens)."""

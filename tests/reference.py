@@ -107,7 +107,8 @@ class Reference:
         total = np.zeros_like(x)
         for expert in range(config.num_experts):
             rows = is_chosen[:, expert]
-            total[rows] += weights[rows, expert, None] * self.gated(f"{prefix}experts.{expert}.", x[rows])
+            if rows.any():
+                total[rows] += weights[rows, expert, None] * self.gated(f"{prefix}experts.{expert}.", x[rows])
         return total
 
     def gated(self, prefix: str, x: Array) -> Array:
