@@ -37,6 +37,7 @@ def write_m_file(
     config: ModelConfig,
     tensors: TensorSource,
     on_tensor: Callable[[TensorInfo], None] | None = None,
+    header: bytes | None = None,
 ) -> None:
     """Write a model as a ``.m`` file: matrices as ``config.weight_type``, embedding and norms as F32.
 
@@ -50,12 +51,14 @@ def write_m_file(
             row chunks. Names as in ``m_layout``. For a model with tied embeddings give ``embed_tokens`` as
             ``lm_head`` too.
         on_tensor: Called after each tensor is written, e.g. to show progress.
+        header: The header, if it is not to be the one that ``build_header`` gives; it must say the same.
 
     Raises:
         UsageError: There can be no such model, or a tensor is missing, of another shape, or not finite.
         DllamaError: The disk is full or fails.
     """
-    header, is_interleaved = _header_of(config)
+    own, is_interleaved = _header_of(config)
+    header = header or own
     rows_of = tensors if callable(tensors) else _from_mapping(tensors)
     with new_file(path, len(header) + total_nbytes(config)) as file:
         file.write(header)

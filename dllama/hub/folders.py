@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from pathlib import Path
 import dllama
 
 BUNDLED = "demo"
+ORIGIN = "origin.json"  # says which repository a folder's files are from
 _UNFINISHED = (".part", ".part.json", ".part.json.new")  # all that a download leaves behind a file's name
 _PACKAGE = Path(dllama.__file__).resolve().parent
 # What a Hugging Face model consists of.
@@ -41,7 +43,7 @@ class Installed:
         model: Its ``.m`` file, which may be missing, or its ``.gguf`` file, or the folder of a Hugging Face model.
         tokenizer: Its ``.t`` file, which may be missing, or what holds the model, too.
         leftovers: Files of unfinished downloads.
-        parts: Files of a Hugging Face model.
+        parts: Files of a Hugging Face model, or of a repository.
     """
 
     name: str
@@ -65,7 +67,7 @@ class Installed:
     @property
     def is_complete(self) -> bool:
         """Whether model and tokenizer are there."""
-        return is_model(self.model) and (self.tokenizer == self.model or self.tokenizer.is_file())
+        return is_model(self.model) and (self.tokenizer in (self.model, self.folder) or self.tokenizer.is_file())
 
     @property
     def is_bundled(self) -> bool:
@@ -200,7 +202,8 @@ def find_tokenizer(model: Path) -> Path | None:
     for name in named:
         if (model.parent / name).is_file():
             return model.parent / name
-    return _only(_names(model.parent), model.parent, ".t")
+    names = _names(model.parent)
+    return _only(names, model.parent, ".t") or (model.parent if {*names} & _TOKENIZERS else None)
 
 
 def size_of(path: Path) -> int:
@@ -227,6 +230,8 @@ def _model_in(folder: Path) -> Installed | None:
     leftovers = tuple(folder / each for each in names if each in unfinished)
     if leftovers or {model.name, tokenizer.name} & {*names}:
         return Installed(name, folder, model, tokenizer, leftovers)
+    if ORIGIN in names:
+        return _fetched_model(folder, names)
     only = _only(names, folder, ".m") or _only(names, folder, ".gguf")
     if only is not None:
         return Installed(name, folder, only, find_tokenizer(only) or tokenizer)
@@ -234,6 +239,19 @@ def _model_in(folder: Path) -> Installed | None:
         return None
     parts = tuple(folder / each for each in names if each.endswith(_WEIGHTS) or each in _HF_FILES)
     return Installed(name, folder, folder, find_tokenizer(folder) or tokenizer, leftovers, parts)
+
+
+def _fetched_model(folder: Path, names: list[str]) -> Installed:
+    """Give the model of a folder that ``launch.py`` fills from a repository, whole or not."""
+    paths = [folder / name for name in names]
+    ggufs = [path for path in paths if path.suffix == ".gguf"]
+    of = re.search(r"-of-(\d{5})\.gguf$", ggufs[0].name) if ggufs else None
+    whole = ggufs if of is None or int(of[1]) == len(ggufs) else []
+    models = [*(path for path in paths if path.suffix == ".m"), *whole]
+    model = models[0] if models else folder / f"dllama_model_{folder.name}_q40.m"
+    leftovers = tuple(path for path in paths if path.name.endswith((*_UNFINISHED, _WEIGHTS)))
+    parts = tuple(path for path in paths if path not in leftovers)
+    return Installed(folder.name, folder, model, find_tokenizer(model) or folder / "tokenizer.json", leftovers, parts)
 
 
 def _only(names: list[str], folder: Path, suffix: str) -> Path | None:
