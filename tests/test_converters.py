@@ -75,7 +75,10 @@ def hf_weights(config: Mapping[str, Any], seed: int = 0) -> dict[str, np.ndarray
         blocks = [f"{prefix}mlp."]
         if experts := config.get("num_experts"):
             shapes[f"{prefix}mlp.gate"] = (experts, hidden)
-            blocks, ffn = [f"{prefix}mlp.experts.{expert}." for expert in range(experts)], config["moe_intermediate_size"]
+            blocks, ffn = (
+                [f"{prefix}mlp.experts.{expert}." for expert in range(experts)],
+                config["moe_intermediate_size"],
+            )
         for block in blocks:
             shapes |= {f"{block}gate_proj": (ffn, hidden), f"{block}up_proj": (ffn, hidden)}
             shapes[f"{block}down_proj"] = (hidden, ffn)
@@ -140,7 +143,9 @@ def meta_weights(kv_heads: int, seed: int = 1) -> dict[str, np.ndarray]:
     return {f"{name}.weight": bf16(rng.standard_normal(shape, np.float32) / 8) for name, shape in shapes.items()}
 
 
-def write_meta(folder: Path, params: Mapping[str, Any], weights: Mapping[str, np.ndarray], shards: int, cut: int) -> Path:
+def write_meta(
+    folder: Path, params: Mapping[str, Any], weights: Mapping[str, np.ndarray], shards: int, cut: int
+) -> Path:
     """Write a checkpoint in slices; ``cut`` is the axis along which the embedding is cut."""
     folder.mkdir()
     (folder / "params.json").write_text(json.dumps(params))

@@ -87,9 +87,7 @@ def _pieces(source: TensorStore) -> Iterator[_Piece]:
             yield _Piece(tensor, begin, min(begin + step, info.rows))
 
 
-def _read_ahead(
-    pool: ThreadPoolExecutor, source: TensorStore, num_pieces: int
-) -> Iterator[tuple[_Piece, RawRows]]:
+def _read_ahead(pool: ThreadPoolExecutor, source: TensorStore, num_pieces: int) -> Iterator[tuple[_Piece, RawRows]]:
     """Read all pieces, in order, ``num_pieces`` of them ahead of whoever takes them."""
     waiting: deque[tuple[_Piece, Future[RawRows]]] = deque()
     try:

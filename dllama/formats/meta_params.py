@@ -19,7 +19,9 @@ _LARGEST_LLAMA_3_2 = 3072  # hidden size of the 3B model; those of 3.1 begin at 
 _UNKNOWN = ("moe_args", "lora_args", "quantization_args", "vision_chunk_size", "vision_num_cross_attention_layers")
 
 
-def as_config(params: Mapping[str, Any], path: str | PathLike[str], vocab_size: int, ffn_size: int) -> dict[str, object]:
+def as_config(
+    params: Mapping[str, Any], path: str | PathLike[str], vocab_size: int, ffn_size: int
+) -> dict[str, object]:
     """Give the ``config.json`` that says the same.
 
     Args:

@@ -163,7 +163,9 @@ def _run_model(options: argparse.Namespace) -> int:
 
     if options.name.startswith(PREFIX):
         reference = parse_reference(options.name)
-        return (repository_launch.dry_run if options.dry_run else repository_launch.launch_repository)(reference, options)
+        return (repository_launch.dry_run if options.dry_run else repository_launch.launch_repository)(
+            reference, options
+        )
     entry = find_entry(options.name)
     if entry is None:
         return path_launch.launch_path(options.name, options)

@@ -54,5 +54,7 @@ def _check_folder(folder: Path) -> None:
     if "config.json" not in names:
         raise UnsupportedModel(folder, "", "a folder with config.json and .safetensors files", "no config.json")
     if not any(name.endswith(".safetensors") for name in names):
-        found = "pickled weights (.bin), which can run any program" if any(n.endswith(".bin") for n in names) else "none"
+        found = (
+            "pickled weights (.bin), which can run any program" if any(n.endswith(".bin") for n in names) else "none"
+        )
         raise UnsupportedModel(folder, "", "weights in .safetensors files", found)
