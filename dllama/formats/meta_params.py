@@ -41,7 +41,7 @@ def as_config(
     heads, theta = fields.integer("n_heads"), fields.number("rope_theta", _OLD_THETA)
     stated = fields.integer("vocab_size", -1)  # -1: what the tokenizer has
     if stated not in (-1, vocab_size):
-        raise fields.bad("vocab_size", f"{vocab_size}, as the checkpoint has", str(stated))
+        raise fields.bad("vocab_size", f"{vocab_size}, as the files have", f"{stated}; are all consolidated files there?")
     config: dict[str, object] = {
         "model_type": "llama",
         "hidden_size": fields.integer("dim"),
