@@ -56,7 +56,8 @@ float recode_rows(const Array<uint8_t>& numbers, int from, int dtype, Array<uint
   }
   const void* in = numbers.data();
   void* room = out.mutable_data();
-  if (static_cast<size_t>(out.size()) != row_bytes(type, n) || reinterpret_cast<uintptr_t>(room) % alignof(uint16_t) != 0) {
+  if (static_cast<size_t>(out.size()) != row_bytes(type, n) ||
+      reinterpret_cast<uintptr_t>(room) % alignof(uint16_t) != 0) {
     throw py::value_error("out must have room for just these numbers, at an even address");
   }
   const Kernels& table = kernels();

@@ -100,12 +100,27 @@ float sum_squares(const float* x, size_t n) {
   return (sums[0] + sums[2]) + (sums[1] + sums[3]);
 }
 
+void add_scaled(float* x, const float* y, float scale, size_t n) {
+  for (size_t i = 0; i < n; i++) x[i] += y[i] * scale;
+}
+
 void scale_mul(const float* x, const float* weight, float scale, float* out, size_t n) {
   for (size_t i = 0; i < n; i++) out[i] = x[i] * scale * weight[i];
 }
 
 void silu_mul(const float* gate, const float* up, float* out, size_t n) {
   for (size_t i = 0; i < n; i++) out[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
+}
+
+void gelu_mul(const float* gate, const float* up, float* out, size_t n) {
+  for (size_t i = 0; i < n; i++) {
+    const float g = gate[i];
+    out[i] = g / (1.0f + std::exp(-g * (kGeluLinear + kGeluCubic * g * g))) * up[i];
+  }
+}
+
+void scale_and_cap(float* x, float scale, float cap, size_t n) {
+  for (size_t i = 0; i < n; i++) x[i] = cap > 0.0f ? soft_capped(x[i] * scale, cap) : x[i] * scale;
 }
 
 float max(const float* x, size_t n) {
@@ -167,9 +182,12 @@ void install_generic(Kernels& table) {
   table.matmul_f16 = matmul<uint16_t, DType::F16, float>;
   table.matmul_f32 = matmul<float, DType::F32, float>;
   table.add = add;
+  table.add_scaled = add_scaled;
   table.sum_squares = sum_squares;
   table.scale_mul = scale_mul;
   table.silu_mul = silu_mul;
+  table.gelu_mul = gelu_mul;
+  table.scale_and_cap = scale_and_cap;
   table.max = max;
   table.exp_sum = exp_sum;
   table.rotate_half = rotate_half;

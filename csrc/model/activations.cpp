@@ -27,6 +27,21 @@ size_t segments_bytes(const NodeConfig& config, const Shard& shard) {
   return kRedundantTokens * shard.num_heads * segments_of_pool(config) * (config.head_dim + 2) * sizeof(float);
 }
 
+RotaryTable rotary_table(const NodeConfig& config, size_t pairs) {
+  const size_t bytes = config.max_tokens * pairs * sizeof(float);
+  return {Buffer(bytes), Buffer(bytes)};
+}
+
+// Keys that wait for the norm of all heads.
+size_t kept_key_bytes(const Kernels& kernels, const NodeConfig& config, const Shard& shard) {
+  if (!config.norms_all_heads()) return 0;
+  return config.max_tokens * padded(kernels, shard.num_kv_heads * config.head_dim) * sizeof(float);
+}
+
+size_t head_squares_bytes(const NodeConfig& config) {
+  return config.norms_all_heads() ? config.shards.size() * config.max_tokens * sizeof(HeadSquares) : 0;
+}
+
 // Sums of all tokens of the largest step, in the wire type.
 size_t sums_bytes(const NodeConfig& config) {
   return config.max_tokens * wire_bytes(config.wire_type, config.hidden_size);
@@ -70,12 +85,15 @@ ThreadBuffers::ThreadBuffers(const Kernels& kernels, const NodeConfig& config, c
 Activations::Activations(const Kernels& kernels, const NodeConfig& config, const Shard& shard)
     : position(config.max_tokens),
       slot(config.max_tokens),
-      cos(config.max_tokens * config.head_dim / 2 * sizeof(float)),
-      sin(config.max_tokens * config.head_dim / 2 * sizeof(float)),
+      rope(rotary_table(config, config.rope_frequencies.size())),
+      local_rope(rotary_table(config, config.local_rope_frequencies.size())),
       residual(config.max_tokens * config.hidden_size * sizeof(float)),
       update(config.max_tokens * config.hidden_size * sizeof(float)),
       q(config.max_tokens * padded(kernels, shard.num_heads * config.head_dim) * sizeof(float)),
       q_stride(padded(kernels, shard.num_heads * config.head_dim)),
+      k(kept_key_bytes(kernels, config, shard)),
+      k_stride(padded(kernels, shard.num_kv_heads * config.head_dim)),
+      head_squares(head_squares_bytes(config)),
       segments(segments_bytes(config, shard)),
       normed(wants_quantized(config.weight_type), config.max_tokens, config.hidden_size),
       attended(wants_quantized(config.weight_type), config.max_tokens, shard.num_heads * config.head_dim),
@@ -94,10 +112,11 @@ size_t Activations::bytes(const Kernels& kernels, const NodeConfig& config, cons
   const bool quantized = wants_quantized(config.weight_type);
   const size_t tokens = config.max_tokens;
   const size_t q_size = shard.num_heads * config.head_dim;
-  const size_t per_token = config.head_dim + 2 * config.hidden_size + padded(kernels, q_size);
+  const size_t pairs = config.rope_frequencies.size() + config.local_rope_frequencies.size();
+  const size_t per_token = 2 * pairs + 2 * config.hidden_size + padded(kernels, q_size);
   const size_t per_thread = chunk_values(kernels, config) + 2 * kChunkRows;
   size_t total = tokens * (per_token + config.num_threads * per_thread) * sizeof(float);
-  total += segments_bytes(config, shard);
+  total += segments_bytes(config, shard) + kept_key_bytes(kernels, config, shard) + head_squares_bytes(config);
   for (const size_t cols : {config.hidden_size, q_size, shard.intermediate_size}) {
     total += ActivationRows::bytes(quantized, tokens, cols);
   }

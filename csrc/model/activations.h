@@ -39,6 +39,17 @@ Range hidden_range(const NodeConfig& config, size_t rank);
 // Bytes of a rank's range of one token as it travels, normalized: the sum of its squares, then its columns.
 size_t range_record_bytes(const NodeConfig& config, size_t rank);
 
+// Cosines and sines of the angles of each token's rotated pairs. [max_tokens, pairs]
+struct RotaryTable {
+  Buffer cos, sin;
+};
+
+// Sums of squares of a token's queries and keys.
+struct HeadSquares {
+  float q;
+  float k;
+};
+
 // What one thread has for itself.
 struct ThreadBuffers {
   ThreadBuffers(const Kernels& kernels, const NodeConfig& config, const Shard& shard);
@@ -60,11 +71,14 @@ struct Activations {
 
   std::vector<size_t> position;  // [max_tokens]
   std::vector<size_t> slot;      // [max_tokens]
-  Buffer cos, sin;               // [max_tokens, head_dim / 2]
+  RotaryTable rope, local_rope;  // the latter only if a layer has it
   Buffer residual;               // [max_tokens, hidden_size]
   Buffer update;                 // [max_tokens, hidden_size] what this rank's o_proj or down_proj adds to the residual
   Buffer q;                      // [max_tokens, q_stride] rotated queries
   size_t q_stride;               // this rank's query outputs, padded to whole row groups
+  Buffer k;                      // [max_tokens, k_stride] keys, only if all heads of a token are normed together
+  size_t k_stride;               // this rank's KV outputs, padded to whole row groups
+  Buffer head_squares;           // [rank, max_tokens] HeadSquares, likewise
   Buffer segments;               // [kRedundantTokens, num_heads, segments, head_dim + 2] attention.cpp
   ActivationRows normed;         // [max_tokens, hidden_size] input of q, k, v or gate, up
   ActivationRows attended;       // [max_tokens, this rank's query outputs] input of o_proj

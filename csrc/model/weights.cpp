@@ -19,22 +19,34 @@ Weights::Weights(const Kernels& kernels, const NodeConfig& config, const Shard& 
 
 void Weights::add_layer(const std::string& prefix, LayerWeights& layer, const LayerSpec& spec) {
   const size_t hidden = config_.hidden_size;
-  const size_t q_size = shard_.num_heads * config_.head_dim;
-  const size_t kv_size = shard_.num_kv_heads * config_.head_dim;
-  add_vector(prefix + "input_layernorm", layer.input_layernorm, hidden);
-  if (shard_.has_attention()) {
-    add_matrix(prefix + "q_proj", layer.q_proj, q_size, hidden);
-    add_matrix(prefix + "k_proj", layer.k_proj, kv_size, hidden);
-    add_matrix(prefix + "v_proj", layer.v_proj, kv_size, hidden);
-    if (spec.has_qk_norm) {
-      add_vector(prefix + "q_norm", layer.q_norm, config_.head_dim);
-      add_vector(prefix + "k_norm", layer.k_norm, config_.head_dim);
-    }
-    add_matrix(prefix + "o_proj", layer.o_proj, hidden, q_size);
-  }
-  add_vector(prefix + "post_attention_layernorm", layer.post_attention_layernorm, hidden);
+  if (spec.has_input_norms) add_vector(prefix + "input_layernorm", layer.input_layernorm, hidden);
+  if (shard_.has_attention()) add_attention(prefix, layer, spec);
+  if (spec.has_output_norms) add_vector(prefix + "attention_output_norm", layer.attention_output_norm, hidden);
+  if (spec.has_input_norms) add_vector(prefix + "post_attention_layernorm", layer.post_attention_layernorm, hidden);
+  require(!spec.has_experts, "experts are not known yet");
   add_gate_and_up(prefix, layer);
   add_matrix(prefix + "down_proj", layer.down_proj, hidden, shard_.intermediate_size);
+  if (spec.has_output_norms) add_vector(prefix + "feedforward_output_norm", layer.feedforward_output_norm, hidden);
+}
+
+void Weights::add_attention(const std::string& prefix, LayerWeights& layer, const LayerSpec& spec) {
+  const size_t hidden = config_.hidden_size;
+  const size_t q_size = shard_.num_heads * config_.head_dim;
+  const size_t kv_size = shard_.num_kv_heads * config_.head_dim;
+  add_matrix(prefix + "q_proj", layer.q_proj, q_size, hidden);
+  add_matrix(prefix + "k_proj", layer.k_proj, kv_size, hidden);
+  add_matrix(prefix + "v_proj", layer.v_proj, kv_size, hidden);
+  if (spec.has_qkv_bias) {
+    add_vector(prefix + "q_bias", layer.q_bias, q_size);
+    add_vector(prefix + "k_bias", layer.k_bias, kv_size);
+    add_vector(prefix + "v_bias", layer.v_bias, kv_size);
+  }
+  if (spec.qk_norm != QkNorm::None) {
+    const bool is_all = spec.qk_norm == QkNorm::All;
+    add_vector(prefix + "q_norm", layer.q_norm, is_all ? q_size : config_.head_dim);
+    add_vector(prefix + "k_norm", layer.k_norm, is_all ? kv_size : config_.head_dim);
+  }
+  add_matrix(prefix + "o_proj", layer.o_proj, hidden, q_size);
 }
 
 size_t Weights::reserve(size_t size) {
@@ -45,19 +57,25 @@ size_t Weights::reserve(size_t size) {
 }
 
 void Weights::add_matrix(const std::string& name, Matrix& matrix, size_t rows, size_t cols) {
-  matrix = make_matrix(kernels_, config_.weight_type, rows, cols);
+  matrix = make_matrix(kernels_, config_.matrix_type(name), rows, cols);
   slots_[name] = {&matrix, nullptr, 0, reserve(matrix.groups * matrix.group_bytes)};
 }
 
-// Threads read a chunk of both at a time.
+// Threads read a chunk of both at a time; they lie together if they are of one type.
 void Weights::add_gate_and_up(const std::string& prefix, LayerWeights& layer) {
-  layer.gate_proj = make_matrix(kernels_, config_.weight_type, shard_.intermediate_size, config_.hidden_size);
+  const std::string gate = prefix + "gate_proj", up = prefix + "up_proj";
+  const size_t rows = shard_.intermediate_size, cols = config_.hidden_size;
+  if (config_.matrix_type(gate) != config_.matrix_type(up)) {
+    add_matrix(gate, layer.gate_proj, rows, cols);
+    return add_matrix(up, layer.up_proj, rows, cols);
+  }
+  layer.gate_proj = make_matrix(kernels_, config_.matrix_type(gate), rows, cols);
   layer.gate_proj.run_groups = kChunkRows / kernels_.row_group;
   layer.up_proj = layer.gate_proj;
   layer.up_proj.is_second = true;
   const size_t offset = reserve(2 * layer.gate_proj.groups * layer.gate_proj.group_bytes);
-  slots_[prefix + "gate_proj"] = {&layer.gate_proj, nullptr, 0, offset};
-  slots_[prefix + "up_proj"] = {&layer.up_proj, nullptr, 0, offset};
+  slots_[gate] = {&layer.gate_proj, nullptr, 0, offset};
+  slots_[up] = {&layer.up_proj, nullptr, 0, offset};
 }
 
 void Weights::add_vector(const std::string& name, float*& vector, size_t length) {

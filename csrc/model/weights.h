@@ -13,16 +13,22 @@
 
 namespace dllama {
 
+// Pointers are null where the layer has none of it (LayerSpec).
 struct LayerWeights {
-  float* input_layernorm = nullptr;  // [hidden_size]
-  // The next six only on ranks with heads.
+  float* input_layernorm = nullptr;           // [hidden_size]
+  // The next nine only on ranks with heads.
   Matrix q_proj, k_proj, v_proj;              // column-parallel: this rank's heads x hidden_size
-  float* q_norm = nullptr;                    // [head_dim], only with has_qk_norm
-  float* k_norm = nullptr;                    // [head_dim]
+  float* q_bias = nullptr;                    // [this rank's query outputs]
+  float* k_bias = nullptr;                    // [this rank's KV outputs]
+  float* v_bias = nullptr;
+  float* q_norm = nullptr;                    // [head_dim], or of all heads [this rank's query outputs]
+  float* k_norm = nullptr;                    // [head_dim], or of all heads [this rank's KV outputs]
   Matrix o_proj;                              // row-parallel: hidden_size x this rank's query outputs
-  float* post_attention_layernorm = nullptr;  // [hidden_size]
+  float* attention_output_norm = nullptr;     // [hidden_size]
+  float* post_attention_layernorm = nullptr;  // [hidden_size], before the feed-forward network
   Matrix gate_proj, up_proj;                  // column-parallel: this rank's FFN columns x hidden_size
   Matrix down_proj;                           // row-parallel: hidden_size x this rank's FFN columns
+  float* feedforward_output_norm = nullptr;   // [hidden_size]
 };
 
 class Weights {
@@ -57,6 +63,7 @@ class Weights {
   void add_gate_and_up(const std::string& prefix, LayerWeights& layer);
   void add_vector(const std::string& name, float*& vector, size_t length);
   void add_layer(const std::string& prefix, LayerWeights& layer, const LayerSpec& spec);
+  void add_attention(const std::string& prefix, LayerWeights& layer, const LayerSpec& spec);
   const Slot& slot(const std::string& name) const;
   size_t reserve(size_t size);
 

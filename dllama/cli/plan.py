@@ -101,11 +101,12 @@ def _wire(
     config: ModelConfig, world_size: int, options: NodeOptions
 ) -> tuple[dict[str, str], list[dict[str, dict[str, float]]]]:
     """Say what is exchanged how, and count bytes of every node: per generated token, and per token of a full step."""
-    from dllama.plan import Exchange, step_traffic
+    from dllama.plan import Exchange, exchanges_of, step_traffic
 
     wire_type, num_tokens = options.wire_type_for(config), options.max_batch_tokens
     decode = step_traffic(config, world_size, wire_type, Exchange.DIRECT, 1, 1)
-    prompts = {each: step_traffic(config, world_size, wire_type, each, num_tokens, 0) for each in Exchange}
+    ways = exchanges_of(config)
+    prompts = {each: step_traffic(config, world_size, wire_type, each, num_tokens, 0) for each in ways}
     best = min(prompts, key=lambda each: max(traffic.sent for traffic in prompts[each]))
     nodes = [
         {"decode": _per_token(one, 1), "prompt": _per_token(other, num_tokens)}

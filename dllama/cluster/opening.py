@@ -73,7 +73,8 @@ def open_cluster(
     agreed = cluster.agree(partial(_setup_of, file, options, cluster, plan, size, manifest))
     group = cluster.link()
     try:
-        node = _native.Node(make_node_config(file.config, plan, options, size.num_pages, size.num_slots), group)
+        config = make_node_config(file.config, plan, options, size.max_seq_len, size.num_pages, size.num_slots)
+        node = _native.Node(config, group)
     except MemoryError as error:
         raise NotEnoughMemory(f"{error}; use a smaller model, or a shorter context (max_seq_len)") from error
     for peer, answer in agreed.items():
@@ -81,7 +82,7 @@ def open_cluster(
             _send_manifest(cluster, peer, manifest)
     _bring_weights(file, node, plan, cluster, watch)
     try:
-        node.scatter_from = choose_exchange(node, cluster.world_size, options.max_batch_tokens)
+        node.scatter_from = choose_exchange(node, file.config, cluster.world_size, options.max_batch_tokens)
     except _native.GroupFailedError as error:
         raise cluster.explain(error) from error
     cluster.start_counting()
@@ -89,7 +90,13 @@ def open_cluster(
 
 
 def _setup_of(
-    file: ModelSource, options: NodeOptions, cluster: Cluster, plan: Plan, size: NodeSize, manifest: Manifest, peer: Peer
+    file: ModelSource,
+    options: NodeOptions,
+    cluster: Cluster,
+    plan: Plan,
+    size: NodeSize,
+    manifest: Manifest,
+    peer: Peer,
 ) -> Setup:
     return Setup(
         rank=peer.rank,
@@ -158,16 +165,17 @@ def _send_tile(link: Channel, _index: int, data: bytes | bytearray | memoryview)
     link.send_bytes(data, PATIENCE_S)
 
 
-def choose_exchange(node: _native.Node, world_size: int, max_tokens: int) -> int:
+def choose_exchange(node: _native.Node, config: ModelConfig, world_size: int, max_tokens: int) -> int:
     """Measure from how many tokens in a step on reduce-scatter and all-gather are faster than the direct exchange.
 
     Both give the same bits. Between two nodes both move the same bytes, and the direct one waits once instead of twice.
+    Where sums are normed every node needs all of them, so there is only the direct one.
 
     Returns:
-        Tokens; larger than any step if it never is.
+        Tokens; 0 if it never is.
     """
-    never = 1 << 30
-    if world_size == 2:
+    never = 0
+    if world_size == 2 or config.has_output_norms:
         return never
     best = never
     for num_tokens in reversed([count for count in _PROBED_TOKENS if count <= max_tokens]):

@@ -107,7 +107,8 @@ class Engine:
         Args:
             model: A ``.m`` or ``.gguf`` file, or the folder of a Hugging Face model. It stays open: embedding rows are
                 read when they are needed.
-            tokenizer: A tokenizer file, a folder with one, or a Tokenizer; None: prompts are token ids and outputs have no text.
+            tokenizer: A tokenizer file, a folder with one, or a Tokenizer; None: prompts are token ids and outputs have
+                no text.
             num_threads: Compute threads; None: the physical cores that this process may use.
             max_seq_len: Most tokens in a sequence, cut to the model's own; None: that, 8192, or what memory allows.
             max_batch_tokens: Most tokens in one step.

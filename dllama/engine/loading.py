@@ -52,7 +52,7 @@ def open_node(file: ModelSource, options: NodeOptions, progress: Progress | None
     try:
         _native.isa()
         size = settle_size(file.config, plan, 0, options, machine.available_memory())
-        node_config = make_node_config(file.config, plan, options, size.num_pages, size.num_slots)
+        node_config = make_node_config(file.config, plan, options, size.max_seq_len, size.num_pages, size.num_slots)
         node = _native.Node(node_config, _native.Group())
     except _native.UnsupportedIsaError as error:
         raise UnsupportedIsa(str(error)) from error

@@ -16,7 +16,11 @@ from typing import Protocol, cast
 from dllama.config import ModelConfig
 from dllama.errors import BadFile, UnsupportedModel
 
-MODEL_TYPES = ("llama", "qwen3")
+MODEL_TYPES = (
+    *("llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe"),
+    *("gemma2", "gemma3_text", "phi3", "olmo2", "granite"),
+)
+_TEXT_ALONE = "gemma3_text, as the gemma3 vision tower is not supported; use a checkpoint or GGUF file of the text model"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,8 @@ def describe(raw: object, path: str | PathLike[str]) -> Checkpoint:
     if not isinstance(raw, Mapping):
         raise BadFile(path, "", "a JSON object", type(raw).__name__)
     model_type = raw.get("model_type")
+    if model_type == "gemma3":
+        raise UnsupportedModel(path, "model_type", _TEXT_ALONE, brief(model_type))
     if not isinstance(model_type, str) or model_type not in MODEL_TYPES:
         raise UnsupportedModel(path, "model_type", f"one of {', '.join(MODEL_TYPES)}", brief(model_type))
     family = cast("_Family", import_module(f"dllama.families.{model_type}"))

@@ -38,11 +38,10 @@ _IN_LAYER = {
 
 def tensor_parts(
     config: ModelConfig,
-    *,
     is_tied: bool,
-    names: Mapping[str, str] | None = None,
-    rows: Mapping[str, tuple[int, int]] | None = None,
-    added_to_norms: float = 0.0,
+    names: Mapping[str, str],
+    rows: Mapping[str, tuple[int, int]],
+    added_to_norms: float,
 ) -> dict[str, Part]:
     """Find every tensor of ``config``.
 
@@ -54,12 +53,12 @@ def tensor_parts(
         added_to_norms: ``Part.added`` of norms.
     """
     ends = {**_ENDS, "lm_head": EMBEDDING} if is_tied else _ENDS
-    in_layer = {**_IN_LAYER, **(names or {})}
+    in_layer = {**_IN_LAYER, **names}
     parts = {}
     for info in tensors_in_order(config):
         kind = info.name.rpartition(".")[2]
         name = ends.get(info.name) or _name_in_layer(info.name, in_layer)
-        first, count = (rows or {}).get(kind, (0, 0))
+        first, count = rows.get(kind, (0, 0))
         parts[info.name] = Part(name, first, count, added_to_norms if kind.endswith("norm") else 0.0)
     return parts
 

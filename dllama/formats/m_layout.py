@@ -83,7 +83,8 @@ def total_nbytes(config: ModelConfig) -> int:
     ends = DType.F32.row_bytes(hidden) * (vocab + 1) + config.weight_type.row_bytes(hidden) * vocab
     kinds = Counter(config.layers)  # few, and what a layer holds follows from its kind
     return ends + sum(
-        count * sum(info.nbytes for info in _layer_tensors(config, layer, "")) for layer, count in kinds.items()
+        count * sum(info.nbytes for info in _layer_tensors(config, layer, "layers.0."))
+        for layer, count in kinds.items()
     )
 
 

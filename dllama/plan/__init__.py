@@ -3,7 +3,7 @@
 from dllama.plan.memory import MemoryPlan
 from dllama.plan.partition import Plan, Range, Shard, Stage, kv_heads_per_unit, make_plan, max_world_size, node_name
 from dllama.plan.slices import Axis, TensorSlice, tensor_slice
-from dllama.plan.wire import Exchange, Traffic, step_traffic
+from dllama.plan.wire import Exchange, Traffic, exchanges_of, step_traffic
 
 __all__ = [
     "Axis",
@@ -15,6 +15,7 @@ __all__ = [
     "Stage",
     "TensorSlice",
     "Traffic",
+    "exchanges_of",
     "kv_heads_per_unit",
     "make_plan",
     "max_world_size",

@@ -126,15 +126,16 @@ struct Sequence {
     }
   }
 
-  std::vector<double> expected(const float* q, size_t last) const {
+  std::vector<double> expected(const float* q, size_t last, size_t window = SIZE_MAX) const {
+    const size_t first = last + 1 - std::min(window, last + 1);
     std::vector<double> scores(last + 1), out(head_dim);
     double largest = -1e300, total = 0;
-    for (size_t p = 0; p <= last; ++p) {
+    for (size_t p = first; p <= last; ++p) {
       for (size_t d = 0; d < head_dim; ++d) scores[p] += double{q[d]} * k[p * head_dim + d];
       largest = std::max(largest, scores[p]);
     }
-    for (double& s : scores) total += s = std::exp(s - largest);
-    for (size_t p = 0; p <= last; ++p) {
+    for (size_t p = first; p <= last; ++p) total += scores[p] = std::exp(scores[p] - largest);
+    for (size_t p = first; p <= last; ++p) {
       for (size_t d = 0; d < head_dim; ++d) out[d] += scores[p] / total * v[p * head_dim + d];
     }
     return out;
@@ -185,7 +186,7 @@ TEST(attention_over_segments) {
   in_parts.q = at_once.q;
   in_parts.positions = rows_at;
   attend(kernels(), sequence.pages, rows, head_dim, at_once);
-  CHECK_EQ(num_segments(rows_at.back()), size_t{3});
+  CHECK_EQ(segment_of(rows_at.back()), size_t{2});
   attend_segment(kernels(), sequence.pages, 2, rows, head_dim, in_parts, in_parts.segment());  // in any order
   const auto last_max = in_parts.segment_max, last_sum = in_parts.segment_sum, last_acc = in_parts.segment_acc;
   attend_segment(kernels(), sequence.pages, 0, rows, head_dim, in_parts, in_parts.result());
@@ -202,6 +203,47 @@ TEST(attention_over_segments) {
     const double tolerance = 5 * (2.0 * head_dim + static_cast<double>(rows_at[row]) + 16) * kEps;
     for (size_t d = 0; d < head_dim; ++d) CHECK_NEAR(at_once.acc[row * head_dim + d], expected[d], tolerance);
   }
+}
+
+// A window that begins in any page or segment: right, and the same bits alone as among rows that see earlier pages.
+TEST(attention_over_windows) {
+  const size_t head_dim = 16, segment_size = kSegmentPages * kPageSize;
+  const Sequence sequence(DType::F32, head_dim, 2 * segment_size + 100);
+  const std::vector<size_t> rows_at{3, 90, segment_size - 1, segment_size, segment_size + 40, 2 * segment_size + 99};
+  const size_t rows = rows_at.size();
+  for (const size_t window : {size_t{1}, size_t{64}, size_t{65}, segment_size, 3 * segment_size}) {
+    AttentionScratch together(rows, head_dim), alone(1, head_dim);
+    together.q = random_values(rows * head_dim, 13, 0.25f);
+    together.positions = rows_at;
+    const AttentionSpec spec{window, 0.0f};
+    attend(kernels(), sequence.pages, rows, head_dim, together, spec);
+    for (size_t row = 0; row < rows; ++row) {
+      const check::Scope scope("window", window, "row", row);
+      const float* q = together.q.data() + row * head_dim;
+      std::copy_n(q, head_dim, alone.q.begin());
+      alone.positions[0] = rows_at[row];
+      attend(kernels(), sequence.pages, 1, head_dim, alone, spec);
+      CHECK(std::equal(alone.acc.begin(), alone.acc.end(), together.acc.data() + row * head_dim));
+      const auto expected = sequence.expected(q, rows_at[row], window);
+      const double tolerance = 5 * (2.0 * head_dim + static_cast<double>(rows_at[row]) + 16) * kEps;
+      for (size_t d = 0; d < head_dim; ++d) CHECK_NEAR(alone.acc[d], expected[d], tolerance);
+    }
+  }
+}
+
+// Pages that no row sees are not read: their numbers may be anything.
+TEST(attention_skips_pages_before_a_window) {
+  const size_t head_dim = 16;
+  Sequence sequence(DType::F32, head_dim, 500);
+  std::vector<int32_t> table = sequence.table;
+  for (size_t page = 0; page < 5; ++page) table[page] = INT32_MAX;
+  sequence.pages.table = table.data();
+  AttentionScratch scratch(2, head_dim);
+  scratch.q = random_values(2 * head_dim, 13, 0.25f);
+  scratch.positions = {383, 390};
+  attend(kernels(), sequence.pages, 2, head_dim, scratch, {64, 0.0f});
+  const auto expected = sequence.expected(scratch.q.data(), 383, 64);
+  for (size_t d = 0; d < head_dim; ++d) CHECK_NEAR(scratch.acc[d], expected[d], 1e-4);
 }
 
 // A row must not feel its neighbours: the same bits alone as among others.
