@@ -1,7 +1,7 @@
 """What distributed-llama's converters write, said once more in plain steps: the files that ours must equal.
 
-From the facts of its format, not from our writer: keys and their order, the order of tensors, which are F32, how rows of
-heads are laid out, and how blocks are rounded. Number types are its own ids.
+From the facts of its format, not from our writer: keys and their order, the order of tensors, which are F32, how rows
+of heads are laid out, and how blocks are rounded. Number types are its own ids.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def q40_block(block: np.ndarray) -> bytes:
 def q80_block(block: np.ndarray) -> bytes:
     """The scale makes the value furthest from zero 127; halves go to the even neighbour."""
     low, high = block.min(), block.max()
-    scale = (-low if -low > high else high) / np.float32(127)
+    scale = max(high, -low) / np.float32(127)
     inverse = np.float32(1) / scale if scale != 0 else np.float32(0)
     return struct.pack("<e32b", scale, *(int(np.round(value * inverse)) for value in block))
 

@@ -103,8 +103,18 @@ def floats(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 CONFIGS = {
     "llama": {**BASE, "head_dim": 16, "rope_scaling": LLAMA3, "rope_theta": 500000.0},
     "llama tied": {**BASE, "tie_word_embeddings": True},
-    "mistral": {**BASE, "model_type": "mistral", "rope_theta": 1000000.0},
+    "mistral": {**BASE, "model_type": "mistral", "rope_theta": 1000000.0, "sliding_window": None},
     "qwen3": {**BASE, "model_type": "qwen3", "head_dim": 32, "rms_norm_eps": 1e-6, "rope_theta": 1000000},
+    "qwen3_moe": {
+        **BASE,
+        "model_type": "qwen3_moe",
+        "head_dim": 32,
+        "rms_norm_eps": 1e-6,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "norm_topk_prob": True,
+    },
 }
 
 
@@ -116,6 +126,16 @@ def test_hugging_face_folders_equal_the_peer(tmp_path: Path, name: str, kind: st
     folder = write_folder(tmp_path / "source", config, weights, shards=3 if kind == "q40" else 1)
     found = converted("convert_hf.py", folder, kind, "x", cwd=tmp_path)
     assert found == peer.hf_file(config, floats(weights), kind)
+
+
+def test_a_model_that_the_peer_does_not_know_has_a_file_of_ours(tmp_path: Path) -> None:
+    config = {**CONFIGS["mistral"], "sliding_window": 32}
+    folder = write_folder(tmp_path / "source", config, hf_weights(config))
+    result = convert("convert_hf.py", folder, "q40", "x", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "only dllama reads this file" in result.stdout
+    with open_m_file(tmp_path / "dllama_model_x_q40.m") as model:
+        assert {layer.window for layer in model.config.layers} == {32}
 
 
 def test_name_of_the_file(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""``launch.py hf:ORG/MODEL``, against a server on loopback: what is fetched, what is made of it, and what is refused."""
+"""``launch.py hf:ORG/MODEL`` against a server on loopback: what is fetched, what is made of it, what is refused."""
 
 from __future__ import annotations
 

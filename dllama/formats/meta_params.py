@@ -1,7 +1,7 @@
 """What ``params.json`` of a checkpoint of Meta's means, in the words of Hugging Face's ``config.json``.
 
-Facts that Meta left to its own programs are put in where the file lacks them: the length of the context, the size of the
-vocabulary, and how far the rotary embedding of Llama 3.1 and 3.2 is stretched.
+Facts that Meta left to its own programs are put in where the file lacks them: the length of the context, the size of
+the vocabulary, and how far the rotary embedding of Llama 3.1 and 3.2 is stretched.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def as_config(
     heads, theta = fields.integer("n_heads"), fields.number("rope_theta", _OLD_THETA)
     stated = fields.integer("vocab_size", -1)  # -1: what the tokenizer has
     if stated not in (-1, vocab_size):
-        raise fields.bad("vocab_size", f"{vocab_size}, as the files have", f"{stated}; are all consolidated files there?")
+        raise fields.bad("vocab_size", str(vocab_size), f"{stated}; are all consolidated files there?")
     config: dict[str, object] = {
         "model_type": "llama",
         "hidden_size": fields.integer("dim"),

@@ -25,7 +25,7 @@ def is_path(name: str) -> bool:
 
 def launch_path(name: str, options: argparse.Namespace) -> int:
     """Look whether this can be a model, set dllama up, write a script and run it."""
-    path = Path(os.path.abspath(name))  # noqa: PTH100: links stay what they are
+    path = Path(os.path.abspath(name))  # noqa: PTH100  (links stay what they are)
     _check(path)
     if not options.skip_run:
         with checkout.only_one():
