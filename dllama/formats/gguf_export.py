@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,8 @@ from dllama.formats.tensor import interleaved_from_halves
 
 # For a file without a vocabulary, which is for token ids alone.
 NO_VOCABULARY: Mapping[str, Value] = {"tokenizer.ggml.model": "no_vocab"}
+_TOKENIZER = "tokenizer.ggml."
+_UNUSED = 5  # llama.cpp's kind of a token that is never written
 _TYPE_IDS = {DType.F32: 0, DType.F16: 1, DType.Q40: 2, DType.Q80: 8}
 _PIECE_BYTES = 1 << 22
 
@@ -36,7 +39,7 @@ def export_gguf(
     Args:
         source: The model.
         path: Where to write.
-        tokenizer: Metadata of its vocabulary.
+        tokenizer: Metadata of its vocabulary, at most as large as the model's.
         name: What the file calls the model.
         progress: Called with the bytes of tensors written, and all of them.
 
@@ -53,7 +56,21 @@ def export_gguf(
     ]
     stored_as = [each for each in stored_tensors(source.config, arch) if each.name != HEAD or arch.has_head]
     tensors += [_new_tensor(source, arch, stored) for stored in stored_as]
-    write_container(path, ({"general.name": name} if name else {}) | {**metadata, **tokenizer}, tensors, progress)
+    named = {"general.name": name} if name else {}
+    write_container(path, named | metadata | _padded(tokenizer, source.config.vocab_size), tensors, progress)
+
+
+def _padded(tokenizer: Mapping[str, Any], vocab_size: int) -> dict[str, Any]:
+    """Give a vocabulary as many tokens as the model has, which is what llama.cpp wants."""
+    metadata = dict(tokenizer)
+    fillers = {"token_type": lambda _index: _UNUSED, "scores": lambda _index: -1e4}
+    fillers["tokens"] = lambda index: f"[PAD{index}]"
+    for name, filler in fillers.items():
+        if values := metadata.get(_TOKENIZER + name):
+            metadata[_TOKENIZER + name] = [*values, *map(filler, range(len(values), vocab_size))]
+    if table := metadata.get(f"{_TOKENIZER}precompiled_charsmap"):
+        metadata[f"{_TOKENIZER}precompiled_charsmap"] = bytes(table)
+    return metadata
 
 
 def _new_tensor(source: ModelSource, arch: GgufArch, stored: Stored) -> NewTensor:
