@@ -36,7 +36,11 @@ def family_configs(weight_type: DType = DType.F32) -> dict[str, ModelConfig]:
         fields = {"layers": (layer,) * 2, "head_dim": 16} | changes
         return tiny_config(model_type, weight_type, **fields)
 
-    gemma: dict[str, Any] = {"activation": Activation.GELU_TANH, "embedding_multiplier": 8.0, "attention_multiplier": 0.25}
+    gemma: dict[str, Any] = {
+        "activation": Activation.GELU_TANH,
+        "embedding_multiplier": 8.0,
+        "attention_multiplier": 0.25,
+    }
     return {
         "llama": config("llama"),
         "llama, llama3": config("llama", rope_scaling=LLAMA3_SCALING),
