@@ -9,6 +9,7 @@ from model_files import tiny_config, write_tiny_model, write_tiny_tokenizer  # t
 
 from dllama.cli import main
 from dllama.formats.gguf import open_gguf
+from dllama.formats.gguf_container import StringArray
 from dllama.text.opening import open_tokenizer
 
 
@@ -28,7 +29,9 @@ def test_a_file_that_runs_by_itself(model, tmp_path, capsys):
     assert read.encode(text, parse_special=True) == written.encode(text, parse_special=True)
     assert read.eos_ids == written.eos_ids
     with open_gguf(output) as found:
-        assert found.config.vocab_size == len(found.metadata["tokenizer.ggml.tokens"]) == 352
+        tokens = found.metadata["tokenizer.ggml.tokens"]
+        assert isinstance(tokens, StringArray)
+        assert found.config.vocab_size == len(tokens) == 352
         assert found.metadata["general.name"] == "out"
         assert found.metadata["tokenizer.chat_template"] == "{{ messages }}"
     prompt = ["inference", "--prompt", "the", "--steps", "4", "--temperature", "0", "--json", "--model"]

@@ -22,7 +22,7 @@ from dllama.formats.tensor import interleaved_from_halves
 # For a file without a vocabulary, which is for token ids alone.
 NO_VOCABULARY: Mapping[str, Value] = {"tokenizer.ggml.model": "no_vocab"}
 _TOKENIZER = "tokenizer.ggml."
-_UNUSED = 5  # llama.cpp's kind of a token that is never written
+_UNUSED, _LOWEST = 5, -1e4  # llama.cpp's kind of a token that is never written, and a score below all others
 _TYPE_IDS = {DType.F32: 0, DType.F16: 1, DType.Q40: 2, DType.Q80: 8}
 _PIECE_BYTES = 1 << 22
 
@@ -63,11 +63,15 @@ def export_gguf(
 def _padded(tokenizer: Mapping[str, Any], vocab_size: int) -> dict[str, Any]:
     """Give a vocabulary as many tokens as the model has, which is what llama.cpp wants."""
     metadata = dict(tokenizer)
-    fillers = {"token_type": lambda _index: _UNUSED, "scores": lambda _index: -1e4}
-    fillers["tokens"] = lambda index: f"[PAD{index}]"
+    missing = range(len(metadata.get(f"{_TOKENIZER}tokens", ())), vocab_size)
+    fillers = {
+        "tokens": [f"[PAD{token_id}]" for token_id in missing],
+        "token_type": [_UNUSED] * len(missing),
+        "scores": [_LOWEST] * len(missing),
+    }
     for name, filler in fillers.items():
         if values := metadata.get(_TOKENIZER + name):
-            metadata[_TOKENIZER + name] = [*values, *map(filler, range(len(values), vocab_size))]
+            metadata[_TOKENIZER + name] = [*values, *filler]
     if table := metadata.get(f"{_TOKENIZER}precompiled_charsmap"):
         metadata[f"{_TOKENIZER}precompiled_charsmap"] = bytes(table)
     return metadata

@@ -116,8 +116,9 @@ def _value(value: Value) -> bytes:
 
 
 def _list(values: Sequence[str] | Sequence[int] | Sequence[float]) -> bytes:
-    if all(isinstance(value, str) for value in values):
-        return _array(ValueType.STRING, len(values), b"".join(map(_string, values)))
+    texts = [value for value in values if isinstance(value, str)]
+    if len(texts) == len(values):
+        return _array(ValueType.STRING, len(values), b"".join(map(_string, texts)))
     is_whole = all(isinstance(value, int) for value in values)
     kind, dtype = (ValueType.INT32, np.int32) if is_whole else (ValueType.FLOAT32, np.float32)
     return _array(kind, len(values), np.array(values, dtype).tobytes())
