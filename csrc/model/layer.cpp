@@ -125,9 +125,9 @@ const ActivationRows& run_layer(Step& step, size_t thread, size_t layer, const A
   const LayerWeights& w = step.weights.layers[layer];
   project_qkv(step, thread, layer, x);
   if (step.shard.has_attention()) attention(step, thread, layer, first_weights(step, thread, w.o_proj));
-  const ActivationRows& y = project_and_norm(step, thread, w.o_proj, step.buffers.attended,
-                                             {w.attention_output_norm, w.post_attention_layernorm},
-                                             first_weights(step, thread, w.gate_proj));
+  const ActivationRows& y =
+      project_and_norm(step, thread, w.o_proj, step.buffers.attended,
+                       {w.attention_output_norm, w.post_attention_layernorm}, first_weights(step, thread, w.gate_proj));
   gate_and_up(step, thread, layer, y);
   const bool is_last = layer + 1 == step.weights.layers.size();
   const LayerWeights* next = is_last ? nullptr : &step.weights.layers[layer + 1];

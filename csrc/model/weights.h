@@ -15,11 +15,11 @@ namespace dllama {
 
 // Pointers are null where the layer has none of it (LayerSpec).
 struct LayerWeights {
-  float* input_layernorm = nullptr;           // [hidden_size]
+  float* input_layernorm = nullptr;  // [hidden_size]
   // The next nine only on ranks with heads.
-  Matrix q_proj, k_proj, v_proj;              // column-parallel: this rank's heads x hidden_size
-  float* q_bias = nullptr;                    // [this rank's query outputs]
-  float* k_bias = nullptr;                    // [this rank's KV outputs]
+  Matrix q_proj, k_proj, v_proj;  // column-parallel: this rank's heads x hidden_size
+  float* q_bias = nullptr;        // [this rank's query outputs]
+  float* k_bias = nullptr;        // [this rank's KV outputs]
   float* v_bias = nullptr;
   float* q_norm = nullptr;                    // [head_dim], or of all heads [this rank's query outputs]
   float* k_norm = nullptr;                    // [head_dim], or of all heads [this rank's KV outputs]
