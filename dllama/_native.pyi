@@ -1,7 +1,7 @@
 """The compiled core as Python sees it: the typed page of ``csrc/bindings``.
 
-Only ``dllama.engine``, ``dllama.cluster`` and ``dllama.version`` import it.
-Calls that take long (steps, loading, sampling, waiting) release the GIL. Arrays must be C-contiguous with the dtype stated; anything out of
+Only ``dllama.engine``, ``dllama.cluster``, ``dllama.formats.recode`` and ``dllama.version`` import it.
+Calls that take long (steps, loading, recoding, sampling, waiting) release the GIL. Arrays must be C-contiguous with the dtype stated; anything out of
 range raises ``ValueError`` before a step starts, and leaves the node usable.
 """
 
@@ -45,6 +45,16 @@ def quantize(values: F32Array, dtype: int) -> U8Array:
 
 def dequantize(blocks: U8Array, dtype: int) -> F32Array:
     """Values of Q40 or Q80 blocks."""
+
+def recode(numbers: U8Array, number_type: int, dtype: int, out: U8Array) -> float:
+    """Write numbers of checkpoints, the bytes of F32 (0), F16 (1) or BF16 (2), as ``dtype`` into ``out``.
+
+    Gives their largest magnitude, NaN if one is none: the caller refuses what ``dtype`` cannot hold. ``out`` has room for
+    just these numbers, which fill blocks of 32 if ``dtype`` has blocks.
+    """
+
+def recode_blocks(blocks: U8Array, ggml_type: int, dtype: int, out: U8Array) -> float:
+    """Do the same with blocks of llama.cpp's types Q4_1 (3), Q5_0 (6), Q5_1 (7), Q2_K to Q6_K (10 to 14)."""
 
 def argmax(logits: F32Array) -> int:
     """Index of the first largest value of ``[vocab_size]``. ValueError if the logits are not finite numbers."""

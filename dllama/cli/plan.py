@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from dllama.cli.cluster_flags import add_cluster_flags, connect, wire_type
 from dllama.cli.common import MIB, add_model_flag, add_size_flags, find_model, say, to_json
-from dllama.cli.engine_flags import kv_type
+from dllama.cli.engine_flags import kv_type, weight_type
 from dllama.cli.parser import whole
 from dllama.errors import NotEnoughMemory, UsageError
 
@@ -200,7 +200,7 @@ def run(args: argparse.Namespace) -> None:
     """Run the command."""
     from dllama import machine
     from dllama.engine.sizing import NodeOptions
-    from dllama.formats.m_file import open_m_file
+    from dllama.formats.open_model import open_model
     from dllama.plan import make_plan
 
     options = NodeOptions(
@@ -209,7 +209,7 @@ def run(args: argparse.Namespace) -> None:
         kv_type=kv_type(args),
         wire_type=wire_type(args),
     )
-    with open_m_file(find_model(args.model)[0]) as file:
+    with open_model(find_model(args.model)[0], weight_type(args)) as file:
         config = file.config
     names, free = _nodes(args)
     facts = describe(config, make_plan(config, len(free), args.shares), options, free, names)

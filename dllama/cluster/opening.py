@@ -23,7 +23,7 @@ from dllama.version import build
 
 if TYPE_CHECKING:
     from dllama.config import ModelConfig
-    from dllama.formats.m_file import ModelFile
+    from dllama.formats.source import ModelSource
 
 Progress = Callable[[str, int, int], None]  # (what or who, bytes done, bytes in all)
 
@@ -47,7 +47,7 @@ def settle_cluster(config: ModelConfig, options: NodeOptions, cluster: Cluster) 
 
 
 def open_cluster(
-    file: ModelFile, options: NodeOptions, cluster: Cluster, progress: Progress
+    file: ModelSource, options: NodeOptions, cluster: Cluster, progress: Progress
 ) -> tuple[_native.Node, NodeSize]:
     """Make the root's node and bring every node its weights.
 
@@ -90,7 +90,13 @@ def open_cluster(
 
 
 def _setup_of(
-    file: ModelFile, options: NodeOptions, cluster: Cluster, plan: Plan, size: NodeSize, manifest: Manifest, peer: Peer
+    file: ModelSource,
+    options: NodeOptions,
+    cluster: Cluster,
+    plan: Plan,
+    size: NodeSize,
+    manifest: Manifest,
+    peer: Peer,
 ) -> Setup:
     return Setup(
         rank=peer.rank,
@@ -109,7 +115,7 @@ def _setup_of(
     )
 
 
-def _bring_weights(file: ModelFile, node: _native.Node, plan: Plan, cluster: Cluster, progress: Progress) -> None:
+def _bring_weights(file: ModelSource, node: _native.Node, plan: Plan, cluster: Cluster, progress: Progress) -> None:
     """Load the root's slices and send the workers what they lack, until all are loaded."""
     own = Assembly(file.config, plan.shards[0], node)
     wanted = _wanted(cluster.gather(Missing), own, plan)
@@ -137,7 +143,7 @@ def _wanted(messages: dict[Peer, Missing | Loaded], own: Assembly, plan: Plan) -
     return wanted
 
 
-def _send(file: ModelFile, cluster: Cluster, wanted: dict[int, list[int]], own: Assembly, progress: Progress) -> None:
+def _send(file: ModelSource, cluster: Cluster, wanted: dict[int, list[int]], own: Assembly, progress: Progress) -> None:
     names = cluster.names
     sinks = {peer.rank: partial(_send_tile, cluster.link_of(peer)) for peer in cluster.peers}
     try:
