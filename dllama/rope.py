@@ -99,7 +99,8 @@ def _llama3(freqs: Frequencies, scaling: RopeScaling) -> Frequencies:
     wavelengths = 2 * math.pi / freqs
     span = scaling.high_freq_factor - scaling.low_freq_factor
     smooth = np.clip((scaling.original_max_seq_len / wavelengths - scaling.low_freq_factor) / span, 0.0, 1.0)
-    return (1 - smooth) * freqs / scaling.factor + smooth * freqs
+    blended: Frequencies = (1 - smooth) * freqs / scaling.factor + smooth * freqs
+    return blended
 
 
 def _yarn(freqs: Frequencies, theta: float, rotary_dim: int, scaling: RopeScaling) -> Frequencies:
