@@ -35,7 +35,7 @@ struct LayerWeights {
   FfnWeights ffn;                             // either this
   float* router = nullptr;                    // or with experts: [num_experts, hidden_size]
   std::vector<FfnWeights> experts;
-  float* feedforward_output_norm = nullptr;   // [hidden_size]
+  float* feedforward_output_norm = nullptr;  // [hidden_size]
 };
 
 class Weights {
