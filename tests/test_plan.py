@@ -13,7 +13,7 @@ from dllama.plan import Axis, MemoryPlan, Range, kv_heads_per_unit, make_plan, m
 
 MATRICES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"]
 EXPERT_MATRICES = [f"experts.3.{name}" for name in ("gate_proj", "up_proj", "down_proj")]
-NORMS = ["input_layernorm", "post_attention_layernorm", "norm", "q_norm", "k_norm"]
+NORMS = ["layers.1.input_layernorm", "layers.1.post_attention_layernorm", "norm", "layers.1.q_norm", "layers.1.k_norm"]
 
 
 def make_config(
@@ -33,7 +33,7 @@ def make_config(
         rms_norm_eps=1e-5,
         rope_theta=10000.0,
         weight_type=DType.Q40,
-        layers=(LayerSpec(QkNorm.HEAD), LayerSpec(has_experts=expert_units > 0)),
+        layers=(LayerSpec(QkNorm.HEAD), LayerSpec(QkNorm.HEAD, has_experts=expert_units > 0)),
         num_experts=4,
         num_experts_per_tok=2,
         moe_intermediate_size=32 * expert_units,
@@ -198,15 +198,15 @@ def test_row_parallel_matrices_are_cut_by_columns():
 def test_norms_are_whole_everywhere(name):
     config = make_config()
     for shard in make_plan(config, 3).shards:
-        part = tensor_slice(config, shard, f"layers.0.{name}")
+        part = tensor_slice(config, shard, name)
         assert part.axis is Axis.WHOLE
         assert (part.rows, part.columns) == (Range(0, 1), Range(0, *part.shape))
 
 
 def test_unknown_tensor():
     config = make_config()
-    with pytest.raises(KeyError, match=r"layers\.0\.sinks"):
-        tensor_slice(config, make_plan(config).shards[0], "layers.0.sinks")
+    with pytest.raises(KeyError, match=r"layers\.0\.w1"):
+        tensor_slice(config, make_plan(config).shards[0], "layers.0.w1")
 
 
 def test_eight_heads_over_three_nodes():
