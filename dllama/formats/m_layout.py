@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 
 from dllama.config import DType, LayerSpec, ModelConfig, QkNorm
 from dllama.formats.tensor import TensorInfo
@@ -82,10 +83,16 @@ def total_nbytes(config: ModelConfig) -> int:
     hidden, vocab = config.hidden_size, config.vocab_size
     ends = DType.F32.row_bytes(hidden) * (vocab + 1) + config.weight_type.row_bytes(hidden) * vocab
     kinds = Counter(config.layers)  # few, and what a layer holds follows from its kind
-    return ends + sum(
-        count * sum(info.nbytes for info in _layer_tensors(config, layer, "layers.0."))
-        for layer, count in kinds.items()
+    return ends + sum(count * _layer_nbytes(config, layer) for layer, count in kinds.items())
+
+
+def _layer_nbytes(config: ModelConfig, layer: LayerSpec) -> int:
+    """Give the bytes of a layer; each expert adds as much, and there may be many thousands."""
+    none, one = (
+        sum(info.nbytes for info in _layer_tensors(replace(config, num_experts=count), layer, "layers.0."))
+        for count in (0, 1)
     )
+    return none + config.num_experts * (one - none)
 
 
 def is_rotated(name: str) -> bool:
