@@ -64,7 +64,7 @@ RACES = [
 
 def problem() -> str | None:
     """Say why nothing can be compared here, or None."""
-    missing = [name for name in ("gguf", "llama_cpp") if importlib.util.find_spec(name) is None]
+    missing = [name for name in ("llama_cpp",) if importlib.util.find_spec(name) is None]
     if missing:
         return f"missing: {', '.join(missing)}; run: PIP_NO_BINARY=llama-cpp-python python3 launch.py setup compare"
     return None
@@ -72,11 +72,13 @@ def problem() -> str | None:
 
 def make_copy(model: Path) -> Path:
     """Write the model's copy in GGUF unless it is there, and give its path."""
-    from benchmarks.gguf_copy import write_gguf
+    from dllama.formats.gguf_export import export_gguf
+    from dllama.formats.open_model import open_model
 
     copy = model.with_suffix(".gguf")
     if not copy.is_file():
-        write_gguf(model, copy)
+        with open_model(model) as source:
+            export_gguf(source, copy)
     return copy
 
 
