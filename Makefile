@@ -10,7 +10,7 @@ FIXED_LAYOUT = $(shell setarch $$(uname -m) -R true 2> /dev/null && echo setarch
 CPP_FILES := csrc tests/cpp benchmarks -name '*.h' -o -name '*.cpp'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build dllama test test-slow test-lan lint format bench bench-check sanitize test-isa clean
+.PHONY: help setup build dllama test test-slow test-lan models-table lint format bench bench-check sanitize test-isa clean
 
 # Show the targets.
 help:
@@ -46,6 +46,11 @@ test-slow: build
 test-lan:
 	@$(PYTHON) launch.py setup test
 	$(BIN)/python -m pytest tests/lan $(PYTEST_ARGS)
+
+# Write the table of docs/models.md from the tests that verify what it says.
+models-table: build
+	@$(PYTHON) launch.py setup test
+	$(BIN)/python -m pytest -m verifies --write-models-table $(PYTEST_ARGS)
 
 # Check form, types, layers and formatting; changes nothing.
 lint:

@@ -1,11 +1,12 @@
 """The compiled core as Python sees it: the typed page of ``csrc/bindings``.
 
-Only ``dllama.engine``, ``dllama.cluster`` and ``dllama.version`` import it.
-Calls that take long (steps, loading, sampling, waiting) release the GIL. Arrays must be C-contiguous with the dtype stated; anything out of
+Only ``dllama.engine``, ``dllama.cluster``, ``dllama.formats.recode`` and ``dllama.version`` import it.
+Calls that take long (steps, loading, recoding, sampling, waiting) release the GIL. Arrays must be C-contiguous with the dtype stated; anything out of
 range raises ``ValueError`` before a step starts, and leaves the node usable.
 """
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +45,16 @@ def quantize(values: F32Array, dtype: int) -> U8Array:
 
 def dequantize(blocks: U8Array, dtype: int) -> F32Array:
     """Values of Q40 or Q80 blocks."""
+
+def recode(numbers: U8Array, number_type: int, dtype: int, out: U8Array) -> float:
+    """Write numbers of checkpoints, the bytes of F32 (0), F16 (1) or BF16 (2), as ``dtype`` into ``out``.
+
+    Gives their largest magnitude, NaN if one is none: the caller refuses what ``dtype`` cannot hold. ``out`` has room for
+    just these numbers, which fill blocks of 32 if ``dtype`` has blocks.
+    """
+
+def recode_blocks(blocks: U8Array, ggml_type: int, dtype: int, out: U8Array) -> float:
+    """Do the same with blocks of llama.cpp's types Q4_1 (3), Q5_0 (6), Q5_1 (7), Q2_K to Q6_K (10 to 14)."""
 
 def argmax(logits: F32Array) -> int:
     """Index of the first largest value of ``[vocab_size]``. ValueError if the logits are not finite numbers."""
@@ -95,12 +106,37 @@ class Group:
     def abort(self, reason: str) -> None:
         """End any wait in this group now, from any thread: the running step raises GroupFailedError(reason)."""
 
+class LayerSpec:
+    """The features of one layer: ``dllama.config.LayerSpec``."""
+
+    def __init__(
+        self,
+        *,
+        qk_norm: int = 0,
+        has_qkv_bias: bool = False,
+        has_input_norms: bool = True,
+        has_output_norms: bool = False,
+        window: int = 0,
+        has_local_rope: bool = False,
+        has_experts: bool = False,
+    ) -> None:
+        """A layer without input norms must have output norms."""
+
 class Shard:
     """What one rank owns, in whole units."""
 
     def __init__(
-        self, *, num_heads: int, num_kv_heads: int, intermediate_size: int, vocab_begin: int, vocab_end: int
-    ) -> None: ...
+        self,
+        *,
+        num_heads: int,
+        num_kv_heads: int,
+        intermediate_size: int,
+        vocab_begin: int,
+        vocab_end: int,
+        kv_head_begin: int = 0,
+        expert_intermediate_size: int = 0,
+    ) -> None:
+        """``kv_head_begin``: the first of its KV heads, counted over the model."""
 
 class NodeConfig:
     """All that the core must know of the model and of this node."""
@@ -113,8 +149,21 @@ class NodeConfig:
         vocab_size: int,
         rms_norm_eps: float,
         rope_frequencies: F32Array,
-        has_qk_norm: Sequence[bool],
+        rope_factor: float = 1.0,
+        local_rope_frequencies: F32Array | tuple[()] = (),
+        layers: Sequence[LayerSpec],
+        activation: int = 0,
+        num_experts: int = 0,
+        num_experts_per_tok: int = 0,
+        norm_topk_prob: bool = True,
+        embedding_multiplier: float = 1.0,
+        attention_multiplier: float = 0.0,
+        residual_multiplier: float = 1.0,
+        logits_multiplier: float = 1.0,
+        attention_softcap: float = 0.0,
+        logits_softcap: float = 0.0,
         weight_type: int,
+        q80_tensors: AbstractSet[str] = frozenset(),
         kv_type: int,
         wire_type: int,
         shards: Sequence[Shard],
@@ -124,8 +173,11 @@ class NodeConfig:
         num_pages: int,
         num_slots: int,
     ) -> None:
-        """``has_qk_norm``: one per layer. ``kv_type``: DType F16, F32 or Q80. ``wire_type``: DType F32, F16 or Q80.
+        """What ``dllama.config.ModelConfig`` has too is explained there.
 
+        ``rope_frequencies``: angle per position of each rotated pair, ``rope_factor`` multiplies their cosines and
+        sines. ``local_rope_frequencies``: the same of layers with ``has_local_rope``, without a factor.
+        ``kv_type``: DType F16, F32 or Q80. ``wire_type``: DType F32, F16 or Q80.
         ``shards``: one per rank, the same list on every rank. ``max_tokens``: tokens in one step.
         ``max_rows``: rows of logits and candidates that one step may want. ``num_pages``: KV pages of each node;
         ``num_slots``: sequences that can have pages at once. All but ``num_threads`` is equal on all ranks.
@@ -208,7 +260,8 @@ class Node:
     scatter_from: int
     """Rank 0: steps of at least so many tokens exchange their sums by reduce-scatter and all-gather, others directly.
 
-    0, the default: all directly. Results are the same, bit for bit.
+    0, the default: all directly. Results are the same, bit for bit. ValueError, as from ``probe``, where a model norms
+    its sums (LayerSpec.has_output_norms): those are always exchanged directly.
     """
     def probe(self, num_tokens: int, scatter: bool) -> float:
         """Rank 0: seconds that one exchange of a layer takes on all nodes for ``num_tokens`` (1 to max_tokens)."""

@@ -13,6 +13,13 @@ from pathlib import Path
 import hypothesis
 import pytest
 from model_files import byte_tokenizer_data, write_tiny_model  # type: ignore[import-not-found]
+from models_table import (  # type: ignore[import-not-found]  # noqa: F401  # hooks of pytest
+    pytest_addoption,
+    pytest_collection_finish,
+    pytest_configure,
+    pytest_runtest_makereport,
+    pytest_sessionfinish,
+)
 
 from dllama.formats.t_file import write_t_file
 

@@ -63,6 +63,8 @@ class DownloadServer:
     redirects: bool = True
     gives_hash: bool = True
     gives_etag: bool = True
+    direct: set[str] = field(default_factory=set)  # paths of files that the first server has itself, as all under /api/
+    gate: str = ""  # the token without which files are refused
     seen: list[Seen] = field(default_factory=list)
     sent_bytes: int = 0
     url: str = ""
@@ -127,7 +129,10 @@ class _Handler(BaseHTTPRequestHandler):
             return self._end(seen, 404, {})
         if statuses and not (self.is_storage and state.redirects and statuses[0] == 0):
             return self._end(seen, statuses.pop(0), faults.headers)
-        if state.redirects and not self.is_storage:
+        if state.gate and not self.is_storage and "/resolve/" in seen.path and token != f"Bearer {state.gate}":
+            return self._end(seen, 403 if token else 401, {"X-Error-Code": "GatedRepo"})
+        is_direct = seen.path in state.direct or seen.path.startswith("/api/")
+        if state.redirects and not self.is_storage and not is_direct:
             target = state.other_url + self.path if faults.location is None else faults.location
             return self._end(seen, 302, {"Location": target, **self._linked(data)})
         if is_get:

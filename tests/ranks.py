@@ -7,12 +7,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import combinations
+from pathlib import Path
 
 from dllama import _native
 from dllama.engine import Engine
 from dllama.engine.loading import load_weights
 from dllama.engine.sizing import NodeOptions, make_node_config, settle_size
 from dllama.formats.m_file import open_m_file
+from dllama.formats.source import ModelSource
 from dllama.plan import make_plan
 
 
@@ -28,13 +30,15 @@ def make_groups(world_size: int) -> list[_native.Group]:
 
 
 @contextmanager
-def ranks(path, world_size: int, shares=None, scatter_from: int = 0, **options) -> Iterator[Engine]:
+def ranks(
+    model: Path | ModelSource, world_size: int, shares=None, scatter_from: int = 0, **options
+) -> Iterator[Engine]:
     """An engine on rank 0, with followers in threads; it must end all of them."""
     node_options = NodeOptions(**options)
-    file = open_m_file(path)
+    file = open_m_file(model) if isinstance(model, Path) else model
     plan = make_plan(file.config, world_size, shares)
     size = settle_size(file.config, plan, 0, node_options, 1 << 40)
-    config = make_node_config(file.config, plan, node_options, size.num_pages, size.num_slots)
+    config = make_node_config(file.config, plan, node_options, size.max_seq_len, size.num_pages, size.num_slots)
     nodes = [_native.Node(config, group) for group in make_groups(world_size)]
     for node, shard in zip(nodes, plan.shards, strict=True):
         load_weights(node, file, shard)

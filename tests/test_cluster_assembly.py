@@ -129,7 +129,8 @@ def test_a_real_node_computes_the_same(tmp_path, weight_type):
     file = open_m_file(tmp_path / "model.m")
     plan = make_plan(file.config)
     size = settle_size(file.config, plan, 0, options, 1 << 40)
-    node = _native.Node(make_node_config(file.config, plan, options, size.num_pages, size.num_slots), _native.Group())
+    config = make_node_config(file.config, plan, options, size.max_seq_len, size.num_pages, size.num_slots)
+    node = _native.Node(config, _native.Group())
     assemble(file, plan.shards[0], node)
     with Engine(node, file, None, options, size) as engine:
         np.testing.assert_array_equal(engine.logits([1, 2, 3]), expected)
@@ -139,7 +140,7 @@ def test_a_real_node_takes_every_slice_of_a_plan(file):
     plan, options = make_plan(file.config, 3, [3, 1, 1]), NodeOptions()
     for rank, shard in enumerate(plan.shards):
         size = settle_size(file.config, plan, rank, options, 1 << 40)
-        config = make_node_config(file.config, plan, options, size.num_pages, size.num_slots)
+        config = make_node_config(file.config, plan, options, size.max_seq_len, size.num_pages, size.num_slots)
         pairs = [socket.socketpair() for _ in range(2)]
         assemble(file, shard, _native.Node(config, _native.Group(rank, [pair[0].fileno() for pair in pairs])))
         for end in (end for pair in pairs for end in pair):

@@ -149,7 +149,7 @@ def test_an_aborted_group_stops_the_engine(model):
     file = open_m_file(model)
     plan, options = make_plan(file.config, 2), NodeOptions()
     size = settle_size(file.config, plan, 0, options, 1 << 40)
-    config = make_node_config(file.config, plan, options, size.num_pages, size.num_slots)
+    config = make_node_config(file.config, plan, options, size.max_seq_len, size.num_pages, size.num_slots)
     groups = make_groups(2)
     engine = Engine(_native.Node(config, groups[0]), file, None, options, size)  # nobody follows
     timer = threading.Timer(0.3, groups[0].abort, ["worker 10.0.0.2 is gone"])
@@ -205,7 +205,7 @@ class WideNodes:
             vocab_size=128_256,
             rms_norm_eps=1e-5,
             rope_frequencies=np.ones(32, np.float32),
-            has_qk_norm=[False] * 16,
+            layers=[_native.LayerSpec()] * 16,
             weight_type=DType.Q40,
             kv_type=DType.F16,
             wire_type=DType.Q80,
@@ -321,7 +321,8 @@ def test_errors_name_the_peer():
     group = _native.Group(0, [root.fileno()], ["worker 10.0.0.2:9999"])
     other.close()
     config = tiny_config(weight_type=DType.F32)
-    node = _native.Node(make_node_config(config, make_plan(config, 2), NodeOptions(max_batch_tokens=8), 1, 1), group)
+    node_config = make_node_config(config, make_plan(config, 2), NodeOptions(max_batch_tokens=8), 64, 1, 1)
+    node = _native.Node(node_config, group)
     failed_before = group.failed_rank
     with pytest.raises(_native.GroupFailedError, match=r"worker 10\.0\.0\.2:9999"):
         node.probe(1, scatter=False)

@@ -3,7 +3,7 @@
 * A folder of ``csrc`` includes itself and folders above it in the list below, nothing else of ours.
 * pybind11 appears in ``csrc/bindings`` alone, headers of the operating system in ``base/os_*`` and ``net/socket*``.
 * ISA files (``kernels/`` but generic and dispatch) include intrinsics, plain C headers and structs, nothing inline.
-* Only ``dllama/engine``, ``dllama/cluster`` and ``dllama/version.py`` import the compiled module.
+* Only ``dllama/engine``, ``dllama/cluster``, ``formats/recode.py`` and ``version.py`` import the compiled module.
 * Every path that ``docs/architecture.md`` names exists.
 
 Knows the text of files, not what they compile to. Prints one line per fault; exit code 1 if there is any.
@@ -29,7 +29,7 @@ ISA_FILE = re.compile(r"^kernels/(avx|neon|dotprod|sse)")
 ISA_ALLOWED = re.compile(
     r"^(\w*mmintrin\.h|immintrin\.h|arm_neon\.h|c(stdint|stddef|string|math|float)|(quant|kernels)/\w+\.h)$"
 )
-NATIVE_USERS = ("dllama/engine/", "dllama/cluster/", "dllama/version.py")
+NATIVE_USERS = ("dllama/engine/", "dllama/cluster/", "dllama/formats/recode.py", "dllama/version.py")
 LINKED = re.compile(r"`([\w./-]+/[\w./-]*|[\w-]+\.(?:py|pyi|cpp|h|md|txt|toml))`|\]\(([^)#:]+)\)")
 
 

@@ -18,6 +18,7 @@ using Array = py::array_t<T, py::array::c_style>;
 void register_machine(py::module_& m);   // machine.cpp: ISA, build, bandwidth
 void register_quant(py::module_& m);     // quant.cpp
 void register_sampling(py::module_& m);  // sampling.cpp
-void register_node(py::module_& m);      // node.cpp: Group, NodeConfig, Node
+void register_config(py::module_& m);    // config.cpp: LayerSpec, Shard, NodeConfig
+void register_node(py::module_& m);      // node.cpp: Group, Node
 
 }  // namespace dllama

@@ -29,5 +29,6 @@ PYBIND11_MODULE(_native, m) {
   dllama::register_machine(m);
   dllama::register_quant(m);
   dllama::register_sampling(m);
+  dllama::register_config(m);
   dllama::register_node(m);
 }

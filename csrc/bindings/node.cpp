@@ -129,55 +129,6 @@ py::dict counters(const Node& node) {
   return result;
 }
 
-NodeConfig make_config(size_t hidden_size, size_t head_dim, size_t vocab_size, float rms_norm_eps,
-                       std::vector<float> rope_frequencies, const std::vector<bool>& has_qk_norm, int weight_type,
-                       int kv_type, int wire_type, std::vector<Shard> shards, size_t num_threads, size_t max_tokens,
-                       size_t max_rows, size_t num_pages, size_t num_slots) {
-  for (const int type : {weight_type, kv_type, wire_type}) {
-    if (type < 0 || type > 3) throw py::value_error("number types are 0 (F32), 1 (F16), 2 (Q40), 3 (Q80)");
-  }
-  NodeConfig config;
-  config.hidden_size = hidden_size;
-  config.head_dim = head_dim;
-  config.vocab_size = vocab_size;
-  config.rms_norm_eps = rms_norm_eps;
-  config.rope_frequencies = std::move(rope_frequencies);
-  for (const bool qk_norm : has_qk_norm) config.layers.push_back({qk_norm});
-  config.weight_type = static_cast<DType>(weight_type);
-  config.kv_type = static_cast<DType>(kv_type);
-  config.wire_type = static_cast<DType>(wire_type);
-  config.shards = std::move(shards);
-  config.num_threads = num_threads;
-  config.max_tokens = max_tokens;
-  config.max_rows = max_rows;
-  config.num_pages = num_pages;
-  config.num_slots = num_slots;
-  config.validate();
-  return config;
-}
-
-void register_config(py::module_& m) {
-  py::class_<Shard>(m, "Shard")
-      .def(py::init([](size_t num_heads, size_t num_kv_heads, size_t intermediate_size, size_t vocab_begin,
-                       size_t vocab_end) {
-             return Shard{num_heads, num_kv_heads, intermediate_size, vocab_begin, vocab_end};
-           }),
-           py::kw_only(), py::arg("num_heads"), py::arg("num_kv_heads"), py::arg("intermediate_size"),
-           py::arg("vocab_begin"), py::arg("vocab_end"));
-  py::class_<NodeConfig>(m, "NodeConfig")
-      .def(py::init(&make_config), py::kw_only(), py::arg("hidden_size"), py::arg("head_dim"), py::arg("vocab_size"),
-           py::arg("rms_norm_eps"), py::arg("rope_frequencies"), py::arg("has_qk_norm"), py::arg("weight_type"),
-           py::arg("kv_type"), py::arg("wire_type"), py::arg("shards"), py::arg("num_threads"), py::arg("max_tokens"),
-           py::arg("max_rows"), py::arg("num_pages"), py::arg("num_slots"))
-      .def("weight_bytes",
-           [](const NodeConfig& c, size_t rank) { return Weights(kernels(), c, c.shards.at(rank)).bytes(); })
-      .def("kv_bytes", [](const NodeConfig& c, size_t rank) { return KvCache::bytes(c, c.shards.at(rank)); })
-      .def("buffer_bytes", [](const NodeConfig& c, size_t rank) {
-        require(rank < c.shards.size(), "there is no such rank");
-        return Node::buffer_bytes(c, rank);
-      });
-}
-
 }  // namespace
 
 void register_node(py::module_& m) {
@@ -186,7 +137,6 @@ void register_node(py::module_& m) {
   m.attr("WANT_CANDIDATES") = static_cast<int>(WantKind::Candidates);
   m.attr("MAX_CANDIDATES") = kMaxCandidates;
   m.attr("MAX_QUERY_IDS") = kMaxQueryIds;
-  register_config(m);
   py::class_<Group, std::shared_ptr<Group>>(m, "Group")
       .def(py::init([](size_t rank, const std::vector<int>& fds, const std::vector<std::string>& names) {
              return std::make_shared<Group>(rank, fds, names);

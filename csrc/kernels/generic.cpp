@@ -100,12 +100,27 @@ float sum_squares(const float* x, size_t n) {
   return (sums[0] + sums[2]) + (sums[1] + sums[3]);
 }
 
+void add_scaled(float* x, const float* y, float scale, size_t n) {
+  for (size_t i = 0; i < n; i++) x[i] += y[i] * scale;
+}
+
 void scale_mul(const float* x, const float* weight, float scale, float* out, size_t n) {
   for (size_t i = 0; i < n; i++) out[i] = x[i] * scale * weight[i];
 }
 
 void silu_mul(const float* gate, const float* up, float* out, size_t n) {
   for (size_t i = 0; i < n; i++) out[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
+}
+
+void gelu_mul(const float* gate, const float* up, float* out, size_t n) {
+  for (size_t i = 0; i < n; i++) {
+    const float g = gate[i];
+    out[i] = g / (1.0f + std::exp(-g * (kGeluLinear + kGeluCubic * g * g))) * up[i];
+  }
+}
+
+void scale_and_cap(float* x, float scale, float cap, size_t n) {
+  for (size_t i = 0; i < n; i++) x[i] = cap > 0.0f ? soft_capped(x[i] * scale, cap) : x[i] * scale;
 }
 
 float max(const float* x, size_t n) {
@@ -132,6 +147,20 @@ void rotate_half(float* x, const float* cos, const float* sin, size_t half) {
     const float second = x[j + half];
     x[j] = first * cos[j] - second * sin[j];
     x[j + half] = second * cos[j] + first * sin[j];
+  }
+}
+
+// Sixteen running sums, each of every sixteenth product; then halves join until one is left.
+void dots(const float* w, size_t rows, const float* x, size_t tokens, size_t n, float* out, size_t out_stride) {
+  for (size_t t = 0; t < tokens; t++) {
+    for (size_t r = 0; r < rows; r++) {
+      float sums[kDotSums] = {};
+      for (size_t k = 0; k < n; k++) sums[k % kDotSums] += w[r * n + k] * x[t * n + k];
+      for (size_t half = kDotSums / 2; half > 0; half /= 2) {
+        for (size_t lane = 0; lane < half; lane++) sums[lane] += sums[lane + half];
+      }
+      out[t * out_stride + r] = sums[0];
+    }
   }
 }
 
@@ -167,12 +196,16 @@ void install_generic(Kernels& table) {
   table.matmul_f16 = matmul<uint16_t, DType::F16, float>;
   table.matmul_f32 = matmul<float, DType::F32, float>;
   table.add = add;
+  table.add_scaled = add_scaled;
   table.sum_squares = sum_squares;
   table.scale_mul = scale_mul;
   table.silu_mul = silu_mul;
+  table.gelu_mul = gelu_mul;
+  table.scale_and_cap = scale_and_cap;
   table.max = max;
   table.exp_sum = exp_sum;
   table.rotate_half = rotate_half;
+  table.dots = dots;
   table.read_memory = read_memory;
   install_generic_attention(table);
 }

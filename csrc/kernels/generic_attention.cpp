@@ -142,7 +142,12 @@ void attend(const AttentionRows& rows, const Element* k_page, const Element* v_p
   for (size_t row = 0; row < rows.rows; row++) {
     if (rows.valid[row] == 0) continue;
     float weights[kPageSize];
-    for (size_t p = 0; p < rows.valid[row]; p++) weights[p] = score(rows, row, k_page, p);
+    const size_t hidden = rows.hidden != nullptr ? rows.hidden[row] : 0;
+    std::fill_n(weights, hidden, -std::numeric_limits<float>::infinity());
+    for (size_t p = hidden; p < rows.valid[row]; p++) {
+      weights[p] = score(rows, row, k_page, p);
+      if (rows.softcap > 0.0f) weights[p] = soft_capped(weights[p], rows.softcap);
+    }
     const float rescale = softmax(rows, row, weights);
     mix(rows, row, weights, rescale, v_page);
   }

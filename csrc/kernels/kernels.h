@@ -18,11 +18,13 @@ namespace dllama {
 inline constexpr size_t kPageSize = 64;
 // Positions interleaved in a K page: vector lanes are positions, so q.K needs no horizontal sums.
 inline constexpr size_t kKeyGroup = 16;
+// Running sums of one of `dots`' products.
+inline constexpr size_t kDotSums = 16;
 
 // Running softmax of `rows` query rows over the pages seen so far. A row starts with max = -inf, sum = 0, acc = 0;
 // after the last page its result is acc / sum.
 struct AttentionRows {
-  const float* q;         // [rows, head_dim], already multiplied by 1/sqrt(head_dim); not read for Q80 pages
+  const float* q;         // [rows, head_dim], already multiplied by the score scale; not read for Q80 pages
   const uint32_t* valid;  // [rows] positions of this page the row may see, 0..kPageSize; 0 leaves the row unchanged
   float* max;             // [rows]
   float* sum;             // [rows]
@@ -35,12 +37,21 @@ struct AttentionRows {
   // For Q80 pages: q as quantize_query gives it, [rows, head_dim], and the scales of its rows.
   const int16_t* q_quants = nullptr;
   const float* q_scales = nullptr;
+  // [rows] positions at the beginning of this page that the row does not see, fewer than its `valid` unless that is 0;
+  // null: none.
+  const uint32_t* hidden = nullptr;
+  float softcap = 0.0f;  // scores become softcap * tanh(score / softcap); 0: they stay
 };
 
 // Largest query quant: with 127 the largest of a key and 4096 the largest head_dim, a score fits int32.
 inline constexpr int kMaxQueryQuant = 4095;
 // Largest quant of a position's weight within a page.
 inline constexpr int kMaxWeightQuant = 32767;
+
+// Of GELU's tanh approximation: gelu(x) = x / (1 + exp(-x (kGeluLinear + kGeluCubic x^2))), which is
+// x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2.
+inline constexpr float kGeluLinear = 1.5957691216f;
+inline constexpr float kGeluCubic = 0.0713548163f;
 
 struct Kernels {
   const char* isa;
@@ -79,15 +90,24 @@ struct Kernels {
   // --- vectors of n floats, any n, any alignment ---
   // Sums are taken in an order that depends on n alone. Elements have the same bits however a range is cut into calls.
   void (*add)(float* x, const float* y, size_t n);  // x += y
+  // x += y * scale, rounded twice: the same bits on every level.
+  void (*add_scaled)(float* x, const float* y, float scale, size_t n);
   float (*sum_squares)(const float* x, size_t n);   // the same bits on every level, so that norms agree between nodes
   void (*scale_mul)(const float* x, const float* weight, float scale, float* out, size_t n);  // x * scale * weight
   void (*silu_mul)(const float* gate, const float* up, float* out, size_t n);                 // silu(gate) * up
+  void (*gelu_mul)(const float* gate, const float* up, float* out, size_t n);                 // gelu(gate) * up
+  // x *= scale, then x = cap * tanh(x / cap), to some units in the last place; 0: no cap.
+  void (*scale_and_cap)(float* x, float scale, float cap, size_t n);
   float (*max)(const float* x, size_t n);                                                     // n >= 1
   // out[i] = exp((x[i] - shift) * scale), to 2 units in the last place, 0 where that is below the smallest normal float
   // (generic: a subnormal); returns their sum. `out` may be `x`.
   float (*exp_sum)(const float* x, float shift, float scale, float* out, size_t n);
   // Rotates the pairs (x[j], x[j + half]) by the angles whose cosines and sines are given [half].
   void (*rotate_half)(float* x, const float* cos, const float* sin, size_t half);
+
+  // out[t * out_stride + r] = w[r] . x[t] for t < tokens and r < rows, of row-major [., n], n a multiple of kDotSums.
+  // The same bits on every level, so that all nodes choose the same experts.
+  void (*dots)(const float* w, size_t rows, const float* x, size_t tokens, size_t n, float* out, size_t out_stride);
 
   // --- attention over one KV page of one KV head ---
   // K page: [kPageSize / kKeyGroup, head_dim, kKeyGroup], V page: [kPageSize, head_dim], of F16 or F32.

@@ -40,6 +40,8 @@ void attend_tile(const AttentionRows& rows, size_t first, const Element* k_page,
   if (tile.max_valid == 0) return;
 
   score<R>(tile, k_page);
+  if (rows.softcap > 0.0f) cap_scores<R>(tile, rows.softcap);
+  if (rows.hidden != nullptr) hide_scores<R>(tile, rows.hidden + first);
   KERNEL_UNROLL
   for (int r = 0; r < R; r++) {
     if (tile.valid[r] > 0) softmax(tile, r, rows.max[first + r], rows.sum[first + r]);

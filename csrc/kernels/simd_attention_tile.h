@@ -45,6 +45,24 @@ struct Tile {
   float weight_scales[kMaxRows];
 };
 
+template <int R>
+KERNEL_INLINE void cap_scores(Tile& tile, float cap) {
+  for (int r = 0; r < R; r++) {
+    for (size_t p = 0; p < tile.valid[r]; p += kLanes) {
+      float* scores = tile.weights[r] + p;
+      store(scores, soft_capped(load(scores), all(cap), all(2.0f / cap)));
+    }
+  }
+}
+
+// Scores of positions at the beginning of the page that a row does not see: their exponentials will be 0.
+template <int R>
+KERNEL_INLINE void hide_scores(Tile& tile, const uint32_t* hidden) {
+  for (int r = 0; r < R; r++) {
+    for (uint32_t p = 0; p < hidden[r]; p++) tile.weights[r][p] = -__builtin_inff();
+  }
+}
+
 // Turns the scores of one row into exponentials relative to its new maximum. Positions from `valid` on are replaced
 // before anything is computed from them: whatever the page holds there, it cannot reach the row.
 KERNEL_INLINE void softmax(Tile& tile, int row, float& row_max, float& row_sum) {

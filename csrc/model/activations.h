@@ -9,6 +9,7 @@
 #include "model/config.h"
 #include "ops/attention.h"
 #include "ops/matmul.h"
+#include "ops/routing.h"
 
 namespace dllama {
 
@@ -20,6 +21,8 @@ inline constexpr size_t kRedundantTokens = 4;
 inline constexpr size_t kChunkRows = 64;
 // Tokens whose gate and up are computed before they are put together, while what both read and give lies in L2.
 inline constexpr size_t kGateTokens = 128;
+// Tokens whose router logits are computed together, while their inputs as floats lie in L2.
+inline constexpr size_t kRouterTokens = 16;
 // Query rows (tokens x query heads of a KV head) that attention handles together, at least one token's. A multiple of
 // 6, which kernels take at a time; with 64 values to a head, rows, sums and a page stay in L2.
 inline constexpr size_t kTileRows = 48;
@@ -39,6 +42,17 @@ Range hidden_range(const NodeConfig& config, size_t rank);
 // Bytes of a rank's range of one token as it travels, normalized: the sum of its squares, then its columns.
 size_t range_record_bytes(const NodeConfig& config, size_t rank);
 
+// Cosines and sines of the angles of each token's rotated pairs. [max_tokens, pairs]
+struct RotaryTable {
+  Buffer cos, sin;
+};
+
+// Sums of squares of a token's queries and keys.
+struct HeadSquares {
+  float q;
+  float k;
+};
+
 // What one thread has for itself.
 struct ThreadBuffers {
   ThreadBuffers(const Kernels& kernels, const NodeConfig& config, const Shard& shard);
@@ -52,6 +66,11 @@ struct ThreadBuffers {
   std::vector<float> up;        // [max_tokens, kChunkRows]
   AttentionScratch attention;   // [tokens of a tile x query heads of a KV head]
   std::vector<float> attended;  // [tokens of a tile, heads of a unit x head_dim]
+  // Only in models with experts.
+  std::vector<float> router_inputs;   // [kRouterTokens, hidden_size]
+  std::vector<ExpertChoice> choices;  // [kRedundantTokens, num_experts_per_tok]
+  Routing routing;                    // of the step's tokens, the same in each thread
+  ActivationRows gathered;            // [kGateTokens, hidden_size] inputs of an expert's tokens
 };
 
 struct Activations {
@@ -60,15 +79,22 @@ struct Activations {
 
   std::vector<size_t> position;  // [max_tokens]
   std::vector<size_t> slot;      // [max_tokens]
-  Buffer cos, sin;               // [max_tokens, head_dim / 2]
+  RotaryTable rope, local_rope;  // the latter only if a layer has it
   Buffer residual;               // [max_tokens, hidden_size]
   Buffer update;                 // [max_tokens, hidden_size] what this rank's o_proj or down_proj adds to the residual
   Buffer q;                      // [max_tokens, q_stride] rotated queries
   size_t q_stride;               // this rank's query outputs, padded to whole row groups
+  Buffer k;                      // [max_tokens, k_stride] keys, only if all heads of a token are normed together
+  size_t k_stride;               // this rank's KV outputs, padded to whole row groups
+  Buffer head_squares;           // [rank, max_tokens] HeadSquares, likewise
   Buffer segments;               // [kRedundantTokens, num_heads, segments, head_dim + 2] attention.cpp
   ActivationRows normed;         // [max_tokens, hidden_size] input of q, k, v or gate, up
   ActivationRows attended;       // [max_tokens, this rank's query outputs] input of o_proj
   ActivationRows gated;          // [max_tokens, this rank's FFN columns] input of down_proj
+  // Only in models with experts; a row is a token with one of its experts, see Routing.
+  Buffer router_logits;               // [max_tokens, num_experts]
+  std::vector<ExpertChoice> choices;  // [max_tokens, num_experts_per_tok]
+  ActivationRows expert_gated;        // [rows, this rank's columns of an expert] input of its down_proj
   // With other ranks (sync.h): sums of hidden values for and from them in the wire type, and normalized ranges.
   Buffer sums_out;              // [max_tokens, hidden_size]
   std::vector<Buffer> sums_in;  // [rank] the same; none of its own

@@ -6,7 +6,6 @@
 #include "model/attention.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 
 namespace dllama {
@@ -18,18 +17,25 @@ struct HeadTile {
   const AttentionTile& tile;
   size_t kv_head;
   size_t rows;      // tokens x query heads
-  size_t segments;  // that the last token sees
+  size_t first_segment;
+  size_t segments;  // that some token sees, from this one on
 };
 
-HeadTile head_tile(const Step& step, const AttentionTile& tile, size_t kv_head) {
-  const size_t last_position = step.buffers.position[tile.first_row + tile.num_tokens - 1];
-  return {tile, kv_head, tile.num_tokens * step.shard.group_size(), num_segments(last_position)};
+AttentionSpec spec_of(const Step& step, size_t layer) {
+  return {step.config.layers[layer].window, step.config.attention_softcap};
+}
+
+HeadTile head_tile(const Step& step, size_t layer, const AttentionTile& tile, size_t kv_head) {
+  const size_t* positions = step.buffers.position.data() + tile.first_row;
+  const size_t first = segment_of(first_seen(spec_of(step, layer), positions[0]));
+  const size_t last = segment_of(positions[tile.num_tokens - 1]);
+  return {tile, kv_head, tile.num_tokens * step.shard.group_size(), first, last + 1 - first};
 }
 
 void load_queries(const Step& step, const HeadTile& head, AttentionScratch& scratch) {
   const size_t head_dim = step.config.head_dim;
   const size_t group = step.shard.group_size();
-  const float scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
+  const float scale = step.config.score_scale();
   for (size_t t = 0; t < head.tile.num_tokens; ++t) {
     const size_t token = head.tile.first_row + t;
     const float* q = step.buffers.q.as<float>() + token * step.buffers.q_stride + head.kv_head * group * head_dim;
@@ -47,15 +53,15 @@ KvPages pages_of(const Step& step, const HeadTile& head, size_t layer) {
 // --- segments ---
 
 // Whether segments are chunks of their own: the most that a sequence has, or 1.
-size_t most_segments(const Step& step) {
+size_t most_segments(const Step& step, size_t layer) {
   if (step.num_tokens > kRedundantTokens) return 1;
   if (step.tiles.size() * step.shard.num_kv_heads >= 2 * step.pool.size()) return 1;
   size_t most = 1;
-  for (const AttentionTile& tile : step.tiles) most = std::max(most, head_tile(step, tile, 0).segments);
+  for (const AttentionTile& tile : step.tiles) most = std::max(most, head_tile(step, layer, tile, 0).segments);
   return most;
 }
 
-// Where a segment's result lies: max and sum of each row, then acc.
+// Where the result of a tile's `segment`-th segment lies: max and sum of each row, then acc.
 SoftmaxRows segment_result(const Step& step, const HeadTile& head, size_t segment) {
   const size_t row_size = step.config.head_dim + 2;
   const size_t first_row = head.tile.first_row * step.shard.num_heads + head.kv_head * head.rows;
@@ -69,11 +75,11 @@ void attend_segments(Step& step, size_t thread, size_t layer, size_t segments) {
   const size_t heads = step.shard.num_kv_heads;
   for (size_t c; step.pool.next_chunk(thread, step.tiles.size() * heads * segments, c);) {
     const size_t segment = c % segments;
-    const HeadTile head = head_tile(step, step.tiles[c / segments / heads], c / segments % heads);
+    const HeadTile head = head_tile(step, layer, step.tiles[c / segments / heads], c / segments % heads);
     if (segment >= head.segments) continue;
     load_queries(step, head, scratch);
-    attend_segment(step.kernels, pages_of(step, head, layer), segment, head.rows, step.config.head_dim, scratch,
-                   segment_result(step, head, segment));
+    attend_segment(step.kernels, pages_of(step, head, layer), head.first_segment + segment, head.rows,
+                   step.config.head_dim, scratch, segment_result(step, head, segment), spec_of(step, layer));
   }
   step.pool.barrier();
 }
@@ -100,7 +106,8 @@ void attend_head(const Step& step, ThreadBuffers& own, size_t layer, const HeadT
     merge_segments(step, head, own.attention);
   } else {
     load_queries(step, head, own.attention);
-    attend(step.kernels, pages_of(step, head, layer), head.rows, step.config.head_dim, own.attention);
+    attend(step.kernels, pages_of(step, head, layer), head.rows, step.config.head_dim, own.attention,
+           spec_of(step, layer));
   }
   for (size_t t = 0; t < head.tile.num_tokens; ++t) {
     std::memcpy(own.attended.data() + t * stride + column, own.attention.acc.data() + t * values,
@@ -111,7 +118,7 @@ void attend_head(const Step& step, ThreadBuffers& own, size_t layer, const HeadT
 }  // namespace
 
 void attention(Step& step, size_t thread, size_t layer, std::span<const std::byte> next) {
-  const size_t segments = most_segments(step);
+  const size_t segments = most_segments(step, layer);
   if (segments > 1) attend_segments(step, thread, layer, segments);
   const size_t values = step.shard.group_size() * step.config.head_dim;  // per KV head
   const size_t unit = heads_per_unit(values, kBlockSize);
@@ -121,7 +128,7 @@ void attention(Step& step, size_t thread, size_t layer, std::span<const std::byt
     const AttentionTile& tile = step.tiles[c / units];
     const size_t first_head = c % units * unit;
     for (size_t i = 0; i < unit; ++i) {
-      const HeadTile head = head_tile(step, tile, first_head + i);
+      const HeadTile head = head_tile(step, layer, tile, first_head + i);
       attend_head(step, own, layer, head, segments > 1, i * values, unit * values);
     }
     for (size_t t = 0; t < tile.num_tokens; ++t) {

@@ -81,10 +81,15 @@ void check_queries(const std::vector<CandidateQuery>& queries, size_t vocab_size
 
 }  // namespace
 
+void check_exchange(const NodeConfig& config, bool scatter) {
+  require(!scatter || !config.has_output_norms(), "a model that norms sums exchanges them directly");
+}
+
 void Batch::check(const NodeConfig& config) const {
   require(!spans.empty(), "a step needs at least one span");
   const size_t tokens = num_tokens(config.hidden_size);
   require(tokens <= config.max_tokens, "a step has more tokens than max_tokens");
+  check_exchange(config, scatter);
   require(pages.size() <= config.num_pages, "a step has too many page changes");
   size_t counted = 0;
   std::vector<bool> seen(config.num_slots);

@@ -41,6 +41,9 @@ struct Want {
 inline constexpr size_t kMaxCandidates = size_t{1} << 16;
 inline constexpr size_t kMaxQueryIds = size_t{1} << 17;
 
+// Throws InvalidArgument if the ranks of this model cannot exchange their sums in this way.
+void check_exchange(const NodeConfig& config, bool scatter);
+
 struct Batch {
   std::vector<Span> spans;
   std::vector<PageChange> pages;

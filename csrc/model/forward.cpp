@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
+#include <span>
 
 #include "model/layer.h"
 
@@ -29,23 +29,30 @@ void lay_out(Step& step, const Batch& batch) {
 }
 
 // cos and sin of position * frequency, the product rounded to F32 as the reference implementation rounds it.
-void rotary_table(Step& step, size_t token) {
-  const size_t half = step.config.head_dim / 2;
-  const auto position = static_cast<float>(step.buffers.position[token]);
-  for (size_t j = 0; j < half; ++j) {
-    const float angle = position * step.config.rope_frequencies[j];
-    step.buffers.cos.as<float>()[token * half + j] = std::cos(angle);
-    step.buffers.sin.as<float>()[token * half + j] = std::sin(angle);
+void fill_rotary_table(RotaryTable& table, std::span<const float> frequencies, float factor, size_t token,
+                       size_t position) {
+  const size_t pairs = frequencies.size();
+  for (size_t j = 0; j < pairs; ++j) {
+    const float angle = static_cast<float>(position) * frequencies[j];
+    table.cos.as<float>()[token * pairs + j] = std::cos(angle) * factor;
+    table.sin.as<float>()[token * pairs + j] = std::sin(angle) * factor;
   }
+}
+
+void fill_rotary_tables(Step& step, size_t token) {
+  const size_t position = step.buffers.position[token];
+  fill_rotary_table(step.buffers.rope, step.config.rope_frequencies, step.config.rope_factor, token, position);
+  fill_rotary_table(step.buffers.local_rope, step.config.local_rope_frequencies, 1.0f, token, position);
 }
 
 void load_embeddings(Step& step, size_t thread, const Batch& batch) {
   const size_t hidden = step.config.hidden_size;
   const bool redundant = step.is_redundant();
   const Range own = split(step.num_tokens, step.pool.size(), thread);
-  for (size_t t = own.begin; t < own.end; ++t) rotary_table(step, t);
+  for (size_t t = own.begin; t < own.end; ++t) fill_rotary_tables(step, t);
   for (size_t t = redundant ? 0 : own.begin; t < (redundant ? step.num_tokens : own.end); ++t) {
-    std::memcpy(residual_row(step, thread, t), batch.embeddings.data() + t * hidden, hidden * sizeof(float));
+    float* row = residual_row(step, thread, t);
+    for (size_t i = 0; i < hidden; ++i) row[i] = batch.embeddings[t * hidden + i] * step.config.embedding_multiplier;
   }
   step.pool.barrier();
 }
@@ -58,7 +65,7 @@ void forward(Step& step, const Batch& batch, Outputs& outputs) {
   size_outputs(step, batch, wanted, outputs);
   step.pool.run([&](size_t thread) {
     load_embeddings(step, thread, batch);
-    const ActivationRows* x = &add_and_norm(step, thread, false, step.weights.layers[0].input_layernorm);
+    const ActivationRows* x = &add_and_norm(step, thread, false, {nullptr, step.weights.layers[0].input_layernorm});
     for (size_t layer = 0; layer < step.config.layers.size(); ++layer) {
       x = &run_layer(step, thread, layer, *x);
       if (step.failed) return;

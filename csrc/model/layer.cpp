@@ -1,14 +1,18 @@
 // One transformer layer, in the order of the paper:
 //
 //   x = norm(residual)
-//   q, k, v = x projected by this rank's heads; norm and rotate q and k; append k, v to the cache   -- barrier
+//   q, k, v = x projected by this rank's heads, with biases; norm and rotate q and k; append k, v to the cache
+//                                                                                                  -- barrier
 //   attention of each KV head's queries over its pages                                             -- barrier
-//   residual += sum over ranks of o_proj                                                           -- barrier
+//   residual += norm(sum over ranks of o_proj) * residual_multiplier                               -- barrier
 //   x = norm(residual)
-//   gated = silu(gate_proj x) * up_proj x                                                          -- barrier
-//   residual += sum over ranks of down_proj                                                        -- barrier
+//   gated = activation(gate_proj x) * up_proj x                                                    -- barrier
+//   residual += norm(sum over ranks of down_proj) * residual_multiplier                            -- barrier
 //
-// With more than kRedundantTokens tokens each norm ends in a barrier too; sync.h adds those of other ranks.
+// In a layer with experts these two lines are those of experts.h, behind a router and two barriers more.
+//
+// A model has the norm before its products (LayerSpec::has_input_norms), that of what they give (has_output_norms), or
+// both. With more than kRedundantTokens tokens each norm ends in a barrier too; sync.h adds those of other ranks.
 //
 // All threads run these functions together. Work inside a phase is taken in chunks, so a slow core takes fewer; no
 // result's bits depend on who computed it.
@@ -16,156 +20,29 @@
 
 #include <algorithm>
 
+#include "model/ahead.h"
 #include "model/attention.h"
+#include "model/experts.h"
+#include "model/feed_forward.h"
+#include "model/qkv.h"
 #include "model/sync.h"
-#include "ops/norm.h"
 
 namespace dllama {
 
-const ActivationRows& add_and_norm(Step& step, size_t thread, bool has_sums, const float* weight) {
+const ActivationRows& add_and_norm(Step& step, size_t thread, bool has_sums, const Norms& norms) {
   const bool redundant = step.is_redundant();
   ActivationRows& rows = redundant ? step.buffers.threads[thread].normed : step.buffers.normed;
   const Range all{0, step.num_tokens};
   const Range tokens = redundant ? all : part_of(step, all, thread);
   for (size_t t = tokens.begin; t < tokens.end; ++t) {
-    if (has_sums) add_sums(step, thread, t, residual_row(step, thread, t));
-    if (weight != nullptr) norm(step, thread, t, weight, rows, t);
+    if (has_sums) add_sums(step, thread, t, norms.output, residual_row(step, thread, t));
+    if (norms.is_read) norm(step, thread, t, norms.input, rows, t);
   }
   if (!redundant) step.pool.barrier();
   return rows;
 }
 
 namespace {
-
-// Where one projection's heads go once they are computed.
-enum class HeadKind { Query, Key, Value };
-
-// Normalizes and rotates one head of one token in place.
-void norm_and_rotate(Step& step, size_t token, const float* norm_weight, float* head) {
-  const size_t half = step.config.head_dim / 2;
-  if (norm_weight != nullptr) {
-    rms_norm(step.kernels, head, norm_weight, step.config.rms_norm_eps, head, step.config.head_dim);
-  }
-  step.kernels.rotate_half(head, step.buffers.cos.as<float>() + token * half,
-                           step.buffers.sin.as<float>() + token * half, half);
-}
-
-// Finishes `num_heads` heads of all tokens, which lie at heads[token * stride].
-void finish_heads(Step& step, size_t layer, HeadKind kind, size_t first_head, size_t num_heads, float* heads,
-                  size_t stride) {
-  const LayerWeights& w = step.weights.layers[layer];
-  const size_t head_dim = step.config.head_dim;
-  for (size_t t = 0; t < step.num_tokens; ++t) {
-    const size_t slot = step.buffers.slot[t];
-    const size_t position = step.buffers.position[t];
-    for (size_t i = 0; i < num_heads; ++i) {
-      float* head = heads + t * stride + i * head_dim;
-      if (kind == HeadKind::Value) {
-        step.cache.store_value(slot, layer, first_head + i, position, head);
-        continue;
-      }
-      norm_and_rotate(step, t, kind == HeadKind::Query ? w.q_norm : w.k_norm, head);
-      if (kind == HeadKind::Key) step.cache.store_key(slot, layer, first_head + i, position, head);
-    }
-  }
-}
-
-// Projects one chunk of heads for all tokens and finishes them. Queries stay in buffers.q, keys and values go to the
-// cache.
-void project_heads(Step& step, size_t thread, size_t layer, const ActivationRows& x, HeadKind kind, const Matrix& w,
-                   size_t chunk, size_t chunk_heads) {
-  const size_t head_dim = step.config.head_dim;
-  const size_t chunk_groups = chunk_heads * head_dim / step.kernels.row_group;
-  const size_t first_group = chunk * chunk_groups;
-  const size_t first_head = chunk * chunk_heads;
-  const size_t num_heads = std::min(chunk_heads, w.rows / head_dim - first_head);
-  const bool is_query = kind == HeadKind::Query;
-  float* out =
-      is_query ? step.buffers.q.as<float>() + first_head * head_dim : step.buffers.threads[thread].heads.data();
-  const size_t stride = is_query ? step.buffers.q_stride : chunk_heads * head_dim;
-  matmul(step.kernels, w, first_group, std::min(chunk_groups, w.groups - first_group), x, 0, step.num_tokens, out,
-         stride);
-  finish_heads(step, layer, kind, first_head, num_heads, out, stride);
-}
-
-// Weights from a row group on that fit the smallest L2 in use: what a thread that waits fetches of those it reads next.
-std::span<const std::byte> weights_from(const Matrix& w, size_t group) {
-  constexpr size_t kMaxBytes = 64 << 10;
-  if (group >= w.groups) return {};
-  return {w.at(group), std::min((w.groups - group) * w.group_bytes, kMaxBytes)};
-}
-
-// The first of a thread's part of a matrix.
-std::span<const std::byte> first_weights(const Step& step, size_t thread, const Matrix& w) {
-  const size_t chunk_groups = kChunkRows / step.kernels.row_group;
-  const Range chunks = split((w.groups + chunk_groups - 1) / chunk_groups, step.pool.size(), thread);
-  return weights_from(w, chunks.begin * chunk_groups);
-}
-
-// Fused q, k, v: a chunk is a few heads of one of the three, whole row groups and whole heads.
-struct QkvChunk {
-  HeadKind kind;
-  const Matrix& w;
-  size_t chunk;  // of this matrix
-};
-
-size_t head_chunks(const Step& step, size_t num_heads) {
-  const size_t chunk_heads = heads_per_unit(step.config.head_dim, step.kernels.row_group);
-  return (num_heads + chunk_heads - 1) / chunk_heads;
-}
-
-size_t num_qkv_chunks(const Step& step) {
-  return head_chunks(step, step.shard.num_heads) + 2 * head_chunks(step, step.shard.num_kv_heads);
-}
-
-QkvChunk qkv_chunk(const Step& step, const LayerWeights& w, size_t chunk) {
-  const size_t q_chunks = head_chunks(step, step.shard.num_heads);
-  const size_t kv_chunks = head_chunks(step, step.shard.num_kv_heads);
-  if (chunk < q_chunks) return {HeadKind::Query, w.q_proj, chunk};
-  if (chunk < q_chunks + kv_chunks) return {HeadKind::Key, w.k_proj, chunk - q_chunks};
-  return {HeadKind::Value, w.v_proj, chunk - q_chunks - kv_chunks};
-}
-
-std::span<const std::byte> first_qkv_weights(const Step& step, size_t thread, const LayerWeights& w) {
-  if (!step.shard.has_attention()) return {};
-  const QkvChunk first = qkv_chunk(step, w, split(num_qkv_chunks(step), step.pool.size(), thread).begin);
-  const size_t chunk_heads = heads_per_unit(step.config.head_dim, step.kernels.row_group);
-  return weights_from(first.w, first.chunk * chunk_heads * step.config.head_dim / step.kernels.row_group);
-}
-
-void project_qkv(Step& step, size_t thread, size_t layer, const ActivationRows& x) {
-  const LayerWeights& w = step.weights.layers[layer];
-  const size_t chunk_heads = heads_per_unit(step.config.head_dim, step.kernels.row_group);
-  for (size_t c; step.pool.next_chunk(thread, num_qkv_chunks(step), c);) {
-    const QkvChunk chunk = qkv_chunk(step, w, c);
-    project_heads(step, thread, layer, x, chunk.kind, chunk.w, chunk.chunk, chunk_heads);
-  }
-  step.pool.barrier(first_weights(step, thread, w.o_proj));
-}
-
-// SwiGLU: a chunk is kChunkRows columns of the FFN, gate and up together, so its owner can finish them at once.
-void gate_and_up(Step& step, size_t thread, size_t layer, const ActivationRows& x) {
-  const LayerWeights& w = step.weights.layers[layer];
-  const size_t group = step.kernels.row_group;
-  const size_t columns = step.shard.intermediate_size;
-  ThreadBuffers& own = step.buffers.threads[thread];
-  for (size_t c; step.pool.next_chunk(thread, (columns + kChunkRows - 1) / kChunkRows, c);) {
-    const size_t first = c * kChunkRows;
-    const size_t size = std::min(kChunkRows, columns - first);
-    for (size_t begin = 0; begin < step.num_tokens; begin += kGateTokens) {
-      const size_t tokens = std::min(kGateTokens, step.num_tokens - begin);
-      matmul(step.kernels, w.gate_proj, first / group, size / group, x, begin, tokens, own.gate.data(), kChunkRows);
-      matmul(step.kernels, w.up_proj, first / group, size / group, x, begin, tokens, own.up.data(), kChunkRows);
-      for (size_t t = 0; t < tokens; ++t) {
-        float* gate = own.gate.data() + t * kChunkRows;
-        step.buffers.gated.prefetch(begin + t + 8, first);  // each token's place is a miss of its own
-        step.kernels.silu_mul(gate, own.up.data() + t * kChunkRows, gate, size);
-        step.buffers.gated.store(step.kernels, begin + t, first, gate, size);
-      }
-    }
-  }
-  step.pool.barrier(first_weights(step, thread, w.down_proj));
-}
 
 // The sums of a piece of the step, behind a barrier. A rank without heads has none to add behind its attention.
 void project_piece(Step& step, size_t thread, const Matrix& w, const ActivationRows& rows, Range tokens,
@@ -181,34 +58,48 @@ void project_piece(Step& step, size_t thread, const Matrix& w, const ActivationR
   step.pool.barrier(is_last ? next : first_weights(step, thread, w));
 }
 
-// Takes up the sums of a piece, and sends this rank's range of their norm on, if there is one.
-void pass_on(Step& step, size_t thread, size_t piece, const float* weight) {
+// Scatter: takes up the sums of a piece, and sends this rank's range of the residual's norm on.
+void pass_on(Step& step, size_t thread, size_t piece, const Norms& norms) {
   reduce_sums(step, thread, piece);
-  if (weight != nullptr) send_range(step, thread, piece_tokens(step, piece), {}, weight);
+  if (norms.is_read) send_range(step, thread, piece_tokens(step, piece), {}, norms.input);
 }
 
-// residual += the sum over ranks of what `project` puts into buffers.update piece by piece, then the norm of that;
-// without one if `weight` is null.
+// residual += the sum over ranks of what `project` puts into buffers.update piece by piece, then what is read of it.
 template <typename Project>
-const ActivationRows& sum_and_norm(Step& step, size_t thread, const float* weight, const Project& project) {
+const ActivationRows& sum_and_norm(Step& step, size_t thread, const Norms& norms, const Project& project) {
   const size_t pieces = num_pieces(step);
   for (size_t piece = 0; piece < pieces; ++piece) {
     project(piece_tokens(step, piece));
     send_sums(step, thread, piece);
-    if (step.scatter && piece > 0) pass_on(step, thread, piece - 1, weight);
+    if (step.scatter && piece > 0) pass_on(step, thread, piece - 1, norms);
   }
   if (step.scatter) {
-    pass_on(step, thread, pieces - 1, weight);
-    receive_ranges(step, thread, weight == nullptr ? 0 : step.num_tokens);
+    pass_on(step, thread, pieces - 1, norms);
+    receive_ranges(step, thread, norms.is_read ? step.num_tokens : 0);
     return step.buffers.normed;
   }
   wait_for_sums(step, thread);
-  return add_and_norm(step, thread, true, weight);
+  return add_and_norm(step, thread, true, norms);
 }
 
 const ActivationRows& project_and_norm(Step& step, size_t thread, const Matrix& w, const ActivationRows& rows,
-                                       const float* weight, std::span<const std::byte> next) {
-  return sum_and_norm(step, thread, weight, [&](Range tokens) { project_piece(step, thread, w, rows, tokens, next); });
+                                       const Norms& norms, std::span<const std::byte> next) {
+  return sum_and_norm(step, thread, norms, [&](Range tokens) { project_piece(step, thread, w, rows, tokens, next); });
+}
+
+// residual += the sum over ranks of the feed-forward network of `x`, then what is read of it.
+const ActivationRows& feed_forward(Step& step, size_t thread, size_t layer, const ActivationRows& x, const Norms& norms,
+                                   std::span<const std::byte> next) {
+  const LayerWeights& w = step.weights.layers[layer];
+  if (!step.config.layers[layer].has_experts) {
+    gate_and_up(step, thread, w.ffn, x);
+    return project_and_norm(step, thread, w.ffn.down_proj, step.buffers.gated, norms, next);
+  }
+  expert_gate_and_up(step, thread, w, x);
+  return sum_and_norm(step, thread, norms, [&](Range tokens) {
+    expert_down(step, thread, w, tokens);
+    step.pool.barrier(tokens.end == step.num_tokens ? next : std::span<const std::byte>{});
+  });
 }
 
 }  // namespace
@@ -226,22 +117,22 @@ void project_chunks(Step& step, size_t thread, const Matrix& w, const Activation
 
 const ActivationRows& run_layer(Step& step, size_t thread, size_t layer, const ActivationRows& x) {
   const LayerWeights& w = step.weights.layers[layer];
-  if (step.shard.has_attention()) {
-    project_qkv(step, thread, layer, x);
-    attention(step, thread, layer, first_weights(step, thread, w.o_proj));
-  }
-  const ActivationRows& y = project_and_norm(step, thread, w.o_proj, step.buffers.attended, w.post_attention_layernorm,
-                                             first_weights(step, thread, w.gate_proj));
-  gate_and_up(step, thread, layer, y);
+  project_qkv(step, thread, layer, x);
+  if (step.shard.has_attention()) attention(step, thread, layer, first_weights(step, thread, w.o_proj));
+  const bool has_experts = step.config.layers[layer].has_experts;
+  const ActivationRows& y =
+      project_and_norm(step, thread, w.o_proj, step.buffers.attended,
+                       {w.attention_output_norm, w.post_attention_layernorm},
+                       has_experts ? first_router_weights(step, thread, w) : first_weights(step, thread, w.ffn.gate_proj));
   const bool is_last = layer + 1 == step.weights.layers.size();
   const LayerWeights* next = is_last ? nullptr : &step.weights.layers[layer + 1];
-  return project_and_norm(
-      step, thread, w.down_proj, step.buffers.gated, is_last ? nullptr : next->input_layernorm,
+  return feed_forward(
+      step, thread, layer, y, {w.feedforward_output_norm, is_last ? nullptr : next->input_layernorm, !is_last},
       is_last ? first_weights(step, thread, step.weights.lm_head) : first_qkv_weights(step, thread, *next));
 }
 
 void probe_exchange(Step& step, size_t thread) {
-  sum_and_norm(step, thread, step.weights.norm, [&](Range) { step.pool.barrier(); });
+  sum_and_norm(step, thread, {nullptr, step.weights.norm}, [&](Range) { step.pool.barrier(); });
 }
 
 void final_norm(Step& step, size_t thread, std::span<const size_t> tokens) {

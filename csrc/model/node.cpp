@@ -23,6 +23,7 @@ struct ProbeFrame {
 void check(const ProbeFrame& frame, const NodeConfig& config) {
   require(frame.num_tokens > 0 && frame.num_tokens <= config.max_tokens, "a probe has 1 to max_tokens tokens");
   require(frame.scatter <= 1, "unknown way of exchange");
+  check_exchange(config, frame.scatter != 0);
 }
 
 // Payload of a SendRow.
@@ -143,6 +144,11 @@ const Outputs& Node::step(Batch batch) {
     run(batch);
   });
   return outputs_;
+}
+
+void Node::set_scatter_from(size_t num_tokens) {
+  check_exchange(config_, num_tokens != 0);
+  scatter_from_ = num_tokens;
 }
 
 double Node::probe(size_t num_tokens, bool scatter) {

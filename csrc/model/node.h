@@ -32,8 +32,9 @@ class Node {
 
   // Rank 0: runs one step on every rank. The result is valid until the next step.
   const Outputs& step(Batch batch);
-  // Rank 0: steps of at least so many tokens exchange their sums by scatter (sync.h); 0: none does.
-  void set_scatter_from(size_t num_tokens) { scatter_from_ = num_tokens; }
+  // Rank 0: steps of at least so many tokens exchange their sums by scatter (sync.h); 0: none does, as it must be where
+  // sums are normed (else InvalidArgument).
+  void set_scatter_from(size_t num_tokens);
   size_t scatter_from() const { return scatter_from_; }
   // Rank 0: seconds that one exchange behind a product takes for so many tokens. Disturbs no sequence.
   double probe(size_t num_tokens, bool scatter);

@@ -101,10 +101,22 @@ void gather(Group& group, const NodeConfig& config, size_t num_rows, float* rows
   group.wait();
 }
 
+// Times the multiplier and under the cap that the model has for logits, if it has any. Ends in a barrier, too.
+void scale_and_cap_logits(Step& step, size_t thread, size_t num_rows, float* logits, size_t stride) {
+  const float multiplier = step.config.logits_multiplier, cap = step.config.logits_softcap;
+  if (multiplier == 1.0f && cap == 0.0f) return;
+  const Range own = part_of(step, {0, step.shard.vocab_size()}, thread);
+  for (size_t row = 0; row < num_rows; ++row) {
+    step.kernels.scale_and_cap(logits + row * stride + own.begin, multiplier, cap, own.size());
+  }
+  step.pool.barrier();
+}
+
 // This rank's slice of the logits of `num_rows` rows of buffers.normed from `first_row` on. Ends in a barrier.
 void project_logits(Step& step, size_t thread, size_t first_row, size_t num_rows, float* out, size_t stride) {
   project_chunks(step, thread, step.weights.lm_head, step.buffers.normed, first_row, num_rows, out, stride);
   step.pool.barrier();
+  scale_and_cap_logits(step, thread, num_rows, out, stride);
 }
 
 void compute_logits(Step& step, size_t thread, const Wanted& wanted, Outputs& outputs) {

@@ -44,6 +44,8 @@ struct Step {
   bool is_alone() const { return group.world_size() == 1; }
   // Whether every thread does the serial work between two products for itself.
   bool is_redundant() const { return num_tokens <= kRedundantTokens && !scatter; }
+  // out := activation(gate) * up, see kernels.h.
+  auto gate_kernel() const { return config.activation == Activation::Silu ? kernels.silu_mul : kernels.gelu_mul; }
 };
 
 // Runs `work`, which speaks with other ranks, on thread 0; if it fails, so does the step.

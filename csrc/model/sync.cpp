@@ -55,8 +55,8 @@ void queue_sums(Step& step, size_t piece) {
   }
 }
 
-// x := x + the sum over ranks of this rank's summed range, for one token of a piece.
-void add_sums(Step& step, size_t thread, Range tokens, size_t token, float* x) {
+// The sum over ranks of this rank's summed range, for one token of a piece.
+const float* sum_up(Step& step, size_t thread, Range tokens, size_t token) {
   ThreadBuffers& own = step.buffers.threads[thread];
   const size_t size = summed_range(step, step.group.rank()).size();
   const size_t offset = (token - tokens.begin) * sums_bytes(step, size);
@@ -66,7 +66,7 @@ void add_sums(Step& step, size_t thread, Range tokens, size_t token, float* x) {
     from_wire(step.kernels, step.config.wire_type, sums.data() + offset, size, target);
     if (rank != 0) step.kernels.add(own.sum.data(), target, size);
   }
-  step.kernels.add(x, own.sum.data(), size);
+  return own.sum.data();
 }
 
 // A rank's range of a row on its way: the sum of its squares, then its columns.
@@ -82,6 +82,11 @@ void queue_ranges(Step& step, Range rows) {
     step.group.send(rank, FrameType::Activations, range_record(step, step.group.rank(), rows));
     step.group.receive(rank, FrameType::Activations, range_record(step, rank, rows));
   }
+}
+
+// Those of all tokens of the step.
+std::span<HeadSquares> head_squares(const Step& step, size_t rank) {
+  return {step.buffers.head_squares.as<HeadSquares>() + rank * step.config.max_tokens, step.num_tokens};
 }
 
 // Brings the ranges of one row together and multiplies it by 1/rms.
@@ -128,15 +133,22 @@ void wait_for_sums(Step& step, size_t thread) {
   step.pool.barrier();
 }
 
-void add_sums(Step& step, size_t thread, size_t token, float* x) {
+void add_sums(Step& step, size_t thread, size_t token, const float* output_norm, float* x) {
   const size_t hidden = step.config.hidden_size;
-  if (step.is_alone()) return step.kernels.add(x, step.buffers.update.as<float>() + token * hidden, hidden);
-  add_sums(step, thread, {0, step.num_tokens}, token, x);
+  const float* sums = step.is_alone() ? step.buffers.update.as<float>() + token * hidden
+                                      : sum_up(step, thread, {0, step.num_tokens}, token);
+  if (output_norm != nullptr) {
+    float* normed = step.buffers.threads[thread].sum.data();
+    rms_norm(step.kernels, sums, output_norm, step.config.rms_norm_eps, normed, hidden);
+    sums = normed;
+  }
+  step.kernels.add_scaled(x, sums, step.config.residual_multiplier, hidden);
 }
 
 void norm(Step& step, size_t thread, size_t token, const float* weight, ActivationRows& out, size_t row) {
   const size_t hidden = step.config.hidden_size;
   const float* x = residual_row(step, thread, token);
+  if (weight == nullptr) return out.store(step.kernels, row, 0, x, hidden);
   float squares = 0.0f;
   for (size_t rank = 0; rank < step.group.world_size(); ++rank) {
     const Range values = hidden_range(step.config, rank);
@@ -153,7 +165,8 @@ void reduce_sums(Step& step, size_t thread, size_t piece) {
   step.pool.barrier();
   const Range own = part_of(step, tokens, thread);
   for (size_t t = own.begin; t < own.end; ++t) {
-    add_sums(step, thread, tokens, t, residual_row(step, thread, t) + values.begin);
+    float* x = residual_row(step, thread, t) + values.begin;
+    step.kernels.add_scaled(x, sum_up(step, thread, tokens, t), step.config.residual_multiplier, values.size());
   }
 }
 
@@ -182,6 +195,35 @@ void receive_ranges(Step& step, size_t thread, size_t num_rows) {
   const Range own = part_of(step, {0, num_rows}, thread);
   for (size_t row = own.begin; row < own.end; ++row) assemble(step, row);
   step.pool.barrier();
+}
+
+HeadSquares& own_head_squares(Step& step, size_t token) {
+  return head_squares(step, step.group.rank())[token];
+}
+
+void share_head_squares(Step& step, size_t thread) {
+  if (step.is_alone()) return;
+  step.pool.barrier();
+  on_links(step, thread, [&] {
+    step.group.begin_exchange();
+    for (size_t rank = 0; rank < step.group.world_size(); ++rank) {
+      if (rank == step.group.rank()) continue;
+      step.group.send(rank, FrameType::HeadSquares, std::as_bytes(head_squares(step, step.group.rank())));
+      step.group.receive(rank, FrameType::HeadSquares, std::as_writable_bytes(head_squares(step, rank)));
+    }
+    step.group.wait();
+  });
+  step.pool.barrier();
+}
+
+HeadSquares total_squares(const Step& step, size_t token) {
+  HeadSquares total{0.0f, 0.0f};
+  for (size_t rank = 0; rank < step.group.world_size(); ++rank) {
+    const HeadSquares& part = head_squares(step, rank)[token];
+    total.q += part.q;
+    total.k += part.k;
+  }
+  return total;
 }
 
 }  // namespace dllama

@@ -20,6 +20,7 @@ enum class FrameType : uint16_t {
   Results = 18,
   Logits = 19,
   Token = 20,
+  HeadSquares = 21,
 };
 
 // Little-endian, as every machine we run on. The receiver knows which frame must come next and how long it must be: it

@@ -23,6 +23,7 @@ COMMANDS = {
     "bench": "measure prompt processing and generation speed, as llama-bench does",
     "plan": "show who owns what of a model on several nodes, and what it costs",
     "models": "list, show and remove the models on this disk",
+    "export": "write a model in the format of another program",
     "doctor": "check this machine, and say what would make it faster",
     "completion": "print a script that completes commands in bash, zsh or fish",
 }
@@ -31,6 +32,9 @@ SUBCOMMANDS = {
         "list": "list the models on this disk",
         "show": "show a model's files, sizes and need of memory",
         "remove": "delete a model's files",
+    },
+    "export": {
+        "gguf": "write a model and its tokenizer as one GGUF file, for llama.cpp",
     },
 }
 INTERRUPTED, BROKEN_PIPE = 130, 141  # as a shell reports a process ended by SIGINT, SIGPIPE

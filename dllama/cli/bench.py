@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from dllama.cli.cluster_flags import add_cluster_flags, add_wire_flag, are_workers_given, wire_type
 from dllama.cli.common import find_model, say
-from dllama.cli.engine_flags import add_kv_flag, kv_type
+from dllama.cli.engine_flags import add_kv_flag, add_weight_flag, kv_type, weight_type
 from dllama.cli.parser import file_name, list_of, whole
 from dllama.errors import UsageError
 
@@ -37,8 +37,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     lists: dict[str, Any] = {"type": list_of(whole(0)), "action": "extend", "metavar": "N[,N…]"}
     threads: dict[str, Any] = {**lists, "type": list_of(whole(1, 1024))}
     batches: dict[str, Any] = {**lists, "type": list_of(whole(1, 4096))}
-    model: dict[str, Any] = {"type": file_name, "action": "append", "metavar": "FILE|NAME"}
-    help_ = "model file, or name of a downloaded model; repeatable"
+    model: dict[str, Any] = {"type": file_name, "action": "append", "metavar": "PATH|NAME"}
+    help_ = "model: a file, a Hugging Face folder, or the name of a downloaded one; repeatable"
     parser.add_argument("-m", "--model", **model, required=True, help=help_)
     parser.add_argument("-p", "--n-prompt", **lists, help="prompt tokens (default 512; 0: no such test)")
     parser.add_argument("-n", "--n-gen", **lists, help="tokens to generate (default 128; 0: no such test)")
@@ -53,6 +53,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_const", const="json", dest="output", help="the same as -o json")
     parser.add_argument("--no-warmup", action="store_true", help="leave out the unmeasured run")
+    add_weight_flag(parser)
     add_kv_flag(parser)
     add_cluster_flags(parser)
     add_wire_flag(parser)
@@ -211,7 +212,7 @@ def _records_of(
     options: dict[str, Any] = {"num_threads": threads, "max_batch_tokens": batch, "max_seq_len": longest}
     if are_workers_given(args):
         options |= {"workers": args.workers, "shares": args.shares, "key_file": args.key_file}
-    options |= {"kv_type": kv_type(args), "wire_type": wire_type(args)}
+    options |= {"weight_type": weight_type(args), "kv_type": kv_type(args), "wire_type": wire_type(args)}
     with Engine.load(model, kv_tokens=room, max_draft=0, **options) as engine:
         if engine.max_seq_len < longest:
             raise UsageError(f"{model} has a context of {engine.max_seq_len}, the tests need {longest}")
@@ -219,7 +220,7 @@ def _records_of(
         bench = Bench(engine, batch)
         for test in tests:
             result = measure(bench, test, threads, args)
-            per_token = engine.memory.weights
+            per_token = engine.token_weights
             pairs = zip(result["samples_ts"], result["samples_bandwidth"], strict=True)
             share = statistics.median(per_token * rate / read for rate, read in pairs) if test.gen else None
             yield {**facts, **result, "weight_bytes_per_token": per_token, "read_bandwidth_share": share}

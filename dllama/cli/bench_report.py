@@ -20,10 +20,10 @@ _RIGHT = {"size", "params", "threads", "test", "t/s"}
 def facts_of(engine: Engine, model: str) -> Record:
     """Facts that all tests of one engine share."""
     from dllama import __version__, machine
-    from dllama.formats.m_file import open_m_file
+    from dllama.formats.open_model import open_model
     from dllama.version import build, isa
 
-    with open_m_file(model) as file:
+    with open_model(model, engine.config.weight_type) as file:
         params = sum(tensor.rows * tensor.cols for tensor in file.tensors.values())
         size = sum(tensor.rows * tensor.row_bytes for tensor in file.tensors.values())
     config, kv_type = engine.config, engine.kv_type.name.lower()

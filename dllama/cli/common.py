@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dllama.cli import cluster_flags
-from dllama.cli.engine_flags import add_kv_flag, kv_type
+from dllama.cli.engine_flags import add_kv_flag, add_weight_flag, kv_type, weight_type
 from dllama.cli.parser import Refused, file_name, whole
 from dllama.cli.sampling_flags import take_defaults
 from dllama.errors import UsageError
@@ -89,21 +89,22 @@ def add_ignored_flags(group: argparse._ActionsContainer) -> None:
 def add_file_flags(group: argparse._ArgumentGroup) -> None:
     """Add ``--model`` and ``--tokenizer``."""
     add_model_flag(group)
-    help_ = "tokenizer file (.t; default: the one beside the model)"
+    help_ = "tokenizer: a file, or a folder with one (default: the model's own, or the one beside it)"
     group.add_argument("--tokenizer", type=file_name, metavar="FILE", help=help_)
 
 
 def add_model_flag(group: argparse._ActionsContainer) -> None:
     """Add ``--model``."""
-    help_ = "model file (.m), or the name of a downloaded model (see dllama models list)"
-    group.add_argument("--model", type=file_name, required=True, metavar="FILE|NAME", help=help_)
+    help_ = "model: a .m or .gguf file, a Hugging Face folder, or the name of a downloaded one (see dllama models list)"
+    group.add_argument("--model", type=file_name, required=True, metavar="PATH|NAME", help=help_)
+    add_weight_flag(group)
 
 
 def find_model(given: str) -> tuple[str, str | None]:
-    """Find what ``--model`` means: a file, or the name of a downloaded model.
+    """Find what ``--model`` means: a file, a folder, or the name of a downloaded model.
 
     Returns:
-        The model file, and the tokenizer file that belongs to it, if one is known.
+        The model, and the tokenizer that belongs to it, if one is known; they may be the same.
 
     Raises:
         UsageError: No model of that name is here.
@@ -111,7 +112,7 @@ def find_model(given: str) -> tuple[str, str | None]:
     from dllama.hub import folders
 
     path = Path(given)
-    if not path.is_file() and (found := folders.find_model(given)):
+    if not folders.is_model(path) and (found := folders.find_model(given)):
         return str(found.model), str(found.tokenizer)
     if path.exists() or path.name != given or path.suffix == ".m":
         beside = folders.find_tokenizer(path)
@@ -121,7 +122,7 @@ def find_model(given: str) -> tuple[str, str | None]:
 
 
 def find_files(args: argparse.Namespace) -> None:
-    """Put files in place of ``--model NAME`` and of a ``--tokenizer`` that was left away.
+    """Put paths in place of ``--model NAME`` and of a ``--tokenizer`` that was left away.
 
     Raises:
         UsageError: No model of that name is here, or no tokenizer is beside the model.
@@ -129,7 +130,7 @@ def find_files(args: argparse.Namespace) -> None:
     args.model, beside = find_model(args.model)
     args.tokenizer = args.tokenizer or beside
     if args.tokenizer is None and Path(args.model).exists():
-        raise UsageError(f"--tokenizer: none is beside {args.model}, or several are; name a tokenizer file (.t)")
+        raise UsageError(f"--tokenizer: none is beside {args.model}, or several are; name one")
 
 
 def add_prompt_flags(parser: argparse.ArgumentParser, what: str) -> None:
@@ -191,7 +192,7 @@ def prepare(args: argparse.Namespace, show: Callable[[str], None]) -> Prepared:
     from dllama.engine.opening import settle
     from dllama.engine.prompts import open_tokenizer
     from dllama.engine.sizing import NodeOptions
-    from dllama.formats.m_file import open_m_file
+    from dllama.formats.open_model import open_model
     from dllama.version import isa
 
     find_files(args)
@@ -202,7 +203,7 @@ def prepare(args: argparse.Namespace, show: Callable[[str], None]) -> Prepared:
         kv_type=kv_type(args),
         wire_type=cluster_flags.wire_type(args),
     )
-    with open_m_file(args.model) as model:
+    with open_model(args.model, weight_type(args)) as model:
         tokenizer = open_tokenizer(args.tokenizer, model.config)
         assert tokenizer is not None
         cluster = cluster_flags.connect(args, show)
@@ -240,6 +241,7 @@ def load_engine(
             prepared.tokenizer,
             num_threads=args.nthreads,
             max_seq_len=prepared.context,
+            weight_type=weight_type(args),
             kv_type=kv_type(args),
             step_seconds=step_seconds,
             wire_type=cluster_flags.wire_type(args),

@@ -18,6 +18,20 @@ def add_draft_flag(group: argparse._ActionsContainer) -> None:
     group.add_argument("--draft-max", type=whole(0, MOST_DRAFT), metavar="N", help=f"{help_} {default}")
 
 
+def add_weight_flag(group: argparse._ActionsContainer) -> None:
+    """Add the flag that ``weight_type`` reads."""
+    group.add_argument(
+        "--weight-type",
+        choices=["q40", "q80", "f16", "f32"],
+        help="number type that the matrices of a Hugging Face folder are converted to (default: q40)",
+    )
+
+
+def weight_type(args: argparse.Namespace) -> Any:
+    """Give the number type of ``--weight-type``, None for the default."""
+    return number_type(args.weight_type)
+
+
 def add_kv_flag(group: argparse._ActionsContainer) -> None:
     """Add the flag that ``kv_type`` reads."""
     group.add_argument(

@@ -29,10 +29,10 @@ def state_of(model: Installed) -> State:
         if model.leftovers:
             return State("unfinished", "its download did not end, and python3 launch.py has no model of this name")
         return State("incomplete", f"there is no {missing.name}")
-    from dllama.formats.m_file import open_m_file
+    from dllama.formats.open_model import open_model
 
     try:
-        open_m_file(model.model).close()
+        open_model(model.model).close()
     except UnsupportedModel as error:
         return State("unsupported", str(error))
     except DllamaError as error:

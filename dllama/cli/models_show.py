@@ -48,12 +48,12 @@ def _contents(model: folders.Installed) -> dict[str, Any]:
     from dllama import machine
     from dllama.engine.prompts import open_tokenizer
     from dllama.engine.sizing import NodeOptions, settle_size
-    from dllama.formats.m_file import open_m_file
+    from dllama.formats.open_model import open_model
     from dllama.plan import make_plan
 
     free = machine.available_memory()
     options = NodeOptions(num_threads=machine.physical_cores())
-    with open_m_file(model.model) as file:
+    with open_model(model.model) as file:
         tokenizer = open_tokenizer(model.tokenizer, file.config)
         assert tokenizer is not None
         size = settle_size(file.config, make_plan(file.config), 0, options, _ENDLESS)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from dllama.cli.cluster_flags import add_cluster_flags, connect, wire_type
 from dllama.cli.common import MIB, add_model_flag, add_size_flags, find_model, say, to_json
-from dllama.cli.engine_flags import kv_type
+from dllama.cli.engine_flags import kv_type, weight_type
 from dllama.cli.parser import whole
 from dllama.errors import NotEnoughMemory, UsageError
 
@@ -101,11 +101,12 @@ def _wire(
     config: ModelConfig, world_size: int, options: NodeOptions
 ) -> tuple[dict[str, str], list[dict[str, dict[str, float]]]]:
     """Say what is exchanged how, and count bytes of every node: per generated token, and per token of a full step."""
-    from dllama.plan import Exchange, step_traffic
+    from dllama.plan import Exchange, exchanges_of, step_traffic
 
     wire_type, num_tokens = options.wire_type_for(config), options.max_batch_tokens
     decode = step_traffic(config, world_size, wire_type, Exchange.DIRECT, 1, 1)
-    prompts = {each: step_traffic(config, world_size, wire_type, each, num_tokens, 0) for each in Exchange}
+    ways = exchanges_of(config)
+    prompts = {each: step_traffic(config, world_size, wire_type, each, num_tokens, 0) for each in ways}
     best = min(prompts, key=lambda each: max(traffic.sent for traffic in prompts[each]))
     nodes = [
         {"decode": _per_token(one, 1), "prompt": _per_token(other, num_tokens)}
@@ -199,7 +200,7 @@ def run(args: argparse.Namespace) -> None:
     """Run the command."""
     from dllama import machine
     from dllama.engine.sizing import NodeOptions
-    from dllama.formats.m_file import open_m_file
+    from dllama.formats.open_model import open_model
     from dllama.plan import make_plan
 
     options = NodeOptions(
@@ -208,7 +209,7 @@ def run(args: argparse.Namespace) -> None:
         kv_type=kv_type(args),
         wire_type=wire_type(args),
     )
-    with open_m_file(find_model(args.model)[0]) as file:
+    with open_model(find_model(args.model)[0], weight_type(args)) as file:
         config = file.config
     names, free = _nodes(args)
     facts = describe(config, make_plan(config, len(free), args.shares), options, free, names)

@@ -25,7 +25,7 @@ from dllama.formats.checked_file import CheckedFile, new_file
 from dllama.hub import folders
 
 if TYPE_CHECKING:
-    from dllama.formats.m_file import ModelFile
+    from dllama.formats.source import ModelSource
 
 DIGEST_SIZE = 32  # bytes
 _NUM_THREADS = 4
@@ -76,7 +76,7 @@ def parse_manifest(config: ModelConfig, raw: Bytes, manifest_id: bytes) -> Manif
     return manifest
 
 
-def manifest_of(file: ModelFile, progress: Progress | None = None) -> Manifest:
+def manifest_of(file: ModelSource, progress: Progress | None = None) -> Manifest:
     """Give the manifest of a model file, remembered or made anew and then remembered.
 
     Raises:
@@ -92,7 +92,7 @@ def manifest_of(file: ModelFile, progress: Progress | None = None) -> Manifest:
     return manifest
 
 
-def make_manifest(file: ModelFile, progress: Progress | None = None) -> Manifest:
+def make_manifest(file: ModelSource, progress: Progress | None = None) -> Manifest:
     """Read and hash all tiles of a model file.
 
     Raises:
@@ -112,7 +112,7 @@ def make_manifest(file: ModelFile, progress: Progress | None = None) -> Manifest
     return Manifest(b"".join(digests))
 
 
-def remembered(file: ModelFile) -> Manifest | None:
+def remembered(file: ModelSource) -> Manifest | None:
     """Give the manifest of a file that was hashed before and has not changed since; None if there is none."""
     state, path = _state(file), _memory_path(file)
     size = 2 * DIGEST_SIZE + manifest_size(file.config)
@@ -128,7 +128,7 @@ def remembered(file: ModelFile) -> Manifest | None:
         return None
 
 
-def _remember(file: ModelFile, state: bytes, manifest: Manifest) -> None:
+def _remember(file: ModelSource, state: bytes, manifest: Manifest) -> None:
     """Keep a manifest for the next start, if that can be done."""
     path = _memory_path(file)
     raw = state + manifest.id + manifest.raw
@@ -139,7 +139,7 @@ def _remember(file: ModelFile, state: bytes, manifest: Manifest) -> None:
 
 
 def _start_hashing(
-    file: ModelFile, tiles: Sequence[Tile], pool: ThreadPoolExecutor
+    file: ModelSource, tiles: Sequence[Tile], pool: ThreadPoolExecutor
 ) -> Iterator[tuple[int, Future[bytes]]]:
     reader = TileReader(file)
     for tile in tiles:
@@ -150,11 +150,11 @@ def _config_digest(config: ModelConfig) -> bytes:
     return digest_of(f"{TILING} {config!r}".encode())
 
 
-def _memory_path(file: ModelFile) -> Path:
+def _memory_path(file: ModelSource) -> Path:
     name = digest_of(os.fsencode(os.path.realpath(file.path))).hex()
     return folders.cache_dir() / "manifests" / name
 
 
-def _state(file: ModelFile) -> bytes:
+def _state(file: ModelSource) -> bytes:
     """Hash what changes when a file does."""
     return digest_of(file.identity().encode())

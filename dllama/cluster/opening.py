@@ -23,7 +23,7 @@ from dllama.version import build
 
 if TYPE_CHECKING:
     from dllama.config import ModelConfig
-    from dllama.formats.m_file import ModelFile
+    from dllama.formats.source import ModelSource
 
 Progress = Callable[[str, int, int], None]  # (what or who, bytes done, bytes in all)
 
@@ -47,7 +47,7 @@ def settle_cluster(config: ModelConfig, options: NodeOptions, cluster: Cluster) 
 
 
 def open_cluster(
-    file: ModelFile, options: NodeOptions, cluster: Cluster, progress: Progress
+    file: ModelSource, options: NodeOptions, cluster: Cluster, progress: Progress
 ) -> tuple[_native.Node, NodeSize]:
     """Make the root's node and bring every node its weights.
 
@@ -73,7 +73,8 @@ def open_cluster(
     agreed = cluster.agree(partial(_setup_of, file, options, cluster, plan, size, manifest))
     group = cluster.link()
     try:
-        node = _native.Node(make_node_config(file.config, plan, options, size.num_pages, size.num_slots), group)
+        config = make_node_config(file.config, plan, options, size.max_seq_len, size.num_pages, size.num_slots)
+        node = _native.Node(config, group)
     except MemoryError as error:
         raise NotEnoughMemory(f"{error}; use a smaller model, or a shorter context (max_seq_len)") from error
     for peer, answer in agreed.items():
@@ -81,7 +82,7 @@ def open_cluster(
             _send_manifest(cluster, peer, manifest)
     _bring_weights(file, node, plan, cluster, watch)
     try:
-        node.scatter_from = choose_exchange(node, cluster.world_size, options.max_batch_tokens)
+        node.scatter_from = choose_exchange(node, file.config, cluster.world_size, options.max_batch_tokens)
     except _native.GroupFailedError as error:
         raise cluster.explain(error) from error
     cluster.start_counting()
@@ -89,7 +90,13 @@ def open_cluster(
 
 
 def _setup_of(
-    file: ModelFile, options: NodeOptions, cluster: Cluster, plan: Plan, size: NodeSize, manifest: Manifest, peer: Peer
+    file: ModelSource,
+    options: NodeOptions,
+    cluster: Cluster,
+    plan: Plan,
+    size: NodeSize,
+    manifest: Manifest,
+    peer: Peer,
 ) -> Setup:
     return Setup(
         rank=peer.rank,
@@ -108,7 +115,7 @@ def _setup_of(
     )
 
 
-def _bring_weights(file: ModelFile, node: _native.Node, plan: Plan, cluster: Cluster, progress: Progress) -> None:
+def _bring_weights(file: ModelSource, node: _native.Node, plan: Plan, cluster: Cluster, progress: Progress) -> None:
     """Load the root's slices and send the workers what they lack, until all are loaded."""
     own = Assembly(file.config, plan.shards[0], node)
     wanted = _wanted(cluster.gather(Missing), own, plan)
@@ -136,7 +143,7 @@ def _wanted(messages: dict[Peer, Missing | Loaded], own: Assembly, plan: Plan) -
     return wanted
 
 
-def _send(file: ModelFile, cluster: Cluster, wanted: dict[int, list[int]], own: Assembly, progress: Progress) -> None:
+def _send(file: ModelSource, cluster: Cluster, wanted: dict[int, list[int]], own: Assembly, progress: Progress) -> None:
     names = cluster.names
     sinks = {peer.rank: partial(_send_tile, cluster.link_of(peer)) for peer in cluster.peers}
     try:
@@ -158,16 +165,17 @@ def _send_tile(link: Channel, _index: int, data: bytes | bytearray | memoryview)
     link.send_bytes(data, PATIENCE_S)
 
 
-def choose_exchange(node: _native.Node, world_size: int, max_tokens: int) -> int:
+def choose_exchange(node: _native.Node, config: ModelConfig, world_size: int, max_tokens: int) -> int:
     """Measure from how many tokens in a step on reduce-scatter and all-gather are faster than the direct exchange.
 
     Both give the same bits. Between two nodes both move the same bytes, and the direct one waits once instead of twice.
+    Where sums are normed every node needs all of them, so there is only the direct one.
 
     Returns:
-        Tokens; larger than any step if it never is.
+        Tokens; 0 if it never is.
     """
-    never = 1 << 30
-    if world_size == 2:
+    never = 0
+    if world_size == 2 or config.has_output_norms:
         return never
     best = never
     for num_tokens in reversed([count for count in _PROBED_TOKENS if count <= max_tokens]):

@@ -13,7 +13,7 @@ from dllama.cluster.tiles import Tile, byte_slice
 from dllama.plan import Range
 
 if TYPE_CHECKING:
-    from dllama.formats.m_file import ModelFile
+    from dllama.formats.source import ModelSource
 
 U8Array = npt.NDArray[np.uint8]
 T = TypeVar("T")
@@ -26,7 +26,7 @@ class TileReader:
     kept until one of other rows is: at most 16 MiB.
     """
 
-    def __init__(self, file: ModelFile) -> None:
+    def __init__(self, file: ModelSource) -> None:
         self._file = file
         self._place: tuple[str, Range] | None = None  # of the rows that are kept
         self._rows = np.empty((0, 0), np.uint8)

@@ -216,7 +216,7 @@ class Session:
         self._group = _native.Group(setup.rank, fds, [setup.names[rank] for rank in others])
         if self._lost:
             raise Lost(self._lost)
-        config = make_node_config(setup.config, plan, options, size.num_pages, size.num_slots)
+        config = make_node_config(setup.config, plan, options, size.max_seq_len, size.num_pages, size.num_slots)
         return _native.Node(config, self._group)
 
     def _fail(self, reason: str, rank: int, exit_code: int = 4) -> None:

@@ -22,7 +22,7 @@ from dllama.errors import ClusterError, DllamaError
 if TYPE_CHECKING:
     from dllama.cluster.assembly import Assembly
     from dllama.cluster.cache import TileCache
-    from dllama.formats.m_file import ModelFile
+    from dllama.formats.source import ModelSource
 
 Sink = Callable[[int, Bytes], None]  # (tile, its bytes)
 RankProgress = Callable[[int, int, int], None]  # (rank, bytes done, bytes in all); each rank's in a thread of its own
@@ -32,7 +32,7 @@ _NUM_HASHERS = 2
 
 
 def stream_tiles(
-    file: ModelFile,
+    file: ModelSource,
     tiles: Sequence[Tile],
     wanted: Mapping[int, Sequence[int]],
     sinks: Mapping[int, Sink],
@@ -227,7 +227,7 @@ class _Sender:
 
 
 def _feed(
-    file: ModelFile,
+    file: ModelSource,
     tiles: Sequence[Tile],
     wanted: Mapping[int, Sequence[int]],
     senders: Mapping[int, _Sender],

@@ -33,7 +33,7 @@ from dllama.plan import MemoryPlan, node_name
 
 if TYPE_CHECKING:
     from dllama.cluster import Cluster
-    from dllama.formats.m_file import ModelFile
+    from dllama.formats.source import ModelSource
     from dllama.text.tokenizer import Tokenizer
 
 F32Array = npt.NDArray[np.float32]
@@ -52,12 +52,13 @@ class Engine:
         options: What was asked for at loading.
         max_seq_len: Most tokens in a sequence, prompt included.
         memory: Bytes that this node was given.
+        token_weights: Bytes of weights that this node reads for a token, of experts those that it uses.
     """
 
     def __init__(
         self,
         node: _native.Node,
-        file: ModelFile,
+        file: ModelSource,
         tokenizer: Tokenizer | None,
         options: NodeOptions,
         size: NodeSize,
@@ -71,6 +72,7 @@ class Engine:
         self.tokenizer, self.options = tokenizer, options
         self.max_seq_len: int = size.max_seq_len
         self.memory: MemoryPlan = size.memory
+        self.token_weights: int = size.token_weights
         pool = PagePool(size.num_pages, size.num_slots, _native.PAGE_SIZE)
         scheduler = Scheduler(pool, options.max_batch_tokens, max_logits(self.config), options.step_seconds)
         self._executor = Executor(node, scheduler, file.embedding_rows, self._lost if cluster else None)
@@ -90,6 +92,7 @@ class Engine:
         num_threads: int | None = None,
         max_seq_len: int | None = None,
         max_batch_tokens: int = 512,
+        weight_type: DType | None = None,
         kv_type: DType | None = None,
         kv_tokens: int | None = None,
         step_seconds: float | None = None,
@@ -104,11 +107,15 @@ class Engine:
         """Load a model into memory, here or shared out among this machine and others.
 
         Args:
-            model: A ``.m`` file. It stays open: embedding rows are read when they are needed.
-            tokenizer: A ``.t`` file or a Tokenizer; None: prompts are token ids and outputs have no text.
+            model: A ``.m`` or ``.gguf`` file, or the folder of a Hugging Face model. It stays open: embedding rows are
+                read when they are needed.
+            tokenizer: A tokenizer file, a folder with one, or a Tokenizer; None: prompts are token ids and outputs have
+                no text.
             num_threads: Compute threads; None: the physical cores that this process may use.
             max_seq_len: Most tokens in a sequence, cut to the model's own; None: that, 8192, or what memory allows.
             max_batch_tokens: Most tokens in one step.
+            weight_type: What the matrices of a Hugging Face folder become: ``DType.Q40``, ``Q80``, ``F16`` or ``F32``;
+                None: Q40. Files have their own.
             kv_type: ``DType.F16``, ``F32`` or ``Q80`` for keys and values, the last in half of F16's memory; None:
                 F32 for F32 models, else F16.
             kv_tokens: Positions that all sequences share, those that ended and may be continued too; None:
@@ -132,7 +139,7 @@ class Engine:
             BadFile: A file that is not what it should be; UnsupportedModel: a model that dllama cannot run.
             NotEnoughMemory: With need and have in MiB; nothing was allocated.
         """
-        from dllama.formats.m_file import open_m_file
+        from dllama.formats.open_model import open_model
 
         check_path("model", model)
         if progress is not None and not callable(progress):
@@ -147,7 +154,7 @@ class Engine:
             step_seconds=step_seconds,
             max_draft=max_draft,
         )
-        file = open_m_file(model)
+        file = open_model(model, weight_type)
         try:
             text = open_tokenizer(tokenizer, file.config)
             nodes = open_nodes(file, options, join(workers, shares, key_file), progress, node_progress)

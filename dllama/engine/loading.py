@@ -22,8 +22,7 @@ from dllama.plan import Shard, TensorSlice, make_plan, tensor_slice
 from dllama.plan.slices import ROW_GROUP
 
 if TYPE_CHECKING:
-    from dllama.formats.m_file import ModelFile
-    from dllama.formats.tensor import Tensor
+    from dllama.formats.source import ModelSource, StoredTensor
 
 U8Array = npt.NDArray[np.uint8]
 T = TypeVar("T")
@@ -41,7 +40,7 @@ class Piece:
     rows: U8Array
 
 
-def open_node(file: ModelFile, options: NodeOptions, progress: Progress | None) -> tuple[_native.Node, NodeSize]:
+def open_node(file: ModelSource, options: NodeOptions, progress: Progress | None) -> tuple[_native.Node, NodeSize]:
     """Make the only node of a group of one and load the whole model into it.
 
     Raises:
@@ -53,7 +52,7 @@ def open_node(file: ModelFile, options: NodeOptions, progress: Progress | None) 
     try:
         _native.isa()
         size = settle_size(file.config, plan, 0, options, machine.available_memory())
-        node_config = make_node_config(file.config, plan, options, size.num_pages, size.num_slots)
+        node_config = make_node_config(file.config, plan, options, size.max_seq_len, size.num_pages, size.num_slots)
         node = _native.Node(node_config, _native.Group())
     except _native.UnsupportedIsaError as error:
         raise UnsupportedIsa(str(error)) from error
@@ -63,7 +62,7 @@ def open_node(file: ModelFile, options: NodeOptions, progress: Progress | None) 
     return node, size
 
 
-def load_weights(node: _native.Node, file: ModelFile, shard: Shard, progress: Progress | None = None) -> None:
+def load_weights(node: _native.Node, file: ModelSource, shard: Shard, progress: Progress | None = None) -> None:
     """Fill every weight of ``node`` with the part of ``file`` that ``shard`` owns.
 
     However it ends, nothing reads ``file`` afterwards.
@@ -97,11 +96,11 @@ def _advice(error: MemoryError) -> str:
     return "use a smaller model, or a shorter context (max_seq_len)"
 
 
-def _num_bytes(tensor: Tensor, part: TensorSlice) -> int:
+def _num_bytes(tensor: StoredTensor, part: TensorSlice) -> int:
     return part.rows.size * tensor.dtype.row_bytes(part.columns.size)
 
 
-def _pieces(file: ModelFile, slices: dict[str, TensorSlice]) -> Iterator[Piece]:
+def _pieces(file: ModelSource, slices: dict[str, TensorSlice]) -> Iterator[Piece]:
     """Read all slices piece by piece, in the order of the file.
 
     A piece's memory is used again by the piece after the next.
@@ -126,7 +125,7 @@ def _room(buffer: U8Array, num_rows: int, row_bytes: int) -> U8Array:
     return memory.reshape(num_rows, row_bytes)
 
 
-def _cut_columns(rows: U8Array, tensor: Tensor, part: TensorSlice) -> U8Array:
+def _cut_columns(rows: U8Array, tensor: StoredTensor, part: TensorSlice) -> U8Array:
     begin, end = (tensor.dtype.row_bytes(column) for column in (part.columns.begin, part.columns.end))
     return np.ascontiguousarray(rows[:, begin:end])
 

@@ -18,7 +18,7 @@ from dllama.plan import make_plan
 if TYPE_CHECKING:
     from dllama.cluster import Cluster
     from dllama.config import ModelConfig
-    from dllama.formats.m_file import ModelFile
+    from dllama.formats.source import ModelSource
 
 NodeProgress = Callable[[str, int, int], None]  # (name of a node, bytes done, bytes in all)
 
@@ -73,7 +73,7 @@ def settle(config: ModelConfig, options: NodeOptions, cluster: Cluster | None) -
 
 
 def open_nodes(
-    file: ModelFile,
+    file: ModelSource,
     options: NodeOptions,
     cluster: Cluster | None,
     progress: Progress | None,

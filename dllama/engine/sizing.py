@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dllama import _native
-from dllama.config import DType, ModelConfig, QkNorm
+from dllama.config import DType, LayerSpec, ModelConfig
 from dllama.errors import UsageError
 from dllama.limits import DEFAULT_MAX_DRAFT, MOST_DRAFT
-from dllama.plan import MemoryPlan, Plan, node_name
+from dllama.plan import MemoryPlan, Plan, Shard, idle_bytes, node_name
 
 PIECE_BYTES = 8 << 20  # of the model file at once while loading; two are in flight
 IN_FLIGHT_BYTES = 56 << 20  # while a cluster is loaded: tiles on their way, rows of a tensor, pieces of slices
@@ -85,12 +85,16 @@ class NodeOptions:
 
 @dataclass(frozen=True, slots=True)
 class NodeSize:
-    """Sizes that are settled, equal on all ranks, and the memory that one rank needs for them."""
+    """Sizes that are settled, equal on all ranks, and the memory that one rank needs for them.
+
+    ``token_weights`` is how many bytes of its weights it reads for a token: all but the experts not chosen for it.
+    """
 
     max_seq_len: int
     num_pages: int
     num_slots: int
     memory: MemoryPlan
+    token_weights: int
 
 
 def settle_size(config: ModelConfig, plan: Plan, rank: int, options: NodeOptions, available: int) -> NodeSize:
@@ -153,35 +157,72 @@ def max_logits(config: ModelConfig) -> int:
 
 
 def make_node_config(
-    config: ModelConfig, plan: Plan, options: NodeOptions, num_pages: int, num_slots: int
+    config: ModelConfig, plan: Plan, options: NodeOptions, max_seq_len: int, num_pages: int, num_slots: int
 ) -> _native.NodeConfig:
-    """Say what the core must know: the same on every rank, but for ``options.num_threads``."""
-    shards = [
-        _native.Shard(
-            num_heads=shard.heads.size,
-            num_kv_heads=shard.kv_heads.size,
-            intermediate_size=shard.ffn.size,
-            vocab_begin=shard.vocab.begin,
-            vocab_end=shard.vocab.end,
-        )
-        for shard in plan.shards
-    ]
+    """Say what the core must know: the same on every rank, but for ``options.num_threads``.
+
+    Args:
+        config: A valid model config.
+        plan: Who owns what.
+        options: What is wanted of the node.
+        max_seq_len: The context in use, by which some rotary scalings are chosen.
+        num_pages: KV pages.
+        num_slots: Sequences that can have pages at once.
+    """
+    has_local_rope = any(layer.has_local_rope for layer in config.layers)
     return _native.NodeConfig(
         hidden_size=config.hidden_size,
         head_dim=config.head_dim,
         vocab_size=config.vocab_size,
         rms_norm_eps=config.rms_norm_eps,
-        rope_frequencies=config.rope_frequencies(),
-        has_qk_norm=[layer.qk_norm is QkNorm.HEAD for layer in config.layers],
+        rope_frequencies=config.rope_frequencies(max_seq_len),
+        rope_factor=config.rope_scaling.attention_factor if config.rope_scaling else 1.0,
+        local_rope_frequencies=config.rope_frequencies(max_seq_len, is_local=True) if has_local_rope else (),
+        layers=[_layer_spec(layer) for layer in config.layers],
+        activation=config.activation,
+        num_experts=config.num_experts,
+        num_experts_per_tok=config.num_experts_per_tok,
+        norm_topk_prob=config.norm_topk_prob,
+        embedding_multiplier=config.embedding_multiplier,
+        attention_multiplier=config.attention_multiplier,
+        residual_multiplier=config.residual_multiplier,
+        logits_multiplier=config.logits_multiplier,
+        attention_softcap=config.attention_softcap,
+        logits_softcap=config.logits_softcap,
         weight_type=config.weight_type,
+        q80_tensors=set(config.q80_tensors),
         kv_type=options.kv_type_for(config),
         wire_type=options.wire_type_for(config),
-        shards=shards,
+        shards=[_shard(shard) for shard in plan.shards],
         num_threads=options.num_threads,
         max_tokens=options.max_batch_tokens,
         max_rows=_max_rows(config, options, num_slots),
         num_pages=num_pages,
         num_slots=num_slots,
+    )
+
+
+def _layer_spec(layer: LayerSpec) -> _native.LayerSpec:
+    return _native.LayerSpec(
+        qk_norm=layer.qk_norm,
+        has_qkv_bias=layer.has_qkv_bias,
+        has_input_norms=layer.has_input_norms,
+        has_output_norms=layer.has_output_norms,
+        window=layer.window,
+        has_local_rope=layer.has_local_rope,
+        has_experts=layer.has_experts,
+    )
+
+
+def _shard(shard: Shard) -> _native.Shard:
+    return _native.Shard(
+        num_heads=shard.heads.size,
+        num_kv_heads=shard.kv_heads.size,
+        kv_head_begin=shard.kv_heads.begin,
+        intermediate_size=shard.ffn.size,
+        expert_intermediate_size=shard.expert_ffn.size,
+        vocab_begin=shard.vocab.begin,
+        vocab_end=shard.vocab.end,
     )
 
 
@@ -197,15 +238,17 @@ def _sizes(
 ) -> list[NodeSize]:
     num_pages = -(-kv_tokens // _native.PAGE_SIZE)
     num_slots = min(_MAX_SLOTS, num_pages, options.max_batch_tokens)
-    node = make_node_config(config, plan, options, num_pages, num_slots)
+    node = make_node_config(config, plan, options, max_seq_len, num_pages, num_slots)
 
     loading = IN_FLIGHT_BYTES if len(plan.shards) > 1 else 2 * PIECE_BYTES
 
-    def memory_of(rank: int) -> MemoryPlan:
-        buffers = node.buffer_bytes(rank) + loading
-        return MemoryPlan(weights=node.weight_bytes(rank), kv=node.kv_bytes(rank), buffers=buffers)
+    def size_of(rank: int) -> NodeSize:
+        weights, buffers = node.weight_bytes(rank), node.buffer_bytes(rank) + loading
+        memory = MemoryPlan(weights=weights, kv=node.kv_bytes(rank), buffers=buffers)
+        token_weights = weights - idle_bytes(config, plan.shards[rank])
+        return NodeSize(max_seq_len, num_pages, num_slots, memory, token_weights)
 
-    return [NodeSize(max_seq_len, num_pages, num_slots, memory_of(rank)) for rank in ranks]
+    return [size_of(rank) for rank in ranks]
 
 
 def _max_rows(config: ModelConfig, options: NodeOptions, num_slots: int) -> int:

@@ -1,29 +1,16 @@
-"""Reading the fields that the ``config.json`` of every family has, and the tensor names that all of them share."""
+"""Typed access to the fields of a ``config.json``, and the errors for those that are wrong or ask for too much."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from os import PathLike
 from reprlib import repr as brief
 
-from dllama.config import DType, LayerSpec, ModelConfig, QkNorm, RopeScaling
 from dllama.errors import BadFile, UnsupportedModel
-
-# bfloat16 needs F32: F16 has its precision but not its range.
-_DTYPES = {"float32": DType.F32, "bfloat16": DType.F32, "float16": DType.F16}
-_LLAMA3_FACTORS = ("factor", "low_freq_factor", "high_freq_factor")
-# The tensors of a layer by the part of the layer that owns them in the checkpoint.
-_LAYER_TENSORS = {
-    "": ("input_layernorm", "post_attention_layernorm"),
-    "self_attn.": ("q_proj", "k_proj", "v_proj", "o_proj"),
-    "mlp.": ("gate_proj", "up_proj", "down_proj"),
-}
-_QK_NORMS = ("q_norm", "k_norm")
 
 
 class Fields:
-    """Typed access to a parsed ``config.json``; a null counts as absent, as it does for transformers."""
+    """A parsed ``config.json``; a null counts as absent but where a method says otherwise."""
 
     def __init__(self, raw: Mapping[str, object], path: str | PathLike[str], place: str = "") -> None:
         self._raw, self._path, self._place = raw, path, place
@@ -51,6 +38,28 @@ class Fields:
         except OverflowError:
             raise self.bad(name, "a number", "one too large") from None
 
+    def positive(self, name: str, default: float | None = None) -> float:
+        """Give a number above 0; without a default the field is required."""
+        value = self.number(name, default)
+        if not _SMALLEST <= value <= _LARGEST:
+            raise self.bad(name, "a positive number", str(value))
+        return value
+
+    def window(self, name: str, default: int) -> int:
+        """Give a number of positions that null turns off: 0 for null, ``default`` if the field is absent."""
+        if not self.has(name):
+            return 0 if name in self._raw else default
+        value = self.integer(name)
+        if value < 1:
+            raise self.bad(name, "1 or more", str(value))
+        return value
+
+    def cap(self, name: str, default: float) -> float:
+        """Give a soft cap that null turns off: 0 for null, ``default`` if the field is absent."""
+        if not self.has(name):
+            return 0.0 if name in self._raw else default
+        return self.positive(name)
+
     def text(self, name: str, default: str) -> str:
         """Give a string."""
         value = self._value(name, default, "a string")
@@ -71,6 +80,22 @@ class Fields:
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise self.bad(name, "a list of strings", brief(value))
         return value
+
+    def integers(self, name: str) -> list[int]:
+        """Give a list of whole numbers; an empty one if it is absent."""
+        value = self._value(name, [], "a list of whole numbers")
+        if not isinstance(value, list) or not all(type(item) is int for item in value):
+            raise self.bad(name, "a list of whole numbers", brief(value))
+        return value
+
+    def numbers(self, name: str, most: int) -> tuple[float, ...]:
+        """Give a list of up to ``most`` numbers; the field is required."""
+        value = self._value(name, None, "a list of numbers")
+        if not isinstance(value, list) or not all(type(item) in (int, float) for item in value):
+            raise self.bad(name, "a list of numbers", brief(value))
+        if len(value) > most or any(abs(item) > _LARGEST for item in value):
+            raise self.bad(name, f"up to {most} numbers", f"{len(value)}, or some too large")
+        return tuple(map(float, value))
 
     def group(self, name: str) -> Fields:
         """Give the object ``name``; an empty one if it is absent."""
@@ -108,84 +133,4 @@ class Fields:
         return value
 
 
-def refuse_common(fields: Fields) -> None:
-    """Refuse what no family here can do without: another activation, biases, foreign quantized weights."""
-    activation = fields.text("hidden_act", "silu")
-    if activation != "silu":
-        raise fields.refuse("hidden_act", "'silu', the only activation supported", activation)
-    fields.require_off("attention_bias", "mlp_bias")
-    fields.require_absent("quantization_config")
-
-
-def model_config(fields: Fields, model_type: str, head_dim: int, layer: LayerSpec) -> ModelConfig:
-    """Build the config of a model whose layers are all alike, and check it."""
-    num_layers, num_heads = fields.integer("num_hidden_layers"), fields.integer("num_attention_heads")
-    rope = _rope_fields(fields)
-    config = ModelConfig(
-        model_type=model_type,
-        hidden_size=fields.integer("hidden_size"),
-        intermediate_size=fields.integer("intermediate_size"),
-        num_layers=num_layers,
-        num_heads=num_heads,
-        num_kv_heads=fields.integer("num_key_value_heads", num_heads),
-        head_dim=head_dim,
-        vocab_size=fields.integer("vocab_size"),
-        max_seq_len=fields.integer("max_position_embeddings"),
-        rms_norm_eps=fields.number("rms_norm_eps", 1e-6),
-        rope_theta=rope.number("rope_theta", fields.number("rope_theta", 10000.0)),
-        weight_type=_weight_type(fields),
-        layers=(layer,) * max(0, min(num_layers, 1 << 12)),  # problem() names a count beyond that
-        rope_scaling=_rope_scaling(fields, rope),
-    )
-    problem = config.problem()
-    if problem is not None:
-        raise fields.bad(problem.name, problem.expected, problem.found)
-    return config
-
-
-def _weight_type(fields: Fields) -> DType:
-    name = fields.text("dtype", fields.text("torch_dtype", "float32"))  # the second is the name before transformers 5
-    if name not in _DTYPES:
-        raise fields.refuse("dtype", f"one of {', '.join(_DTYPES)}", name)
-    return _DTYPES[name]
-
-
-def _rope_fields(fields: Fields) -> Fields:
-    """Give the object with the rotary settings: since transformers 5 it holds rope_theta too and has another name."""
-    return fields.group("rope_parameters" if fields.has("rope_parameters") else "rope_scaling")
-
-
-def _rope_scaling(fields: Fields, rope: Fields) -> RopeScaling | None:
-    kind = rope.text("rope_type", rope.text("type", "default"))  # "type" is the name before Llama 3.1
-    for owner in (fields, rope):
-        share = owner.number("partial_rotary_factor", 1.0)
-        if share != 1.0:
-            raise owner.refuse("partial_rotary_factor", "1, the only value supported", share)
-    if kind == "default":
-        return None
-    if kind != "llama3":
-        raise rope.refuse("rope_type", "'default' or 'llama3'", kind)
-    factor, low, high = (rope.number(name) for name in _LLAMA3_FACTORS)
-    if not (0 < factor < math.inf and 0 < low < high < math.inf):
-        raise rope.bad("factor", "factor > 0 and 0 < low_freq_factor < high_freq_factor", f"{factor}, {low}, {high}")
-    original = rope.integer("original_max_position_embeddings")
-    if original < 1:
-        raise rope.bad("original_max_position_embeddings", "1 or more", str(original))
-    return RopeScaling(factor, low, high, original)
-
-
-def tensor_names(config: ModelConfig, fields: Fields) -> dict[str, str]:
-    """Give our name of every tensor to its name in the checkpoint."""
-    embedding = "model.embed_tokens.weight"
-    head = embedding if fields.flag("tie_word_embeddings") else "lm_head.weight"
-    names = {"embed_tokens": embedding, "norm": "model.norm.weight", "lm_head": head}
-    for i, layer in enumerate(config.layers):
-        names.update(_layer_names(i, layer))
-    return names
-
-
-def _layer_names(i: int, layer: LayerSpec) -> Iterator[tuple[str, str]]:
-    for part, tensors in _LAYER_TENSORS.items():
-        extra = _QK_NORMS if layer.qk_norm is not QkNorm.NONE and part == "self_attn." else ()
-        for tensor in (*tensors, *extra):
-            yield f"layers.{i}.{tensor}", f"model.layers.{i}.{part}{tensor}.weight"
+_SMALLEST, _LARGEST = 1e-30, 1e30  # whose products and reciprocals are finite in float32

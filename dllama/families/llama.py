@@ -7,14 +7,12 @@ from os import PathLike
 
 from dllama.config import LayerSpec
 from dllama.families import Checkpoint
-from dllama.families._fields import Fields, model_config, refuse_common, tensor_names
+from dllama.families._fields import Fields
+from dllama.families._model import base_config, checkpoint, num_layers, refuse_common
 
 
 def describe(raw: Mapping[str, object], path: str | PathLike[str]) -> Checkpoint:
     """Map a Llama config: heads share the hidden size evenly unless ``head_dim`` says otherwise."""
     fields = Fields(raw, path)
     refuse_common(fields)
-    heads = max(1, fields.integer("num_attention_heads"))  # a count below 1 is named by the check of the whole
-    head_dim = fields.integer("head_dim", fields.integer("hidden_size") // heads)
-    config = model_config(fields, "llama", head_dim, LayerSpec())
-    return Checkpoint(config, tensor_names(config, fields))
+    return checkpoint(fields, base_config(fields, [LayerSpec()] * num_layers(fields)))

@@ -7,18 +7,14 @@ from os import PathLike
 
 from dllama.config import LayerSpec, QkNorm
 from dllama.families import Checkpoint
-from dllama.families._fields import Fields, model_config, refuse_common, tensor_names
-
-_DEFAULT_HEAD_DIM = 128  # whatever the hidden size
+from dllama.families._fields import Fields
+from dllama.families._model import base_config, checkpoint, refuse_common
+from dllama.families.qwen2 import qwen_windows
 
 
 def describe(raw: Mapping[str, object], path: str | PathLike[str]) -> Checkpoint:
-    """Map a Qwen3 config; every layer must attend to all positions."""
+    """Map a Qwen3 config: heads have 128 values unless it says otherwise, whatever the hidden size."""
     fields = Fields(raw, path)
     refuse_common(fields)
-    fields.require_off("use_sliding_window")  # the flag, not the size beside it, says whether a window is in use
-    for kind in fields.texts("layer_types"):
-        if kind != "full_attention":
-            raise fields.refuse("layer_types", "'full_attention' only", kind)
-    config = model_config(fields, "qwen3", fields.integer("head_dim", _DEFAULT_HEAD_DIM), LayerSpec(QkNorm.HEAD))
-    return Checkpoint(config, tensor_names(config, fields))
+    layers = [LayerSpec(QkNorm.HEAD, window=window) for window in qwen_windows(fields)]
+    return checkpoint(fields, base_config(fields, layers, head_dim=128, num_kv_heads=32))

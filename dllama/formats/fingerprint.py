@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
+from pathlib import Path
 
 from dllama.formats.checked_file import CheckedFile
 
@@ -46,3 +48,30 @@ def whole_fingerprint(path: str | os.PathLike[str], what: str) -> str:
         for offset in range(0, file.size, _CHUNK_SIZE):
             total.update(file.read(offset, min(_CHUNK_SIZE, file.size - offset), f"byte {offset}"))
         return total.hexdigest()
+
+
+def model_fingerprint(path: str | os.PathLike[str]) -> str:
+    """Hash a model as ``fingerprint`` does: a file, or of a folder its config and weights."""
+    return _of_files(path, "model", lambda name: name == "config.json" or name.endswith(".safetensors"), fingerprint)
+
+
+def tokenizer_fingerprint(path: str | os.PathLike[str]) -> str:
+    """Hash all of a tokenizer: a file, or of a folder what its name says; samples of a model that has it in it."""
+    of_file = fingerprint if os.fspath(path).endswith(".gguf") else whole_fingerprint
+    return _of_files(path, "tokenizer", lambda name: name.startswith("tokenizer"), of_file)
+
+
+def _of_files(
+    path: str | os.PathLike[str],
+    what: str,
+    is_part: Callable[[str], bool],
+    of_file: Callable[[str | os.PathLike[str], str], str],
+) -> str:
+    folder = Path(path)
+    if not folder.is_dir():
+        return of_file(path, what)
+    parts = sorted(part for part in folder.iterdir() if is_part(part.name))
+    total = hashlib.sha256()
+    for part in parts:
+        total.update(f"{part.name!r} {of_file(part, what)} ".encode())
+    return total.hexdigest()

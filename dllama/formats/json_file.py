@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from dllama.errors import BadFile
 from dllama.formats.checked_file import CheckedFile
 
-_MAX_CONFIG_SIZE = 1 << 22  # bytes; tokenizer_config.json of some models lists a thousand tokens in 200 kB
+MOST_JSON_BYTES: Final = 4 << 20  # of a configuration; some tokenizers list a thousand tokens there in 200 kB
 
 
 def read_bytes(path: str | os.PathLike[str], what: str, most: int) -> bytes:
@@ -28,7 +29,7 @@ def read_bytes(path: str | os.PathLike[str], what: str, most: int) -> bytes:
 
 def read_config(path: str | os.PathLike[str], what: str) -> dict[str, Any]:
     """Read a small JSON object; errors as in ``read_bytes`` and ``parse``."""
-    return parse(path, "", read_bytes(path, what, _MAX_CONFIG_SIZE), dict[str, Any])  # type: ignore[no-any-return]
+    return parse(path, "", read_bytes(path, what, MOST_JSON_BYTES), dict[str, Any])  # type: ignore[no-any-return]
 
 
 def parse(path: str | os.PathLike[str], place: str, raw: bytes | msgspec.Raw, kind: Any) -> Any:
@@ -56,3 +57,21 @@ def parse(path: str | os.PathLike[str], place: str, raw: bytes | msgspec.Raw, ki
 def _one_line(error: Exception) -> str:
     text = str(error).split(", found ")[0]
     return " ".join("".join(each if each.isprintable() else " " for each in text).split())[:300].rstrip(".")
+
+
+def read_json(file: CheckedFile) -> object:
+    """Parse an open file, as lenient as transformers is: NaN and infinities count as numbers.
+
+    Raises:
+        BadFile: It is too large, or no JSON.
+    """
+    if file.size > MOST_JSON_BYTES:
+        raise file.bad("size", f"at most {MOST_JSON_BYTES} bytes of JSON", f"{file.size} bytes")
+    raw = file.read(0, file.size, "text")
+    try:
+        value: object = json.loads(raw)
+    except RecursionError:
+        raise file.bad("", "JSON", "brackets nested without end") from None
+    except ValueError as error:  # no UTF-8, no JSON, or numbers of thousands of digits
+        raise file.bad("", "JSON", str(error).splitlines()[0]) from None
+    return value

@@ -8,39 +8,34 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Sequence
-from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
-
-import numpy as np
+from dataclasses import replace
 
 from dllama.config import DType, ModelConfig
-from dllama.errors import UsageError
 from dllama.formats.checked_file import CheckedFile
+from dllama.formats.m_config import decode_config
 from dllama.formats.m_header import (
     MAGIC,
     OLD_HEADER_SIZE,
     OLD_LLAMA_MAGIC,
     OLD_MOE_MAGIC,
+    Arch,
     MHeader,
-    RopeType,
     config_of,
+    config_size,
     header_size,
     parse_header,
     parse_old_header,
     with_weight_type,
 )
-from dllama.formats.m_layout import interleaved_head_dim, tensors_in_order, total_nbytes
+from dllama.formats.m_layout import is_rotated, tensors_in_order, total_nbytes
 from dllama.formats.m_writer import write_m_file
-from dllama.formats.quants import Floats
+from dllama.formats.opened import OpenModel
 from dllama.formats.tensor import Tensor
 
 __all__ = ["ModelFile", "open_m_file", "write_m_file"]
 
 
-@dataclass(eq=False)
-class ModelFile:
+class ModelFile(OpenModel[Tensor]):
     """An open model file.
 
     Attributes:
@@ -51,84 +46,18 @@ class ModelFile:
         file_size: Bytes of the file.
     """
 
-    path: str
-    config: ModelConfig
-    header: MHeader
-    tensors: dict[str, Tensor]
-    file_size: int
-    _file: CheckedFile
+    def __init__(self, file: CheckedFile, header: MHeader, config: ModelConfig) -> None:
+        super().__init__(file.path, config, _tensors(file, header, config), [file])
+        self.header, self.file_size = header, file.size
+        self._file = file
 
-    def embedding_rows(self, token_ids: Sequence[int]) -> Floats:
-        """Read the embeddings of some tokens, float32 ``[len(token_ids), hidden_size]``.
-
-        Raises:
-            UsageError: An id is outside the model's vocabulary.
-            BadFile: The file no longer holds these rows.
-        """
-        table = self.tensors["embed_tokens"]
-        rows = np.empty((len(token_ids), table.row_bytes), np.uint8)
-        for index, token_id in enumerate(token_ids):
-            if not 0 <= token_id < table.rows:
-                raise UsageError(
-                    f"token {token_id} is outside the model's vocabulary of {table.rows}; "
-                    "the tokenizer is probably another model's"
-                )
-            table.read_rows(token_id, token_id + 1, out=rows[index : index + 1])
-        return rows.view("<f4").astype(np.float32, copy=False)
-
-    def summary(self, max_seq_len: int | None = None) -> dict[str, str]:
-        """Give the facts that distributed-llama prints when it loads a model, under its names and in its order.
-
-        Args:
-            max_seq_len: The context in use; the model's own if None.
-        """
-        config, seq_len = self.config, max_seq_len or self.config.max_seq_len
-        facts = {"Arch": self.header.arch.title, "HiddenAct": "Silu"}
-        sizes = {
-            "Dim": config.hidden_size,
-            "HeadDim": config.head_dim,
-            "QDim": config.q_size,
-            "KvDim": config.kv_size,
-            "HiddenDim": config.intermediate_size,
-            "VocabSize": config.vocab_size,
-            "nLayers": config.num_layers,
-            "nHeads": config.num_heads,
-            "nKvHeads": config.num_kv_heads,
-        }
-        if seq_len != config.max_seq_len:
-            sizes["OrigSeqLen"] = config.max_seq_len
-        sizes["SeqLen"] = seq_len
-        facts |= {name: str(size) for name, size in sizes.items()}
-        facts["NormEpsilon"] = f"{config.rms_norm_eps:f}"
-        return facts | self._rope_summary()
-
-    def _rope_summary(self) -> dict[str, str]:
-        facts = {"RopeType": self.header.rope_type.title, "RopeTheta": f"{self.config.rope_theta:.0f}"}
-        scaling = self.config.rope_scaling
-        if scaling:
-            facts["RopeScaling"] = (
-                f"f={scaling.factor:.1f}, l={scaling.low_freq_factor:.1f}, "
-                f"h={scaling.high_freq_factor:.1f}, o={scaling.original_max_seq_len}"
-            )
-        return facts
+    def rope_title(self) -> str:
+        """Name the rotation as the file does, unless it is one of ours."""
+        return super().rope_title() if self.header.arch is Arch.OWN else self.header.rope_type.title
 
     def identity(self) -> str:
         """Say which file this is, and as of when, as ``CheckedFile.identity``."""
         return self._file.identity()
-
-    def close(self) -> None:
-        """Close the file; tensors can no longer be read."""
-        self._file.close()
-
-    def __enter__(self) -> Self:
-        """Return the model itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the file."""
-        self.close()
 
 
 def open_m_file(path: str | os.PathLike[str]) -> ModelFile:
@@ -141,13 +70,21 @@ def open_m_file(path: str | os.PathLike[str]) -> ModelFile:
     """
     file = CheckedFile(path, "model")
     try:
-        header = _read_header(file)
-        config = config_of(header)
+        header, config = _read_model(file)
         _check_file_size(file, header, config)
-        return ModelFile(file.path, config, header, _tensors(file, header, config), file.size, file)
+        return ModelFile(file, header, config)
     except BaseException:
         file.close()
         raise
+
+
+def _read_model(file: CheckedFile) -> tuple[MHeader, ModelConfig]:
+    header = _read_header(file)
+    if header.arch is not Arch.OWN:
+        return header, config_of(header)
+    size = config_size(header)
+    raw = file.read(header.size, size, "config")
+    return replace(header, size=header.size + size), decode_config(raw, file.path, f"byte {header.size} (config)")
 
 
 def _read_header(file: CheckedFile) -> MHeader:
@@ -192,10 +129,8 @@ def _check_file_size(file: CheckedFile, header: MHeader, config: ModelConfig) ->
 def _tensors(file: CheckedFile, header: MHeader, config: ModelConfig) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     offset = header.size
-    # A Llama file that says halves holds the rows as Hugging Face has them, though no known converter writes it.
-    halves = header.rope_type is RopeType.FALCON
     for info in tensors_in_order(config):
-        head_dim = 0 if halves else interleaved_head_dim(config, info.name)
+        head_dim = config.head_dim if header.is_interleaved and is_rotated(info.name) else 0
         tensors[info.name] = Tensor(info.name, info.dtype, info.shape, file, offset, head_dim)
         offset += info.nbytes
     return tensors

@@ -16,21 +16,21 @@ from dllama.errors import BadFile, UnsupportedModel
 MAGIC = 0x0A00ABCD
 OLD_LLAMA_MAGIC, OLD_MOE_MAGIC = 0xABCD00, 0xABCD01
 _MAX_PAIRS = 1024  # far above the known keys, small enough to read before anything is checked
-_FIRST_OWN_KEY = 1000  # distributed-llama numbers its keys from 0; ours will start here
-_RUNS = "a dense Llama or Qwen3 model, which dllama runs"
+_FIRST_OWN_KEY = 1000  # distributed-llama numbers its keys from 0 to 21
+_RUNS = "a Llama, Qwen3 or Qwen3 MoE model, which dllama runs"
+MOST_CONFIG_BYTES = 1 << 20  # of JSON: that of 100 layers, all different, takes some thousand
 
 
 class Arch(IntEnum):
-    """Architecture ids. Before distributed-llama 0.12 the second and third meant Grok-1 and Mixtral, both MoE."""
+    """Architecture ids. Before distributed-llama 0.12 the second and third meant Grok-1 and Mixtral, both MoE.
+
+    OWN is ours: what the model is stands in JSON behind the keys, and rows lie in Hugging Face's order.
+    """
 
     LLAMA = 0xABCD00
     QWEN3 = 0xABCD01
     QWEN3_MOE = 0xABCD02
-
-    @property
-    def title(self) -> str:
-        """The name that distributed-llama prints."""
-        return {Arch.LLAMA: "Llama", Arch.QWEN3: "Qwen3", Arch.QWEN3_MOE: "Qwen3 MoE"}[self]
+    OWN = 0xD11A00
 
 
 class RopeType(IntEnum):
@@ -71,8 +71,10 @@ class Key(IntEnum):
     head_dim = 19
     rms_norm_eps = 20
     moe_intermediate_size = 21
+    config_bytes = 1000  # of JSON between the keys and the first tensor
 
 
+_LAST_PEER_KEY = Key.moe_intermediate_size
 # The nine values of the oldest header, in file order.
 _OLD_KEYS = (
     Key.hidden_size,
@@ -101,6 +103,7 @@ _DEFAULTS = {
     Key.moe_intermediate_size: 0,
 }
 EPS_OF_CODE = {5: 1e-5, 6: 1e-6}  # the file holds the exponent
+_MODEL_TYPES = {Arch.LLAMA: "llama", Arch.QWEN3: "qwen3", Arch.QWEN3_MOE: "qwen3_moe"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +161,11 @@ class MHeader:
         return RopeType(self[Key.rope_type])
 
     @property
+    def is_interleaved(self) -> bool:
+        """Whether rows of q and k lie as interleaved pairs; a Llama file may say halves, though no converter does."""
+        return self.rope_type is not RopeType.FALCON
+
+    @property
     def head_dim(self) -> int:
         """Size of a head; hidden_size / num_heads in files that do not say."""
         if Key.head_dim in self.values:
@@ -182,10 +190,11 @@ def parse_header(path: str, raw: bytes) -> MHeader:
     offsets: dict[Key, int] = {}
     for index, (number, value) in enumerate(struct.iter_unpack("<ii", raw[8:])):
         place = f"byte {8 + 8 * index}"
-        if number >= _FIRST_OWN_KEY:
-            raise BadFile(path, place, "keys that this version knows", f"key {number}; a newer dllama can read it")
         if number not in set(Key):
-            raise BadFile(path, place, f"a header key from 0 to {max(Key).value}", f"key {number}")
+            if number >= _FIRST_OWN_KEY:
+                found = f"key {number}; a newer dllama can read it"
+                raise BadFile(path, place, "keys that this version knows", found)
+            raise BadFile(path, place, f"a header key from 0 to {_LAST_PEER_KEY.value}", f"key {number}")
         key = Key(number)
         if key in values:
             raise BadFile(path, place, "every header key once", f"key {number} ({key.name}) again")
@@ -236,9 +245,12 @@ def config_of(header: MHeader) -> ModelConfig:
         raise header.bad(Key.rms_norm_eps, "5 or 6 (for 1e-05 or 1e-06)")
     if weight_type not in set(DType):
         raise header.bad(Key.weight_type, ", ".join(f"{t.value} ({t.name})" for t in DType))
-    layer = LayerSpec(QkNorm.HEAD if header.arch is Arch.QWEN3 else QkNorm.NONE)
+    layer = LayerSpec(
+        qk_norm=QkNorm.NONE if header.arch is Arch.LLAMA else QkNorm.HEAD,
+        has_experts=header.arch is Arch.QWEN3_MOE,
+    )
     config = ModelConfig(
-        model_type="qwen3" if header.arch is Arch.QWEN3 else "llama",
+        model_type=_MODEL_TYPES[header.arch],
         hidden_size=header[Key.hidden_size],
         intermediate_size=header[Key.intermediate_size],
         num_layers=num_layers,
@@ -253,18 +265,39 @@ def config_of(header: MHeader) -> ModelConfig:
         # No more specs than any model may have layers: the number is not yet checked.
         layers=(layer,) * min(max(num_layers, 0), 1 << 12),
         rope_scaling=_rope_scaling(header),
+        num_experts=header[Key.num_experts],
+        num_experts_per_tok=header[Key.num_experts_per_tok] if layer.has_experts else 0,
+        moe_intermediate_size=header[Key.moe_intermediate_size] if layer.has_experts else 0,
     )
     _check_sizes(header, config)
     return config
 
 
-def _check_family(header: MHeader) -> None:
+def config_size(header: MHeader) -> int:
+    """Give the bytes of JSON behind the keys of an ``Arch.OWN`` file; BadFile if the header cannot be one."""
+    _check_version(header)
+    foreign = header.values.keys() - {Key.version, Key.arch_type, Key.config_bytes}
+    if foreign:
+        raise header.bad(min(foreign), "no such key, as the config is JSON")
+    if not 1 <= header[Key.config_bytes] <= MOST_CONFIG_BYTES:
+        raise header.bad(Key.config_bytes, f"1 to {MOST_CONFIG_BYTES}")
+    return header[Key.config_bytes]
+
+
+def _check_version(header: MHeader) -> None:
     if header[Key.version] != 0:
         raise header.bad(Key.version, "0")
+
+
+def _check_family(header: MHeader) -> None:
+    _check_version(header)
+    if Key.config_bytes in header.values:
+        raise header.bad(Key.config_bytes, f"no such key in a file of {header.arch.name}")
     if header.arch is Arch.QWEN3_MOE:
-        raise header.unsupported(Key.arch_type, "Qwen3 MoE or Mixtral (mixture of experts)")
-    if header[Key.num_experts] != 0:
-        kind = "Mixtral" if header.arch is Arch.LLAMA else "Grok-1 or Qwen3 MoE"
+        if Key.moe_intermediate_size not in header.values:
+            raise header.unsupported(Key.arch_type, "a Mixtral file of a distributed-llama before 0.16")
+    elif header[Key.num_experts] != 0:
+        kind = "Mixtral" if header.arch is Arch.LLAMA else "Grok-1"
         found = f"{header[Key.num_experts]} experts: {kind} (mixture of experts)"
         raise header.unsupported(Key.num_experts, found)
     # distributed-llama prints this value and computes SiLU whatever it says. The file knows better: with SiLU the

@@ -1,4 +1,4 @@
-"""Writing ``.m`` model files that distributed-llama reads too: its keys and its tensor order, nothing of our own.
+"""Writing ``.m`` model files: as distributed-llama does where its keys say all of a model, else with keys of our own.
 
 Tensors are asked for one by one in file order, taken in row chunks of any size, and encoded and written in small
 pieces, so that a model larger than memory can be written.
@@ -9,16 +9,18 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from dllama.config import ModelConfig, QkNorm
-from dllama.errors import UsageError
+from dllama.config import ModelConfig
+from dllama.errors import BadFile, UsageError
 from dllama.formats.checked_file import new_file
-from dllama.formats.m_header import EPS_OF_CODE, MAGIC, Arch, Key, RopeType
-from dllama.formats.m_layout import interleaved_head_dim, tensors_in_order, total_nbytes
+from dllama.formats.m_config import encode_config
+from dllama.formats.m_header import EPS_OF_CODE, MAGIC, MOST_CONFIG_BYTES, Arch, Key, MHeader, RopeType, config_of
+from dllama.formats.m_layout import is_rotated, tensors_in_order, total_nbytes
 from dllama.formats.quants import LARGEST, RawRows, encode
 from dllama.formats.tensor import TensorInfo, interleaved_from_halves
 
@@ -35,6 +37,7 @@ def write_m_file(
     config: ModelConfig,
     tensors: TensorSource,
     on_tensor: Callable[[TensorInfo], None] | None = None,
+    header: bytes | None = None,
 ) -> None:
     """Write a model as a ``.m`` file: matrices as ``config.weight_type``, embedding and norms as F32.
 
@@ -42,23 +45,26 @@ def write_m_file(
 
     Args:
         path: Where to write.
-        config: The model. Must be one that the format can hold: Llama or Qwen3, ``rms_norm_eps`` 1e-5 or 1e-6.
+        config: The model.
         tensors: Gives the rows of each tensor, in Hugging Face's order: a mapping of names to arrays, or a function
             that is called with the ``TensorInfo`` of each tensor in file order and returns an array or an iterable of
             row chunks. Names as in ``m_layout``. For a model with tied embeddings give ``embed_tokens`` as
             ``lm_head`` too.
         on_tensor: Called after each tensor is written, e.g. to show progress.
+        header: The header, if it is not to be the one that ``build_header`` gives; it must say the same.
 
     Raises:
-        UsageError: The format cannot hold the model, or a tensor is missing, of another shape, or not finite.
+        UsageError: There can be no such model, or a tensor is missing, of another shape, or not finite.
         DllamaError: The disk is full or fails.
     """
-    header = build_header(config)
+    own, is_interleaved = _header_of(config)
+    header = header or own
     rows_of = tensors if callable(tensors) else _from_mapping(tensors)
     with new_file(path, len(header) + total_nbytes(config)) as file:
         file.write(header)
         for info in tensors_in_order(config):
-            for raw in _stored_rows(info, interleaved_head_dim(config, info.name), rows_of(info)):
+            head_dim = config.head_dim if is_interleaved and is_rotated(info.name) else 0
+            for raw in _stored_rows(info, head_dim, rows_of(info)):
                 file.write(raw.data)
             if on_tensor:
                 on_tensor(info)
@@ -117,63 +123,76 @@ def _whole_heads(chunks: Iterable[RawRows], head_dim: int) -> Iterator[RawRows]:
 
 
 def build_header(config: ModelConfig) -> bytes:
-    """Give the header of a file that distributed-llama reads too: no key of our own, whole numbers only.
+    """Give all that stands before the first tensor: keys that distributed-llama reads, if they say all of the config.
 
     Raises:
-        UsageError: The format cannot hold this model.
+        UsageError: There can be no such model.
     """
-    pairs = dict(_pairs(config))
+    return _header_of(config)[0]
+
+
+def _header_of(config: ModelConfig) -> tuple[bytes, bool]:
+    """Give the header, and whether rows of q and k lie as interleaved pairs behind it."""
+    if problem := config.problem():
+        raise UsageError(f"this model cannot be: {problem}")
+    pairs = _peer_pairs(config)
+    if pairs is not None:
+        return _packed(pairs), MHeader("", 0, pairs).is_interleaved
+    raw = encode_config(config)
+    if len(raw) > MOST_CONFIG_BYTES:
+        raise UsageError(f"a .m file can hold a config of {MOST_CONFIG_BYTES} bytes, and this one has {len(raw)}")
+    return _packed({Key.version: 0, Key.arch_type: Arch.OWN, Key.config_bytes: len(raw)}) + raw, False
+
+
+def _packed(pairs: Mapping[Key, int]) -> bytes:
     raw = struct.pack("<Ii", MAGIC, 8 + 8 * len(pairs))
     return raw + b"".join(struct.pack("<ii", key, value) for key, value in sorted(pairs.items()))
 
 
+def _peer_pairs(config: ModelConfig) -> dict[Key, int] | None:
+    """Give distributed-llama's keys of a model; None if something of it is lost when they are read again."""
+    known_as = {"mistral": "llama"}.get(config.model_type, config.model_type)  # without windows they are the same
+    try:
+        pairs = dict(_pairs(replace(config, model_type=known_as)))
+        found = config_of(MHeader("", 0, pairs))
+    except (_NotWhole, KeyError, BadFile):
+        return None
+    return pairs if found == replace(config, model_type=known_as) else None
+
+
+class _NotWhole(Exception):
+    """A value that a key cannot hold."""
+
+
 def _pairs(config: ModelConfig) -> Iterator[tuple[Key, int]]:
-    problem = config.problem()
-    if problem:
-        raise UsageError(f"this model cannot be: {problem}")
-    code = next((code for code, eps in EPS_OF_CODE.items() if eps == config.rms_norm_eps), None)
-    if code is None:
-        raise UsageError(f"rms_norm_eps: a .m file can hold 1e-05 and 1e-06, not {config.rms_norm_eps}")
+    arch = {"llama": Arch.LLAMA, "qwen3": Arch.QWEN3, "qwen3_moe": Arch.QWEN3_MOE}[config.model_type]
+    has_experts = arch is Arch.QWEN3_MOE
     yield Key.version, 0
-    yield Key.arch_type, arch_for(config)
-    yield Key.num_experts, 0
-    yield Key.num_experts_per_tok, 0
+    yield Key.arch_type, arch
+    yield Key.num_experts, config.num_experts if has_experts else 0
+    yield Key.num_experts_per_tok, config.num_experts_per_tok if has_experts else 0
+    if has_experts:
+        yield Key.moe_intermediate_size, config.moe_intermediate_size
     yield Key.hidden_act, 1
-    yield Key.rms_norm_eps, code
+    yield Key.rms_norm_eps, {eps: code for code, eps in EPS_OF_CODE.items()}[config.rms_norm_eps]
     yield Key.weight_type, config.weight_type
     for key in (Key.hidden_size, Key.intermediate_size, Key.num_layers, Key.num_heads, Key.num_kv_heads):
         yield key, getattr(config, key.name)
     for key in (Key.vocab_size, Key.max_seq_len, Key.head_dim):
         yield key, getattr(config, key.name)
-    yield Key.rope_theta, _whole("rope_theta", config.rope_theta)
-    yield from _scaling_pairs(config)
-
-
-def _scaling_pairs(config: ModelConfig) -> Iterator[tuple[Key, int]]:
+    yield Key.rope_theta, _whole(config.rope_theta)
     scaling = config.rope_scaling
     if scaling is None:
-        yield Key.rope_type, RopeType.FALCON if arch_for(config) is Arch.QWEN3 else RopeType.LLAMA
+        yield Key.rope_type, RopeType.LLAMA if arch is Arch.LLAMA else RopeType.FALCON
         return
-    if arch_for(config) is Arch.QWEN3:
-        raise UsageError("rope_scaling: a .m file of a Qwen3 model cannot hold any")
     yield Key.rope_type, RopeType.LLAMA3_1
-    yield Key.rope_scaling_factor, _whole("rope_scaling.factor", scaling.factor)
-    yield Key.rope_low_freq_factor, _whole("rope_scaling.low_freq_factor", scaling.low_freq_factor)
-    yield Key.rope_high_freq_factor, _whole("rope_scaling.high_freq_factor", scaling.high_freq_factor)
-    yield Key.rope_original_max_seq_len, scaling.original_max_seq_len
+    yield Key.rope_scaling_factor, _whole(scaling.factor)
+    yield Key.rope_low_freq_factor, _whole(scaling.low_freq_factor)
+    yield Key.rope_high_freq_factor, _whole(scaling.high_freq_factor)
+    yield Key.rope_original_max_seq_len, _whole(scaling.original_max_seq_len)
 
 
-def arch_for(config: ModelConfig) -> Arch:
-    """Give the architecture under which a ``.m`` file holds a model."""
-    qk_norms = {layer.qk_norm for layer in config.layers}
-    if config.model_type in ("llama", "mistral") and qk_norms == {QkNorm.NONE}:
-        return Arch.LLAMA
-    if config.model_type == "qwen3" and qk_norms == {QkNorm.HEAD}:
-        return Arch.QWEN3
-    raise UsageError(f"a .m file cannot hold a model of type {config.model_type!r}, only dense Llama and Qwen3")
-
-
-def _whole(name: str, value: float) -> int:
-    if value != int(value) or not 0 < value < 1 << 31:
-        raise UsageError(f"{name}: a .m file can hold whole numbers below 2^31, not {value}")
+def _whole(value: float) -> int:
+    if value != int(value) or not 0 <= value < 1 << 31:
+        raise _NotWhole
     return int(value)

@@ -46,6 +46,21 @@ class TensorInfo:
         """Bytes of the whole tensor as stored."""
         return self.rows * self.row_bytes
 
+    def room(self, begin: int, end: int, out: RawRows | None) -> RawRows:
+        """Give memory for rows ``begin`` to ``end``: ``out``, or new memory if it is None.
+
+        Raises:
+            ValueError: There are no such rows, or ``out`` is not contiguous uint8 of just their size.
+        """
+        if not 0 <= begin <= end <= self.rows:
+            raise ValueError(f"{self.name}: rows {begin} to {end} are outside its {self.rows} rows")
+        shape = (end - begin, self.row_bytes)
+        if out is None:
+            return np.empty(shape, np.uint8)
+        if out.shape != shape or out.dtype != np.uint8 or not out.flags.c_contiguous:
+            raise ValueError(f"{self.name}: rows {begin} to {end} need contiguous uint8 of shape {shape}")
+        return out
+
 
 @dataclass(frozen=True, slots=True)
 class Tensor(TensorInfo):
@@ -73,13 +88,7 @@ class Tensor(TensorInfo):
         Raises:
             BadFile: The file no longer holds these rows.
         """
-        if not 0 <= begin <= end <= self.rows:
-            raise ValueError(f"{self.name}: rows {begin} to {end} are outside its {self.rows} rows")
-        shape = (end - begin, self.row_bytes)
-        if out is None:
-            out = np.empty(shape, np.uint8)
-        elif out.shape != shape or out.dtype != np.uint8 or not out.flags.c_contiguous:
-            raise ValueError(f"{self.name}: rows {begin} to {end} need contiguous uint8 of shape {shape}")
+        out = self.room(begin, end, out)
         if self.interleaved_head_dim:
             self._read_heads(begin, end, out)
         else:

@@ -25,7 +25,7 @@ def check_file(path: Path, suffix: str) -> None:
 
     Args:
         path: The file, whatever its name.
-        suffix: ``.m`` or ``.t``: what it should be.
+        suffix: What it should be: ``.m``, ``.t``, ``.safetensors``, ``.gguf``, ``.json``; of others nothing is known.
 
     Raises:
         BadFile: It is something else, or cut short.
@@ -34,6 +34,9 @@ def check_file(path: Path, suffix: str) -> None:
     with path.open("rb") as file:
         head = file.read(_MAX_HEADER)
     size = path.stat().st_size
+    if suffix not in (".m", ".t"):
+        _check_start(path, suffix, head, size)
+        return
     magic, header_size = struct.unpack("<Ii", head[:8].ljust(8, b"\0"))
     if suffix == ".t":
         if magic not in _T_MAGICS:
@@ -51,6 +54,17 @@ def check_file(path: Path, suffix: str) -> None:
         raise BadFile(path, "header", "sizes above 0", str({key: values.get(key) for key in _DIMS}))
     if expected is not None and size != header_size + expected:
         raise BadFile(path, "size", f"{header_size + expected} bytes, by its header", f"{size} bytes")
+
+
+def _check_start(path: Path, suffix: str, head: bytes, size: int) -> None:
+    """Tell a file of a repository from an error page, or from the pointer that stands for it in git."""
+    if suffix == ".gguf" and not head.startswith(b"GGUF"):
+        raise BadFile(path, "byte 0", "GGUF, a model file", repr(head[:16]))
+    if suffix == ".json" and head.lstrip()[:1] not in (b"{", b"["):
+        raise BadFile(path, "byte 0", "JSON", repr(head[:16]))
+    header_size = int.from_bytes(head[:8], "little")
+    if suffix == ".safetensors" and (header_size > size - 8 or head[8:9] != b"{"):
+        raise BadFile(path, "byte 0 (header size)", "that of a safetensors file", repr(head[:16]))
 
 
 def _m_size(values: dict[int, int]) -> int | None:

@@ -2,13 +2,16 @@
 
 Standard library only, since ``launch.py`` uses it before anything is installed. Knows names and sizes of files, not
 what is in them. A model NAME is a folder ``NAME`` with ``dllama_model_NAME.m`` and ``dllama_tokenizer_NAME.t``, as
-``launch.py`` downloads it; any folder with one ``.m`` and one ``.t`` file will do. An unfinished download lies beside
-its final name, with something more behind it: ``dllama_model_NAME.m.part``.
+``launch.py`` downloads it; any folder with one ``.m`` and one ``.t`` file will do, or with one ``.gguf`` file, which
+has its tokenizer in it, or with the files of a Hugging Face model. An unfinished download lies beside its final name,
+with something more behind it: ``dllama_model_NAME.m.part``.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +19,18 @@ from pathlib import Path
 import dllama
 
 BUNDLED = "demo"
+ORIGIN = "origin.json"  # says which repository a folder's files are from
 _UNFINISHED = (".part", ".part.json", ".part.json.new")  # all that a download leaves behind a file's name
 _PACKAGE = Path(dllama.__file__).resolve().parent
+# What a Hugging Face model consists of.
+_CONFIG, _WEIGHTS = "config.json", ".safetensors"
+_TOKENIZERS = {"tokenizer.json", "tokenizer.model"}
+_HF_FILES = {
+    *_TOKENIZERS,
+    *(_CONFIG, "generation_config.json", "model.safetensors.index.json"),
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"),
+    *("chat_template.jinja", "chat_template.json"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +40,10 @@ class Installed:
     Attributes:
         name: As users name it.
         folder: Where it is.
-        model: Its ``.m`` file, which may be missing.
-        tokenizer: Its ``.t`` file, which may be missing.
+        model: Its ``.m`` file, which may be missing, or its ``.gguf`` file, or the folder of a Hugging Face model.
+        tokenizer: Its ``.t`` file, which may be missing, or what holds the model, too.
         leftovers: Files of unfinished downloads.
+        parts: Files of a Hugging Face model, or of a repository.
     """
 
     name: str
@@ -37,11 +51,13 @@ class Installed:
     model: Path
     tokenizer: Path
     leftovers: tuple[Path, ...] = ()
+    parts: tuple[Path, ...] = ()
 
     @property
     def files(self) -> list[Path]:
-        """All its files that are there."""
-        return [path for path in (self.model, self.tokenizer, *self.leftovers) if os.path.lexists(path)]
+        """All its files that are there, and quantized copies of them."""
+        paths = dict.fromkeys([*self.parts, self.model, self.tokenizer, *self.leftovers, *copies_of(self.model)])
+        return [path for path in paths if path != self.folder and os.path.lexists(path)]
 
     @property
     def num_bytes(self) -> int:
@@ -50,8 +66,8 @@ class Installed:
 
     @property
     def is_complete(self) -> bool:
-        """Whether both files are there."""
-        return self.model.is_file() and self.tokenizer.is_file()
+        """Whether model and tokenizer are there."""
+        return is_model(self.model) and (self.tokenizer in (self.model, self.folder) or self.tokenizer.is_file())
 
     @property
     def is_bundled(self) -> bool:
@@ -77,6 +93,20 @@ def state_dir() -> Path:
 def cache_dir() -> Path:
     """Where things are kept that can be made again, such as hashes of models; may not exist yet."""
     return _xdg("XDG_CACHE_HOME", ".cache")
+
+
+def copy_path(model: Path, kind: str) -> Path:
+    """Give the place of a model's quantized copy; ``kind`` is a word for how it is quantized."""
+    return cache_dir() / "quantized" / f"{Path(os.path.realpath(model)).name[:40]}-{kind}-{_mark(model)}"
+
+
+def copies_of(model: Path) -> list[Path]:
+    """List the quantized copies of a model."""
+    return sorted((cache_dir() / "quantized").glob(f"*-{_mark(model)}"))
+
+
+def _mark(model: Path) -> str:
+    return hashlib.sha256(os.fsencode(os.path.realpath(model))).hexdigest()[:16]
 
 
 def make_state_dir() -> Path:
@@ -153,8 +183,18 @@ def find_model(name: str) -> Installed | None:
     return found if found is not None and found.is_complete else None
 
 
+def is_model(path: Path) -> bool:
+    """Whether a model may be there: a file, or the folder of a Hugging Face model."""
+    return path.is_file() or (path / _CONFIG).is_file()
+
+
 def find_tokenizer(model: Path) -> Path | None:
-    """Find the tokenizer of a model file in its folder; None if there is none, or several and none of its name."""
+    """Find the tokenizer of a model: it has one in it, or there is one of its name, or only one, in its folder."""
+    if model.suffix == ".gguf":
+        return model
+    if model.is_dir():
+        names = _names(model)
+        return model if {*names} & _TOKENIZERS else _only(names, model, ".t")
     stem = model.name.removesuffix(".m")
     named = [f"{stem}.t"]
     if stem.startswith("dllama_model_"):
@@ -162,7 +202,8 @@ def find_tokenizer(model: Path) -> Path | None:
     for name in named:
         if (model.parent / name).is_file():
             return model.parent / name
-    return _only(_names(model.parent), model.parent, ".t")
+    names = _names(model.parent)
+    return _only(names, model.parent, ".t") or (model.parent if {*names} & _TOKENIZERS else None)
 
 
 def size_of(path: Path) -> int:
@@ -189,8 +230,28 @@ def _model_in(folder: Path) -> Installed | None:
     leftovers = tuple(folder / each for each in names if each in unfinished)
     if leftovers or {model.name, tokenizer.name} & {*names}:
         return Installed(name, folder, model, tokenizer, leftovers)
-    only = _only(names, folder, ".m")
-    return None if only is None else Installed(name, folder, only, find_tokenizer(only) or tokenizer)
+    if ORIGIN in names:
+        return _fetched_model(folder, names)
+    only = _only(names, folder, ".m") or _only(names, folder, ".gguf")
+    if only is not None:
+        return Installed(name, folder, only, find_tokenizer(only) or tokenizer)
+    if _CONFIG not in names or not any(each.endswith(_WEIGHTS) for each in names):
+        return None
+    parts = tuple(folder / each for each in names if each.endswith(_WEIGHTS) or each in _HF_FILES)
+    return Installed(name, folder, folder, find_tokenizer(folder) or tokenizer, leftovers, parts)
+
+
+def _fetched_model(folder: Path, names: list[str]) -> Installed:
+    """Give the model of a folder that ``launch.py`` fills from a repository, whole or not."""
+    paths = [folder / name for name in names]
+    ggufs = [path for path in paths if path.suffix == ".gguf"]
+    of = re.search(r"-of-(\d{5})\.gguf$", ggufs[0].name) if ggufs else None
+    whole = ggufs if of is None or int(of[1]) == len(ggufs) else []
+    models = [*(path for path in paths if path.suffix == ".m"), *whole]
+    model = models[0] if models else folder / f"dllama_model_{folder.name}_q40.m"
+    leftovers = tuple(path for path in paths if path.name.endswith((*_UNFINISHED, _WEIGHTS)))
+    parts = tuple(path for path in paths if path not in leftovers)
+    return Installed(folder.name, folder, model, find_tokenizer(model) or folder / "tokenizer.json", leftovers, parts)
 
 
 def _only(names: list[str], folder: Path, suffix: str) -> Path | None:

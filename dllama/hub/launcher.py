@@ -18,7 +18,9 @@ from dllama.errors import DllamaError, UsageError
 from dllama.hub import checkout, folders
 from dllama.hub.catalogue import CATALOGUE, Entry, find_entry
 from dllama.hub.local_workers import run_nodes
+from dllama.hub.path_launch import is_path
 from dllama.hub.progress import size_text
+from dllama.hub.repository import PREFIX, parse_reference
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
@@ -31,6 +33,10 @@ MOST_NODES = 64
 _NODES_HELP = """run on N nodes of this machine: a root and N-1 workers, which end with it (default: 1; demo: 2). The
 physical cores are shared out equally, at least one thread for each; more nodes than cores work, but take turns.
 --nthreads in the environment or the configuration file is each node's instead"""
+
+_NAME_HELP = """a model of --list; hf:ORG/MODEL, from Hugging Face (hf:ORG/MODEL@REVISION, or hf:ORG/MODEL:Q4_K_M for
+one of its GGUF files); the path of a .m or .gguf file, or of a Hugging Face folder; demo: the bundled model; setup:
+only prepare .venv"""
 
 NEXT_STEPS = """
 That was the bundled model, on {where}. Next things to try:
@@ -72,11 +78,13 @@ def make_parser() -> Parser:
     parser = Parser(
         prog="launch.py", allow_abbrev=False, description="Set dllama up in .venv, download a model, and run it."
     )
-    parser.add_argument("name", nargs="?", help="a model of --list; demo: the bundled model; setup: only prepare .venv")
+    parser.add_argument("name", nargs="?", metavar="MODEL", help=_NAME_HELP)
     parser.add_argument(
         "extras", nargs="*", help="with setup: extras of pyproject.toml to install as well (test, lint, compare)"
     )
     parser.add_argument("--nodes", type=_nodes, metavar="N", help=_NODES_HELP)
+    parser.add_argument("--workers", nargs="+", metavar="HOST:PORT", help="run with these workers, on other machines")
+    parser.add_argument("--key-file", metavar="FILE", help="the key that is shared with them")
     models = parser.add_argument_group("models")
     models.add_argument("--list", action="store_true", help="show the models that can be downloaded")
     models.add_argument("--dry-run", action="store_true", help="say what would be fetched, and whether it fits")
@@ -101,20 +109,34 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     """Read the command line; raises UsageError for what it cannot use."""
     options = make_parser().parse_args(arguments)
     name = options.name
-    if not options.list and name not in ("demo", "setup") and (name is None or find_entry(name) is None):
+    if not options.list and name not in ("demo", "setup") and not _is_known(name):
         raise UsageError(_unknown(name))
     unknown = options.extras if name != "setup" else []
     if options.list and name is not None:
         unknown = [name]
     if unknown:
         raise UsageError(f"unknown argument '{unknown[0]}'; see python3 launch.py --help")
-    if options.dry_run and name in ("demo", "setup"):
+    if options.dry_run and (name in ("demo", "setup") or _is_here(name)):
         raise UsageError("--dry-run is for models that are downloaded; see python3 launch.py --list")
     if options.nodes and (options.list or options.dry_run or name == "setup"):
         raise UsageError("--nodes says how a model is run; leave it away with --list, --dry-run and setup")
+    if (options.workers or options.key_file) and (options.nodes or options.list or name in ("demo", "setup")):
+        raise UsageError("--workers and --key-file run a model on other machines; leave --nodes and others away")
     if options.json and not (options.list or options.dry_run):
         raise UsageError("--json goes with --list or --dry-run")
     return options
+
+
+def _is_known(name: str | None) -> bool:
+    """Whether a name means some model; raises UsageError for a reference that is written wrongly."""
+    if name is not None and name.startswith(PREFIX):
+        parse_reference(name)
+        return True
+    return name is not None and (find_entry(name) is not None or is_path(name))
+
+
+def _is_here(name: str | None) -> bool:
+    return name is not None and not name.startswith(PREFIX) and find_entry(name) is None and is_path(name)
 
 
 def _unknown(name: str | None) -> str:
@@ -130,14 +152,24 @@ def run_command(options: argparse.Namespace) -> int:
     if options.list:
         return list_models(as_json=options.json)
     if options.name not in ("demo", "setup"):
-        from dllama.hub.model_launch import dry_run, launch_model
-
-        entry = find_entry(options.name)
-        assert entry is not None
-        return dry_run(entry, options) if options.dry_run else launch_model(entry, options)
+        return _run_model(options)
     with checkout.only_one():
         checkout.set_up(options.extras)
     return run_demo(options) if options.name == "demo" else 0
+
+
+def _run_model(options: argparse.Namespace) -> int:
+    from dllama.hub import model_launch, path_launch, repository_launch
+
+    if options.name.startswith(PREFIX):
+        reference = parse_reference(options.name)
+        return (repository_launch.dry_run if options.dry_run else repository_launch.launch_repository)(
+            reference, options
+        )
+    entry = find_entry(options.name)
+    if entry is None:
+        return path_launch.launch_path(options.name, options)
+    return (model_launch.dry_run if options.dry_run else model_launch.launch_model)(entry, options)
 
 
 def list_models(*, as_json: bool) -> int:

@@ -1,6 +1,6 @@
 """``launch.py NAME``: fetch a model of the catalogue if it is not there, write its script, and run it.
 
-Standard library only.
+Standard library only. What is done with a model once it is there, wherever it is from, is here too.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from dllama.errors import BadFile, DllamaError, UsageError
@@ -22,8 +23,6 @@ from dllama.hub.model_plan import FilePlan, ModelPlan, make_plan
 from dllama.hub.part_state import remove_stray_state
 from dllama.hub.progress import size_text
 from dllama.hub.remote import DownloadFailed, Server, is_offline
-
-_NO_FIT = 5
 
 
 def dry_run(entry: Entry, options: argparse.Namespace) -> int:
@@ -49,7 +48,7 @@ def _bad_files(plan: ModelPlan) -> list[DllamaError]:
     for file in plan.files:
         try:
             if file.is_there:
-                _check_whole(file.target)
+                check_whole(file.target)
         except BadFile as error:
             problems.append(error)
     return problems
@@ -69,24 +68,25 @@ def launch_model(entry: Entry, options: argparse.Namespace) -> int:
         with checkout.only_one():
             checkout.set_up([])
     if plan is not None:
-        _fetch(plan)
+        _fetch_all(plan)
         found = folders.find_model(entry.name)
     if found is None:
         raise DownloadFailed(f"{entry.name}: another program has removed it; run the same command again")
-    command, nodes = _chat_command(found), options.nodes or 1
-    if not options.skip_script:
-        _write_script(entry, command, nodes)
-    return 0 if options.skip_run else _run(entry, command, nodes)
+    if (options.nodes or 1) > 1 and not options.skip_run:
+        _check_common_memory(entry)
+    flags = ("--buffer-float-type", "q80")
+    return run_model(entry.name, found.model, found.tokenizer, options, flags=flags)
 
 
 def _check_present(model: folders.Installed) -> None:
     """Check files that nobody fetches now: an older launcher may have left them cut short."""
     for path in (model.tokenizer, model.model):
-        _check_whole(path)
+        check_whole(path)
         remove_stray_state(path)
 
 
-def _check_whole(path: Path) -> None:
+def check_whole(path: Path) -> None:
+    """Raise BadFile, with what to do, if a file that was fetched is not what its name says."""
     if not path.is_file():
         raise BadFile(path, "", "a file", "something else; move it away")
     try:
@@ -96,12 +96,15 @@ def _check_whole(path: Path) -> None:
         raise BadFile(path, error.place, error.expected, f"{error.found}; {advice}") from error
 
 
+def _check_common_memory(entry: Entry) -> None:
+    """Each node compares its own part alone with the memory that is free; here all parts are in one memory."""
+    for problem in make_plan(entry, Server.from_environment(), is_offline=True).problems(is_run=True):
+        raise problem
+
+
 def _agree(entry: Entry, options: argparse.Namespace) -> ModelPlan:
     """Make sure that a download can work and is wanted, before anything is changed."""
-    if is_offline():
-        raise DownloadFailed(f"{entry.name} is not here, and HF_HUB_OFFLINE is set; unset it to download")
-    if not options.yes and not (sys.stdin is not None and sys.stdin.isatty()):
-        raise UsageError(f"{entry.name} is not here, and there is no terminal to ask on; run again with -y to download")
+    check_may_download(entry.name, options)
     if not options.skip_run:
         checkout.check_can_set_up()
     server = Server.from_environment()
@@ -114,32 +117,50 @@ def _agree(entry: Entry, options: argparse.Namespace) -> ModelPlan:
     if entry.refusal:
         print(f"⚠️ {entry.name} is {entry.refusal}", flush=True)
     if not options.yes:
-        _ask(plan)
+        ask(plan.files, plan.folder)
     return plan
 
 
-def _ask(plan: ModelPlan) -> None:
-    there = sum(file.have for file in plan.files)
+def _fetch_all(plan: ModelPlan) -> None:
+    """Fetch the files that are missing, the small one first."""
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    # Whoever never reached the server hears of it sooner than those whose line is gone for a while.
+    patience = Patience(attempts=5) if plan.trouble else Patience()
+    for file in plan.files:
+        fetch(file, patience)
+
+
+# --- wherever a model is from -------------------------------------------------------------------
+
+
+def check_may_download(name: str, options: argparse.Namespace) -> None:
+    """Make sure that a model which is not here may be fetched, and that there is somebody to ask if need be.
+
+    Raises:
+        DownloadFailed: Nothing is to be fetched.
+        UsageError: A question is due, and there is no terminal to ask on.
+    """
+    if is_offline():
+        raise DownloadFailed(f"{name} is not here, and HF_HUB_OFFLINE is set; unset it to download")
+    if not options.yes and not (sys.stdin is not None and sys.stdin.isatty()):
+        raise UsageError(f"{name} is not here, and there is no terminal to ask on; run again with -y to download")
+
+
+def ask(files: tuple[FilePlan, ...], folder: Path) -> None:
+    """Ask whether to download; raises UsageError if not."""
+    there, missing = sum(file.have for file in files), sum(file.missing for file in files)
     rest = f" ({size_text(there)} are there)" if there else ""
-    print(f"❓ Download {size_text(plan.missing)}{rest} to {plan.folder}? [Y/n] ", end="", flush=True)
+    print(f"❓ Download {size_text(missing)}{rest} to {folder}? [Y/n] ", end="", flush=True)
     answer = sys.stdin.readline()
     if not answer.endswith("\n") or answer.strip().lower() not in ("", "y", "yes"):
         raise UsageError("nothing was downloaded")
 
 
-def _fetch(plan: ModelPlan) -> None:
-    """Fetch the files that are missing, the small one first."""
-    plan.folder.mkdir(parents=True, exist_ok=True)
-    server = Server.from_environment()
-    # Whoever never reached the server hears of it sooner than those whose line is gone for a while.
-    patience = Patience(attempts=5) if plan.trouble else Patience()
-    for file in plan.files:
-        if not file.target.exists():
-            _fetch_file(Download(server, file.urls, file.target, file.facts, patience), file)
-
-
-def _fetch_file(download: Download, file: FilePlan) -> None:
-    is_verified = download.run(file.size)
+def fetch(file: FilePlan, patience: Patience) -> None:
+    """Fetch a file that is not there, and say how sure it is to be the right one."""
+    if file.target.exists():
+        return
+    is_verified = Download(Server.from_environment(), file.urls, file.target, file.facts, patience).run(file.size)
     if is_verified is None:
         print(f"✅ {file.target.name}: another program has fetched it", flush=True)
     elif is_verified:
@@ -148,23 +169,58 @@ def _fetch_file(download: Download, file: FilePlan) -> None:
         print(f"✅ {file.target.name}: whole by size and header; the server gave no hash to compare", flush=True)
 
 
-def _chat_command(model: folders.Installed) -> list[str]:
-    command = [str(checkout.program()), "chat"]
-    command += ["--model", str(model.model), "--tokenizer", str(model.tokenizer)]
-    return [*command, "--max-seq-len", str(CONTEXT), "--buffer-float-type", "q80"]
+def run_model(
+    name: str,
+    model: Path,
+    tokenizer: Path | None,
+    options: argparse.Namespace,
+    source: str | None = None,
+    flags: Sequence[str] = (),
+) -> int:
+    """Write a model's script and begin the conversation, but for what is not wanted.
+
+    Args:
+        name: What the script is called by.
+        model: The file or folder to run.
+        tokenizer: Its tokenizer, if it is not the one beside it.
+        options: Of ``launch.py``.
+        source: What ``launch.py`` is called with to run this model, if not ``name``.
+        flags: More flags of ``dllama chat``.
+
+    Returns:
+        The conversation's exit code; on one node this program becomes it instead, so that keys are its own.
+    """
+    command, nodes = [*_chat_command(model, tokenizer), *flags, *_cluster_flags(options)], options.nodes or 1
+    if not options.skip_script:
+        _write_script(name, source or name, command, nodes)
+    if options.skip_run:
+        return 0
+    if nodes == 1:
+        sys.stdout.flush()
+        os.execv(command[0], command)
+    return run_nodes(command, nodes)
 
 
-def _write_script(entry: Entry, command: list[str], nodes: int) -> None:
+def _chat_command(model: Path, tokenizer: Path | None) -> list[str]:
+    command = [str(checkout.program()), "chat", "--model", str(model)]
+    return [*command, *(["--tokenizer", str(tokenizer)] if tokenizer else []), "--max-seq-len", str(CONTEXT)]
+
+
+def _cluster_flags(options: argparse.Namespace) -> list[str]:
+    flags = ["--workers", *options.workers] if options.workers else []
+    return [*flags, *(["--key-file", str(Path(options.key_file).absolute())] if options.key_file else [])]
+
+
+def _write_script(name: str, source: str, command: list[str], nodes: int) -> None:
     """Write ``run_NAME.sh`` beside ``launch.py``, which works from any folder."""
-    path = checkout.ROOT / f"run_{entry.name}.sh"
+    path = checkout.ROOT / f"run_{name}.sh"
     whose = ""
     if nodes > 1:  # only launch.py starts workers, and ends them
         launch = str(checkout.ROOT / "launch.py")
-        command = [sys.executable, launch, entry.name, "--nodes", str(nodes), "-skip-script"]
+        command = [sys.executable, launch, source, "--nodes", str(nodes), "-skip-script"]
         whose = " of launch.py's"
     text = (
-        f"#!/bin/sh\n# Talk to {entry.name}; flags{whose} given to this script are added.\n"
-        f'exec {shlex.join(command)} "$@"\n'
+        f'#!/bin/sh\n# Talk to {name}; flags{whose} given to this script are added.\nexec {shlex.join(command)} "$@"\n'
     )
     fresh = path.with_name(path.name + ".new")
     try:
@@ -175,14 +231,3 @@ def _write_script(entry: Entry, command: list[str], nodes: int) -> None:
         print(f"⚠️ {checkout.from_here(path)} cannot be written: {error.strerror}", flush=True)
     else:
         print(f"📝 {checkout.from_here(path)} starts it again", flush=True)
-
-
-def _run(entry: Entry, command: list[str], nodes: int) -> int:
-    """Begin the conversation; on one node by becoming it, so that keys and exit code are its own."""
-    if nodes == 1:
-        sys.stdout.flush()
-        os.execv(command[0], command)
-    # Each node compares its own part alone with the memory that is free; here all parts are in one memory.
-    for problem in make_plan(entry, Server.from_environment(), is_offline=True).problems(is_run=True):
-        raise problem
-    return run_nodes(command, nodes)

@@ -21,7 +21,7 @@ from dllama.hub.progress import size_text
 from dllama.hub.remote import Facts, Server
 
 _TOKENIZER_BYTES = 3 << 20  # of a tokenizer, until the server says more
-_RESERVE_BYTES = 64 << 20  # left free on a disk
+RESERVE_BYTES = 64 << 20  # left free on a disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,16 @@ class FilePlan:
         parts = f", in {len(self.urls)} parts" if len(self.urls) > 1 else ""
         return f"{self.target.name}: {size_text(self.size)}{parts}, {what}"
 
+    def as_json(self) -> dict[str, object]:
+        """Say it for programs."""
+        return {
+            "path": str(self.target),
+            "urls": list(self.urls),
+            "bytes": self.size,
+            "bytes_there": self.size if self.is_there else self.have,
+            "is_there": self.is_there,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class ModelPlan:
@@ -90,9 +100,9 @@ class ModelPlan:
 
     def _disk_problem(self) -> DllamaError | None:
         """Say what is wrong if the disk lacks room for what is missing."""
-        if self.missing == 0 or self.missing + _RESERVE_BYTES <= self.free_disk:
+        if self.missing == 0 or self.missing + RESERVE_BYTES <= self.free_disk:
             return None
-        need, have = size_text(self.missing + _RESERVE_BYTES), size_text(self.free_disk)
+        need, have = size_text(self.missing + RESERVE_BYTES), size_text(self.free_disk)
         advice = "make room, or name a folder on another disk in DLLAMA_MODELS"
         return NotEnoughDisk(f"{self.entry.name}: needs {need} in {self.folder}, but {have} are free; {advice}")
 
@@ -127,16 +137,7 @@ class ModelPlan:
         return {
             "name": self.entry.name,
             "folder": str(self.folder),
-            "files": [
-                {
-                    "path": str(file.target),
-                    "urls": list(file.urls),
-                    "bytes": file.size,
-                    "bytes_there": file.size if file.is_there else file.have,
-                    "is_there": file.is_there,
-                }
-                for file in self.files
-            ],
+            "files": [file.as_json() for file in self.files],
             "disk": {"needed_bytes": self.missing, "free_bytes": self.free_disk},
             "memory": {"needed_bytes": self.entry.memory_bytes or None, "free_bytes": self.free_memory},
             "server_trouble": self.trouble or None,
@@ -150,7 +151,7 @@ def make_plan(entry: Entry, server: Server, *, is_offline: bool) -> ModelPlan:
     Raises:
         DownloadFailed: A file that is missing is not to be had.
     """
-    folder = folder_of(entry)
+    folder = folder_of(entry.name)
     wanted = {
         folder / entry.tokenizer_name: ((entry.tokenizer_file,), _TOKENIZER_BYTES),
         folder / entry.model_name: (entry.model_files, entry.model_bytes),
@@ -160,13 +161,14 @@ def make_plan(entry: Entry, server: Server, *, is_offline: bool) -> ModelPlan:
     facts, trouble = ([Facts()] * len(asked), "HF_HUB_OFFLINE is set") if is_offline else ask_facts(server, asked)
     known = dict(zip(asked, facts, strict=True))
     files = tuple(
-        _plan_file(target, urls[target], tuple(known.get(url, Facts()) for url in urls[target]), size)
+        plan_file(target, urls[target], tuple(known.get(url, Facts()) for url in urls[target]), size)
         for target, (_, size) in wanted.items()
     )
     return ModelPlan(entry, folder, files, free_disk(folder), free_memory(), trouble if asked else "")
 
 
-def _plan_file(target: Path, urls: tuple[str, ...], facts: tuple[Facts, ...], size: int) -> FilePlan:
+def plan_file(target: Path, urls: tuple[str, ...], facts: tuple[Facts, ...], size: int) -> FilePlan:
+    """Say what is there of a file and what is missing; ``size`` is taken if the server did not say it."""
     if target.exists():
         size = folders.size_of(target)
         return FilePlan(target, urls, facts, size, size, is_there=True)
@@ -175,15 +177,15 @@ def _plan_file(target: Path, urls: tuple[str, ...], facts: tuple[Facts, ...], si
     return FilePlan(target, urls, facts, whole, bytes_there(target, source_names(urls)), is_there=False)
 
 
-def folder_of(entry: Entry) -> Path:
+def folder_of(name: str) -> Path:
     """Where a model is, whole or not, or else belongs: in the first folder of models that can be written to."""
-    found = folders.find_installed(entry.name)
+    found = folders.find_installed(name)
     if found is not None:
         return found.folder
     dirs = folders.model_dirs()
     is_chosen = bool(os.environ.get("DLLAMA_MODELS"))
     parent = dirs[0] if is_chosen else next((each for each in dirs if os.access(_existing(each), os.W_OK)), dirs[0])
-    return parent / entry.name
+    return parent / name
 
 
 def free_disk(folder: Path) -> int:

@@ -44,10 +44,11 @@ class Progress:
     Args:
         title: What is being done.
         total: Bytes in all; may be corrected while it runs.
+        mark: What the line begins with; two cells wide.
     """
 
-    def __init__(self, title: str, total: int) -> None:
-        self.title, self.total, self.done = title, total, 0
+    def __init__(self, title: str, total: int, mark: str = "⏬") -> None:
+        self.title, self.total, self.done, self._mark = title, total, 0, mark
         self._is_live = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
         self._last: tuple[float, int] | None = None  # when, and how much was done then
         self._history: deque[tuple[float, int]] = deque()
@@ -98,12 +99,12 @@ class Progress:
         if speed > 0 and self.done < self.total:
             amount += f", {size_text(speed)}/s, {time_text((self.total - self.done) / speed)} left"
         if not self._is_live:
-            print(f"⏬ {self.title}: {amount}", flush=True)
+            print(f"{self._mark} {self.title}: {amount}", flush=True)
             return
         width = min(shutil.get_terminal_size().columns, 120) - 1
         filled = int(_BAR_CELLS * share)
         bar = "█" * filled + "░" * (_BAR_CELLS - filled)
         room = width - len(amount) - _BAR_CELLS - 5  # the mark is two cells wide
         title = self.title if len(self.title) <= room else self.title[: max(0, room - 1)] + "…"
-        line = f"⏬ {title} {bar} {amount}" if room > 2 else f"⏬ {amount}"[: max(0, width - 1)]
+        line = f"{self._mark} {title} {bar} {amount}" if room > 2 else f"{self._mark} {amount}"[: max(0, width - 1)]
         print(f"\r\x1b[2K{line}", end="", flush=True)

@@ -17,7 +17,7 @@ import urllib.request
 from dataclasses import dataclass, replace
 from http.client import HTTPMessage, HTTPResponse
 from typing import Self
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 import dllama
 from dllama.errors import DllamaError, UsageError
@@ -127,9 +127,9 @@ class Server:
             raise UsageError("HF_TOKEN holds characters that no token has; set it again")
         return cls(endpoint, token)
 
-    def url(self, page: str, file: str) -> str:
+    def url(self, page: str, file: str, revision: str = "main") -> str:
         """Give the address of a file of a repository."""
-        return f"{self.endpoint}/{page}/resolve/main/{file}?download=true"
+        return f"{self.endpoint}/{page}/resolve/{quote(revision, safe='')}/{quote(file)}?download=true"
 
     def ask(self, url: str, method: str = "GET", start: int = 0, etag: str = "") -> Answer:
         """Ask once for a file's bytes from ``start``, or with ``HEAD`` for its facts alone.
@@ -217,7 +217,11 @@ def _refusal(status: int, headers: HTTPMessage, url: str, *, is_own: bool) -> Ex
     where = url.partition("?")[0]
     if status in _TRANSIENT or (status == 403 and not is_own):  # an address signed for a while may have run out
         return Trouble(f"{_host(url)}: answered {status}", _retry_after(headers))
-    if status == 401:
+    if headers.get("X-Error-Code") == "GatedRepo":
+        advice = (
+            "its owner asks for consent: accept the terms on the model's page, and set HF_TOKEN to a token of yours"
+        )
+    elif status == 401:
         advice = "it may be gone, or wants a login: set HF_TOKEN to a token of your account"
     elif status == 403:
         advice = "your account may not read it: accept the terms on its page, and set HF_TOKEN to your token"

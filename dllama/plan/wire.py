@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from dllama.config import BLOCK_SIZE, DType, ModelConfig
+from dllama.config import BLOCK_SIZE, DType, ModelConfig, QkNorm
 
 PAGE_SIZE = 64  # positions in one KV page, as in the core
 _HEADER = 32  # bytes before every message
@@ -19,6 +19,7 @@ _CANDIDATES = 64  # a worker's answer, its header included, where one candidate 
 _SQUARES = 4  # the sum of squares of a node's range of one token, F32
 _ACTIVATION_BLOCK = BLOCK_SIZE + 4  # what quantized products read: 8-bit values and a scale in F32
 _EXCHANGES_PER_LAYER = 2  # behind o_proj and behind down_proj
+_HEAD_SQUARES = 8  # of a token, before attention where all heads are normed together: sums over queries and keys, F32
 _PIECE_TOKENS, _MOST_PIECES = 64, 4  # a long step's sums travel in pieces, each a message
 
 
@@ -27,6 +28,11 @@ class Exchange(Enum):
 
     DIRECT = "direct"  # every rank sends all of its sums to every other rank
     REDUCE_SCATTER = "reduce-scatter"  # every rank adds up a range of the hidden size, and gives it to all
+
+
+def exchanges_of(config: ModelConfig) -> list[Exchange]:
+    """List the ways to add up the sums of a model: where they are normed, every rank needs them whole."""
+    return [Exchange.DIRECT] if config.has_output_norms else [*Exchange]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +55,7 @@ def step_traffic(
         config: A valid model config.
         world_size: Number of nodes.
         wire_type: Number type of partial sums and embedded rows between nodes.
-        exchange: How partial sums are added up.
+        exchange: How partial sums are added up, one of ``exchanges_of(config)``.
         num_tokens: Tokens in the step; each whole page of them brings a page change.
         num_wants: For how many of them the next token is sampled.
 
@@ -66,10 +72,12 @@ def step_traffic(
         # What the last sums give is wanted only of the tokens that are sampled.
         sums = _reduce_scatter(config, world_size, wire_type, count * num_tokens, (count - 1) * num_tokens + num_wants)
         sums = [each + Traffic(headers, headers) for each in sums]
+    num_norms = sum(layer.qk_norm is QkNorm.ALL for layer in config.layers)
+    squares = num_norms * peers * (_HEADER + num_tokens * _HEAD_SQUARES)
     frame = _step_frame(config, wire_type, num_tokens, num_wants)
     answer = num_wants * _CANDIDATES
     ends = [Traffic(peers * frame, peers * answer), *[Traffic(answer, frame)] * peers]
-    return [one + end for one, end in zip(sums, ends, strict=True)]
+    return [one + end + Traffic(squares, squares) for one, end in zip(sums, ends, strict=True)]
 
 
 def _reduce_scatter(

@@ -10,6 +10,7 @@
 #include <cstring>
 #include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/errors.h"
@@ -469,14 +470,16 @@ void test_add_and_scale(const Kernels& k) {
   for (size_t n : kLengths) {
     check::Scope scope("n", n);
     const Floats x = random.values(n), y = random.values(n);
-    Guarded<float> sum = guarded(x, 1), scaled(n, 3);
+    Guarded<float> sum = guarded(x, 1), weighted = guarded(x, 2), scaled(n, 3);
     k.add(sum.data(), y.data(), n);
+    k.add_scaled(weighted.data(), y.data(), 0.3f, n);
     k.scale_mul(x.data(), y.data(), 1.7f, scaled.data(), n);
     for (size_t i = 0; i < n; i++) {
       CHECK_EQ(sum[i], x[i] + y[i]);
+      CHECK_EQ(weighted[i], x[i] + y[i] * 0.3f);
       CHECK_NEAR(scaled[i], static_cast<double>(x[i]) * 1.7f * y[i], 2.01 * kUnit * std::abs(1.7 * x[i] * y[i]));
     }
-    CHECK(sum.intact() && scaled.intact());
+    CHECK(sum.intact() && weighted.intact() && scaled.intact());
   }
 }
 
@@ -502,6 +505,42 @@ void test_sum_squares_and_max(const Kernels& k) {
     }
   }
   CHECK_EQ(k.max(Floats(9, -kInfinity).data(), 9), -kInfinity);
+}
+
+// The choice of experts rests on it: all levels agree on every bit, whatever is computed beside it.
+void test_dots(const Kernels& k) {
+  Random random(23);
+  for (const size_t n : {kDotSums, 2 * kDotSums, size_t{2048}}) {
+    for (const auto& [rows, tokens] : {std::pair<size_t, size_t>{1, 1}, {3, 2}, {4, 4}, {9, 5}, {8, 16}}) {
+      check::Scope scope("n", n, "rows", rows, "tokens", tokens);
+      const size_t stride = rows + 3;
+      Guarded<float> w = guarded(random.values(rows * n), 1), x = guarded(random.values(tokens * n), 3);
+      Guarded<float> out(tokens * stride);
+      for (size_t i = 0; i < tokens * stride; i++) out[i] = kGuard;
+      k.dots(w.data(), rows, x.data(), tokens, n, out.data(), stride);
+      for (size_t t = 0; t < tokens; t++) {
+        for (size_t r = rows; r < stride; r++) CHECK_EQ(out[t * stride + r], kGuard);
+        for (size_t r = 0; r < rows; r++) {
+          double expected = 0, magnitude = 0;
+          for (size_t i = 0; i < n; i++) {
+            const double product = static_cast<double>(w[r * n + i]) * x[t * n + i];
+            expected += product;
+            magnitude += std::abs(product);
+          }
+          // A rounding for the product, n / 16 in a running sum, 4 where these join.
+          CHECK_NEAR(out[t * stride + r], expected, (5.0 + static_cast<double>(n) / 16) * kUnit * magnitude);
+          float alone = 0.0f;
+          kernels_for("generic").dots(w.data() + r * n, 1, x.data() + t * n, 1, n, &alone, 1);
+          CHECK_EQ(out[t * stride + r], alone);
+        }
+      }
+      CHECK(out.intact());
+    }
+  }
+  Floats none(1, kGuard);
+  k.dots(none.data(), 0, none.data(), 1, kDotSums, none.data(), 1);
+  k.dots(none.data(), 1, none.data(), 0, kDotSums, none.data(), 1);
+  CHECK_EQ(none[0], kGuard);
 }
 
 void test_exp(const Kernels& k) {
@@ -579,6 +618,57 @@ void test_silu_mul(const Kernels& k) {
   for (size_t i = 0; i < gate.size(); i++) CHECK_NEAR(out[i], expected[i], 1e-35);
 }
 
+void test_gelu_mul(const Kernels& k) {
+  Random random(20);
+  for (size_t n : kLengths) {
+    check::Scope scope("n", n);
+    const Floats gate = random.values(n, 8.0f), up = random.values(n);
+    Guarded<float> out(n, 1);
+    k.gelu_mul(gate.data(), up.data(), out.data(), n);
+    for (size_t i = 0; i < n; i++) {
+      const double g = gate[i], inner = 2 * std::sqrt(2 / M_PI) * (g + 0.044715 * g * g * g);
+      const double expected = g / (1 + std::exp(-inner)) * up[i];
+      // 8 as for silu, and what 4 roundings of the exponent and those of its two constants move.
+      CHECK_NEAR(out[i], expected, (8 + 6 * std::abs(inner)) * kUnit * std::abs(expected) + 1e-37);
+    }
+    CHECK(out.intact());
+    Guarded<float> parts(n, 2);
+    k.gelu_mul(gate.data(), up.data(), parts.data(), n / 3);
+    k.gelu_mul(gate.data() + n / 3, up.data() + n / 3, parts.data() + n / 3, n - n / 3);
+    CHECK(check::same_bits(parts.copy(), out.copy()));
+  }
+  const Floats gate{1000.0f, -1000.0f, 0.0f, 3e38f, -3e38f, 1e13f, -1e13f};
+  Floats out(gate.size());
+  k.gelu_mul(gate.data(), Floats(gate.size(), 1.0f).data(), out.data(), gate.size());
+  for (size_t i = 0; i < gate.size(); i++) CHECK_NEAR(out[i], std::max(gate[i], 0.0f), 1e-35);
+}
+
+void test_scale_and_cap(const Kernels& k) {
+  Random random(21);
+  for (size_t n : kLengths) {
+    for (float size : {1e-20f, 1e-3f, 1.0f, 100.0f, 1e30f}) {
+      check::Scope scope("n", n, "size", size);
+      const Floats x = random.values(n, size);
+      Guarded<float> scaled = guarded(x, 1), capped = guarded(x, 2);
+      k.scale_and_cap(scaled.data(), 0.3f, 0.0f, n);
+      k.scale_and_cap(capped.data(), 0.3f, 30.0f, n);
+      for (size_t i = 0; i < n; i++) {
+        CHECK_EQ(scaled[i], x[i] * 0.3f);
+        const double expected = 30 * std::tanh(static_cast<double>(x[i] * 0.3f) / 30);
+        CHECK_NEAR(capped[i], expected, 10 * kUnit * std::abs(expected));
+      }
+      CHECK(scaled.intact() && capped.intact());
+      Guarded<float> parts = guarded(x, 3);
+      k.scale_and_cap(parts.data(), 0.3f, 30.0f, n / 3);
+      k.scale_and_cap(parts.data() + n / 3, 0.3f, 30.0f, n - n / 3);
+      CHECK(check::same_bits(parts.copy(), capped.copy()));
+    }
+  }
+  Floats ends{kInfinity, -kInfinity, 3e38f, -3e38f, 0.0f};
+  k.scale_and_cap(ends.data(), 1.0f, 50.0f, ends.size());
+  CHECK(ends == (Floats{50.0f, -50.0f, 50.0f, -50.0f, 0.0f}));
+}
+
 void test_rotate_half(const Kernels& k) {
   Random random(14);
   for (size_t half : {1, 3, 8, 13, 32, 40, 48, 64}) {
@@ -611,7 +701,10 @@ struct AttentionCase {
   size_t rows, head_dim, pages;
   Floats q;                    // [rows, head_dim]
   Floats k, v;                 // [pages * kPageSize, head_dim]
-  std::vector<uint32_t> seen;  // [rows] positions the row sees, over all pages
+  std::vector<uint32_t> seen;  // [rows] positions up to the last that the row sees, over all pages
+  size_t window = 0;           // how many of them it sees; 0: all
+  float softcap = 0.0f;
+  size_t first_seen(size_t row) const { return window == 0 || seen[row] < window ? 0 : seen[row] - window; }
 };
 
 AttentionCase attention_case(size_t rows, size_t head_dim, size_t pages, uint32_t seed) {
@@ -724,19 +817,23 @@ AttentionState attend(const Kernels& k, const AttentionCase& c, size_t first, si
       Page::store_key(k, c.k.data() + position * c.head_dim, c.head_dim, slot, keys.data());
       Page::store_value(k, c.v.data() + position * c.head_dim, c.head_dim, slot, values.data());
     }
-    std::vector<uint32_t> valid(count);
+    std::vector<uint32_t> valid(count), hidden(count);
     for (size_t row = 0; row < count; row++) {
       const size_t before = page * kPageSize;
-      const size_t seen = c.seen[first + row];
-      valid[row] = static_cast<uint32_t>(seen <= before ? 0 : std::min(seen - before, kPageSize));
+      const size_t end = std::clamp<size_t>(c.seen[first + row], before, before + kPageSize);
+      const size_t begin = std::clamp<size_t>(c.first_seen(first + row), before, end);
+      valid[row] = static_cast<uint32_t>(begin < end ? end - before : 0);
+      hidden[row] = static_cast<uint32_t>(begin < end ? begin - before : 0);
     }
-    const AttentionRows rows{c.q.data() + first * c.head_dim,
+    AttentionRows rows{c.q.data() + first * c.head_dim,
                              valid.data(),
                              state.max.data(),
                              state.sum.data(),
                              state.acc.data(),
                              count,
                              c.head_dim};
+    if (c.window != 0) rows.hidden = hidden.data();
+    rows.softcap = c.softcap;
     Page::attend(k, rows, keys.data(), values.data());
   }
   return state;
@@ -747,20 +844,23 @@ AttentionState attend(const Kernels& k, const AttentionCase& c, size_t first, si
 // <= 1. Q80 rounds each weight to half a step of its page's largest.
 void check_attention_row(const AttentionCase& c, const AttentionState& state, size_t row, bool is_q80) {
   const float* q = c.q.data() + row * c.head_dim;
-  std::vector<double> scores(c.seen[row]);
+  std::vector<double> scores(c.seen[row], -kInfinity);
   double max = -kInfinity, lowest = kInfinity, magnitude = 0;
-  for (size_t p = 0; p < scores.size(); p++) {
+  for (size_t p = c.first_seen(row); p < scores.size(); p++) {
     double terms = 0;
+    scores[p] = 0;
     for (size_t d = 0; d < c.head_dim; d++) {
       const double term = static_cast<double>(q[d]) * static_cast<double>(c.k[p * c.head_dim + d]);
       scores[p] += term;
       terms += std::abs(term);
     }
+    if (c.softcap > 0) scores[p] = c.softcap * std::tanh(scores[p] / c.softcap);
     max = std::max(max, scores[p]);
     lowest = std::min(lowest, scores[p]);
     magnitude = std::max(magnitude, terms);
   }
-  const double score_error = static_cast<double>(c.head_dim + 1) * magnitude;  // one for a scale
+  // One for a scale; 10 of a capped score.
+  const double score_error = static_cast<double>(c.head_dim + 1) * magnitude + 10 * static_cast<double>(c.softcap);
   const double weight_error = score_error + (max - lowest) + 5;
   const double tolerance = 2 * (weight_error + static_cast<double>(kPageSize + 2 * c.pages)) * kUnit;
   double sum = 0, steps = 0;
@@ -780,9 +880,12 @@ void check_attention_row(const AttentionCase& c, const AttentionState& state, si
 }
 
 template <typename Element>
-void check_attention(const Kernels& k, size_t rows, size_t head_dim, size_t pages) {
-  check::Scope scope("rows", rows, "head_dim", head_dim, "pages", pages, "bytes", sizeof(Element));
-  const AttentionCase c = attention_case(rows, head_dim, pages, static_cast<uint32_t>(rows * 1000 + head_dim));
+void check_attention(const Kernels& k, size_t rows, size_t head_dim, size_t pages, size_t window = 0,
+                     float softcap = 0.0f) {
+  check::Scope scope("rows", rows, "head_dim", head_dim, "pages", pages, "bytes", sizeof(Element), "window", window);
+  AttentionCase c = attention_case(rows, head_dim, pages, static_cast<uint32_t>(rows * 1000 + head_dim));
+  c.window = window;
+  c.softcap = softcap;
   const AttentionState all = attend<Element>(k, c, 0, rows);
   for (size_t row = 0; row < rows; row++) {
     check_attention_row(c, all, row, sizeof(Element) == 1);
@@ -801,6 +904,19 @@ void test_attention(const Kernels& k) {
       check_attention<uint16_t>(k, rows, head_dim, 1 + rows % 3);
       check_attention<float>(k, rows, head_dim, 1 + rows % 3);
       check_attention<int8_t>(k, rows, head_dim, 1 + rows % 3);
+    }
+  }
+}
+
+// Windows that end within a page, at its border and before it; caps that hardly bend scores and that do.
+void test_attention_with_windows_and_caps(const Kernels& k) {
+  for (size_t window : {1, 5, 64, 100}) {
+    for (float softcap : {0.0f, 0.5f, 20.0f}) {
+      for (size_t rows : {1, 6, 9}) {
+        check_attention<uint16_t>(k, rows, 16, 3, window, softcap);
+        check_attention<float>(k, rows, 20, 3, window, softcap);
+        check_attention<int8_t>(k, rows, 16, 3, window, softcap);
+      }
     }
   }
 }
@@ -931,12 +1047,16 @@ constexpr KernelTest kTests[] = {
     {"products_take_anything", test_products_take_anything},
     {"add_and_scale", test_add_and_scale},
     {"sum_squares_and_max", test_sum_squares_and_max},
+    {"dots", test_dots},
     {"exp", test_exp},
     {"exp_sum", test_exp_sum},
     {"silu_mul", test_silu_mul},
+    {"gelu_mul", test_gelu_mul},
+    {"scale_and_cap", test_scale_and_cap},
     {"rotate_half", test_rotate_half},
     {"read_memory", test_read_memory},
     {"attention", test_attention},
+    {"attention_with_windows_and_caps", test_attention_with_windows_and_caps},
     {"attention_leaves_blind_rows", test_attention_leaves_blind_rows},
     {"store_key", test_store_key},
     {"store_q80", test_store_q80},

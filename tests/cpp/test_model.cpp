@@ -46,16 +46,46 @@ NodeConfig make_config(size_t ranks, DType weights, DType wire, size_t threads =
   for (size_t j = 0; j < kHeadDim / 2; ++j) {
     config.rope_frequencies.push_back(std::pow(10000.0f, -2.0f * static_cast<float>(j) / kHeadDim));
   }
-  config.layers = {{false}, {true}};
+  config.layers.resize(2);
+  config.layers[1].qk_norm = QkNorm::Head;
   config.weight_type = weights;
   config.kv_type = DType::F32;
   config.wire_type = wire;
   config.shards = make_shards(ranks);
+  for (size_t rank = 1, heads = 0; rank < ranks; ++rank) {
+    heads += config.shards[rank - 1].num_heads;
+    config.shards[rank].kv_head_begin = heads / (kHeads / kKvHeads);
+  }
   config.num_threads = threads;
   config.max_tokens = 200;
   config.num_pages = 12;
   config.max_rows = 200;
   config.num_slots = 3;
+  return config;
+}
+
+// The same with all that a family may ask for.
+NodeConfig make_rich_config(size_t ranks, DType weights, DType wire) {
+  NodeConfig config = make_config(ranks, weights, wire);
+  config.layers.resize(3);
+  config.layers[0].qk_norm = config.layers[2].qk_norm = QkNorm::All;
+  config.layers[0].has_input_norms = false;
+  for (const size_t layer : {0, 1}) config.layers[layer].has_output_norms = true;
+  for (const size_t layer : {0, 1}) config.layers[layer].has_qkv_bias = true;
+  config.layers[0].window = 70;
+  config.layers[1].window = 5;
+  config.layers[1].has_local_rope = true;
+  config.rope_frequencies.resize(kHeadDim / 2 - 2);
+  config.rope_factor = 1.2f;
+  for (const float frequency : config.rope_frequencies) config.local_rope_frequencies.push_back(std::sqrt(frequency));
+  config.activation = Activation::GeluTanh;
+  config.embedding_multiplier = 0.7f;
+  config.attention_multiplier = 0.2f;
+  config.residual_multiplier = 0.6f;
+  config.logits_multiplier = 0.5f;
+  config.attention_softcap = 5.0f;
+  config.logits_softcap = 7.0f;
+  if (weights == DType::Q40) config.q80_tensors = {"layers.0.v_proj", "layers.1.gate_proj", "layers.2.down_proj"};
   return config;
 }
 
@@ -77,12 +107,23 @@ bool ends_with(const std::string& name, const char* end) {
   return name.ends_with(end);
 }
 
-Whole whole_tensor(const std::string& name) {
+size_t vector_size(const std::string& name, const NodeConfig& config) {
+  const bool is_query = ends_with(name, "q_norm") || ends_with(name, "q_bias");
+  if (!is_query && (name == "norm" || ends_with(name, "layernorm") || ends_with(name, "output_norm"))) return kHidden;
+  const LayerSpec& layer = config.layers[static_cast<size_t>(name[std::strlen("layers.")] - '0')];
+  if (ends_with(name, "norm") && layer.qk_norm == QkNorm::Head) return kHeadDim;
+  return (is_query ? kHeads : kKvHeads) * kHeadDim;
+}
+
+bool is_vector(const std::string& name) {
+  return ends_with(name, "norm") || ends_with(name, "_bias");
+}
+
+Whole whole_tensor(const std::string& name, const NodeConfig& config) {
   const size_t seed = std::hash<std::string>{}(name);
-  if (ends_with(name, "norm")) {
-    auto values =
-        random_values(ends_with(name, "q_norm") || ends_with(name, "k_norm") ? kHeadDim : kHidden, seed, 0.2f);
-    for (float& v : values) v += 1.0f;
+  if (is_vector(name)) {
+    auto values = random_values(vector_size(name, config), seed, 0.2f);
+    for (float& v : values) v += ends_with(name, "norm") ? 1.0f : 0.0f;
     return {values, values.size()};
   }
   size_t rows = kHidden, cols = kHidden;
@@ -115,6 +156,12 @@ std::pair<size_t, size_t> slice_start(const std::string& name, const NodeConfig&
     heads += config.shards[r].num_heads;
     ffn += config.shards[r].intermediate_size;
   }
+  if (is_vector(name)) {
+    const size_t size = vector_size(name, config);
+    const size_t kv_head = config.shards[rank].kv_head_begin;
+    if (size == kHeads * kHeadDim && name.find(".q_") != std::string::npos) return {0, heads * kHeadDim};
+    return {0, size == kKvHeads * kHeadDim ? kv_head * kHeadDim : 0};
+  }
   if (ends_with(name, "q_proj")) return {heads * kHeadDim, 0};
   if (ends_with(name, "k_proj") || ends_with(name, "v_proj")) return {heads / (kHeads / kKvHeads) * kHeadDim, 0};
   if (ends_with(name, "gate_proj") || ends_with(name, "up_proj")) return {ffn, 0};
@@ -126,17 +173,16 @@ std::pair<size_t, size_t> slice_start(const std::string& name, const NodeConfig&
 
 void load_slices(Node& node, size_t rank) {
   for (const std::string& name : node.weights().names()) {
-    const Whole whole = whole_tensor(name);
+    const Whole whole = whole_tensor(name, node.config());
     const auto shape = node.weights().shape(name);
-    const bool is_vector = shape.size() == 1;
-    const size_t rows = is_vector ? 1 : shape[0], cols = is_vector ? shape[0] : shape[1];
+    const size_t rows = is_vector(name) ? 1 : shape[0], cols = shape.back();
     const auto [first_row, first_col] = slice_start(name, node.config(), rank);
     std::vector<float> slice;
     for (size_t row = 0; row < rows; ++row) {
       const float* start = whole.values.data() + (first_row + row) * whole.cols + first_col;
       slice.insert(slice.end(), start, start + cols);
     }
-    const auto bytes = canonical(is_vector ? DType::F32 : node.config().weight_type, slice, cols);
+    const auto bytes = canonical(is_vector(name) ? DType::F32 : node.config().matrix_type(name), slice, cols);
     node.load_rows(name, 0, rows, bytes.data(), bytes.size());
   }
 }
@@ -268,6 +314,60 @@ TEST(several_ranks_compute_what_one_computes) {
     CHECK_NEAR(largest_difference(logits_of(cluster.root(), tokens, 150), expected), 0.0, 1e-4);
     CHECK_NEAR(largest_difference(logits_of(cluster.root(), tokens, 3, 1), expected), 0.0, 1e-4);
   }
+}
+
+// The same of a model with all features, whose sums are normed. Caps and multipliers keep logits below 7.
+TEST(features_are_the_same_on_several_ranks) {
+  const auto tokens = some_tokens(150);
+  Cluster one(make_rich_config(1, DType::F32, DType::F32));
+  const auto expected = logits_of(one.root(), tokens, 150);
+  for (const size_t ranks : {2, 3, 4, 5}) {
+    const check::Scope scope("ranks", ranks);
+    Cluster cluster(make_rich_config(ranks, DType::F32, DType::F32));
+    CHECK_NEAR(largest_difference(logits_of(cluster.root(), tokens, 150), expected), 0.0, 1e-4);
+    CHECK_NEAR(largest_difference(logits_of(cluster.root(), tokens, 3, 1), expected), 0.0, 1e-4);
+  }
+}
+
+TEST(features_have_the_same_bits_in_any_chunks) {
+  const auto tokens = some_tokens(140);
+  for (const size_t ranks : {1, 3}) {
+    Cluster cluster(make_rich_config(ranks, DType::Q40, DType::Q80));
+    const auto expected = logits_of(cluster.root(), tokens, 140);
+    for (const size_t chunk : {1, 21, 139}) {
+      const check::Scope scope("ranks", ranks, "chunk", chunk);
+      CHECK(check::same_bits(logits_of(cluster.root(), tokens, chunk), expected));
+    }
+  }
+}
+
+TEST(sums_that_are_normed_are_exchanged_directly) {
+  Cluster cluster(make_rich_config(3, DType::Q40, DType::Q80));
+  CHECK_THROWS(cluster.root().set_scatter_from(1), InvalidArgument, "directly");
+  CHECK_THROWS(cluster.root().probe(1, true), InvalidArgument, "directly");
+  CHECK(cluster.root().probe(1, false) > 0.0);
+  Batch batch;
+  batch.scatter = true;
+  CHECK_THROWS(check_exchange(cluster.root().config(), batch.scatter), InvalidArgument, "directly");
+}
+
+// Of two ranks with the same KV head the second has nothing to add to sums over keys.
+TEST(shared_kv_heads_are_counted_once) {
+  const NodeConfig config = make_config(5, DType::F32, DType::F32);
+  CHECK_EQ(config.num_heads(), kHeads);
+  CHECK_EQ(config.num_kv_heads(), kKvHeads);
+  const std::vector<size_t> shared{0, 1, 0, 1, 0};
+  for (size_t rank = 0; rank < shared.size(); ++rank) CHECK_EQ(config.shared_kv_heads(rank), shared[rank]);
+}
+
+TEST(matrix_types_go_by_name) {
+  NodeConfig config = make_config(1, DType::Q40, DType::Q80);
+  config.q80_tensors = {"layers.1.experts.down_proj", "lm_head"};
+  CHECK(config.matrix_type("layers.1.experts.17.down_proj") == DType::Q80);
+  CHECK(config.matrix_type("layers.1.experts.17.up_proj") == DType::Q40);
+  CHECK(config.matrix_type("layers.11.experts.1.down_proj") == DType::Q40);
+  CHECK(config.matrix_type("lm_head") == DType::Q80);
+  CHECK(config.matrix_type("layers.1.router") == DType::F32);
 }
 
 // Which way the ranks exchange their sums, in how many pieces a step is cut for it, and how it is cut into chunks: no
@@ -903,6 +1003,20 @@ TEST(configs_that_do_not_fit_together_are_refused) {
   refused([](NodeConfig& c) { c.hidden_size = 48; }, "hidden_size");
   refused([](NodeConfig& c) { c.head_dim = 15; }, "head_dim");
   refused([](NodeConfig& c) { c.layers.clear(); }, "layer");
+  refused([](NodeConfig& c) { c.rope_frequencies.clear(); }, "rope_frequencies");
+  refused([](NodeConfig& c) { c.rope_frequencies.resize(kHeadDim); }, "rope_frequencies");
+  refused([](NodeConfig& c) { c.layers[0].has_local_rope = true; }, "local_rope_frequencies");
+  refused([](NodeConfig& c) { c.local_rope_frequencies.resize(8); }, "local_rope_frequencies");
+  refused([](NodeConfig& c) { c.layers[0].has_input_norms = false; }, "output norms");
+  refused([](NodeConfig& c) { c.layers[0].qk_norm = static_cast<QkNorm>(3); }, "norm of queries");
+  refused([](NodeConfig& c) { c.activation = static_cast<Activation>(2); }, "activation");
+  refused([](NodeConfig& c) { c.residual_multiplier = 0.0f; }, "multipliers");
+  refused([](NodeConfig& c) { c.logits_softcap = NAN; }, "caps");
+  refused([](NodeConfig& c) { c.rope_factor = INFINITY; }, "rope_factor");
+  refused([](NodeConfig& c) { c.weight_type = DType::F16, c.q80_tensors = {"lm_head"}; }, "Q80 tensors");
+  refused([](NodeConfig& c) { c.layers[0].has_experts = true; }, "num_experts");
+  refused([](NodeConfig& c) { c.shards[0].expert_intermediate_size = 32; }, "expert");
+  refused([](NodeConfig& c) { c.shards[0].kv_head_begin = SIZE_MAX; }, "out of range");
   refused([](NodeConfig& c) { c.kv_type = DType::Q40; }, "kv_type");
   refused([](NodeConfig& c) { c.wire_type = DType::Q40; }, "wire_type");
   refused([](NodeConfig& c) { c.shards.clear(); }, "shard");

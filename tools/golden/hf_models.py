@@ -127,6 +127,6 @@ def export(model: PreTrainedModel, path: Path) -> ModelConfig:
     """Write the model as an F32 `.m` file, through the mapping that `dllama.families` gives."""
     checkpoint = describe(model.config.to_dict(), "config.json")
     state = model.state_dict()
-    tensors = {ours: state[theirs].numpy() for ours, theirs in checkpoint.tensor_names.items()}
+    tensors = {ours: state[part.name].numpy() for ours, part in checkpoint.tensors.items()}
     write_m_file(path, checkpoint.config, tensors)
     return checkpoint.config

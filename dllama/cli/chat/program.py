@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 # Flags that a saved conversation does not hold.
 _TOLD_AGAIN = (
-    *("tokenizer", "chat_template", "max_seq_len", "nthreads", "kv_type", "draft_max"),
+    *("tokenizer", "chat_template", "max_seq_len", "nthreads", "weight_type", "kv_type", "draft_max"),
     *("shares", "key_file", "buffer_float_type"),
 )
 STEP_S = 0.5  # so long a key that stops an answer waits at most

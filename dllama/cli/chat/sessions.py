@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dllama.cli.chat.settings import Settings
 from dllama.errors import BadFile, UsageError
-from dllama.formats.fingerprint import fingerprint, whole_fingerprint
+from dllama.formats.fingerprint import model_fingerprint, tokenizer_fingerprint
 from dllama.formats.session_file import (
     Session,
     SessionMark,
@@ -41,12 +41,12 @@ class ModelFiles:
     @cached_property
     def model_hash(self) -> str:
         """Fingerprint of the model."""
-        return fingerprint(self.model, "model")
+        return model_fingerprint(self.model)
 
     @cached_property
     def tokenizer_hash(self) -> str:
         """Fingerprint of the tokenizer."""
-        return whole_fingerprint(self.tokenizer, "tokenizer")
+        return tokenizer_fingerprint(self.tokenizer)
 
     def check(self, path: str, session: Session) -> None:
         """Raise BadFile if a session was held with another model or tokenizer."""

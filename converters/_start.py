@@ -1,0 +1,59 @@
+"""How every converter starts: in ``.venv`` of this checkout, with errors of one line and a bar on a terminal alone."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def start(main: Callable[[list[str]], None], usage: str, counts: tuple[int, ...]) -> int:
+    """Run a converter.
+
+    Args:
+        main: What to run; takes the words of the command line.
+        usage: What these are, for a wrong number of them.
+        counts: How many there may be.
+
+    Returns:
+        The exit code.
+    """
+    _enter_venv()
+    from dllama.errors import DllamaError
+    from dllama.hub.launcher import complain
+
+    words = sys.argv[1:]
+    if len(words) not in counts or {"-h", "--help"} & {*words}:
+        print(f"usage: python {Path(sys.argv[0]).name} {usage}")
+        return 0 if {"-h", "--help"} & {*words} else 2
+    try:
+        main(words)
+    except DllamaError as error:
+        return complain(f"🚨 {error}", error.exit_code)
+    except KeyboardInterrupt:
+        return complain("🛑 Interrupted; nothing was written", 130)
+    except OSError as error:
+        return complain(f"🚨 {error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1)
+    return 0
+
+
+def _enter_venv() -> None:
+    """Become the Python that dllama is installed for, if this one is not it."""
+    sys.path.insert(0, str(ROOT))
+    if importlib.util.find_spec("numpy") and _has_core():
+        return
+    python = ROOT / ".venv" / "bin" / "python"
+    if python.exists() and Path(sys.prefix) != ROOT / ".venv":
+        os.execv(python, [str(python), *sys.argv])
+    sys.exit("🚨 dllama is not set up here; run: python3 launch.py setup")
+
+
+def _has_core() -> bool:
+    try:
+        return importlib.util.find_spec("dllama._native") is not None
+    except ImportError:
+        return False

@@ -1,0 +1,78 @@
+"""Writing any model as a GGUF file, its numbers as they are: Q40 is Q4_0 there and Q80 is Q8_0, byte for byte."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+
+from dllama.config import DType
+from dllama.errors import UsageError
+from dllama.formats.gguf_arch import HEAD, GgufArch, Stored, interleaved_head_dim, stored_tensors
+from dllama.formats.gguf_metadata import arch_for, model_metadata
+from dllama.formats.gguf_types import GGML_TYPES
+from dllama.formats.gguf_writer import NewTensor, Value, write_container
+from dllama.formats.quants import RawRows
+from dllama.formats.source import ModelSource, StoredTensor
+from dllama.formats.tensor import interleaved_from_halves
+
+# For a file without a vocabulary, which is for token ids alone.
+NO_VOCABULARY: Mapping[str, Value] = {"tokenizer.ggml.model": "no_vocab"}
+_TYPE_IDS = {DType.F32: 0, DType.F16: 1, DType.Q40: 2, DType.Q80: 8}
+_PIECE_BYTES = 1 << 22
+
+
+def export_gguf(
+    source: ModelSource,
+    path: str | os.PathLike[str],
+    tokenizer: Mapping[str, Value] = NO_VOCABULARY,
+    name: str = "",
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Write a model as a GGUF file; ``path`` is untouched until it is complete.
+
+    Args:
+        source: The model.
+        path: Where to write.
+        tokenizer: Metadata of its vocabulary.
+        name: What the file calls the model.
+        progress: Called with the bytes of tensors written, and all of them.
+
+    Raises:
+        UsageError: GGUF cannot hold the model, or ``path`` cannot be written.
+        BadFile: The source no longer holds its tensors.
+        DllamaError: The disk is full or fails.
+    """
+    arch = arch_for(source.config)
+    metadata, vectors = model_metadata(source.config)
+    tensors = [
+        NewTensor(each, GGML_TYPES[0], values.shape, lambda values=values: [values.view(np.uint8)])
+        for each, values in vectors.items()
+    ]
+    stored_as = [each for each in stored_tensors(source.config, arch) if each.name != HEAD or arch.has_head]
+    tensors += [_new_tensor(source, arch, stored) for stored in stored_as]
+    write_container(path, ({"general.name": name} if name else {}) | {**metadata, **tokenizer}, tensors, progress)
+
+
+def _new_tensor(source: ModelSource, arch: GgufArch, stored: Stored) -> NewTensor:
+    parts = [source.tensors[part.name] for part in stored.parts]
+    dtypes = {part.dtype for part in parts}
+    if len(dtypes) > 1:
+        found = ", ".join(sorted(dtype.name for dtype in dtypes))
+        raise UsageError(f"{stored.name}: a GGUF file holds this tensor in one number type, and the model has {found}")
+
+    def rows() -> Iterator[RawRows]:
+        for part in parts:
+            yield from _rows(part, interleaved_head_dim(source.config, arch, part.name))
+
+    return NewTensor(stored.name, GGML_TYPES[_TYPE_IDS[dtypes.pop()]], stored.shape, rows)
+
+
+def _rows(tensor: StoredTensor, head_dim: int) -> Iterator[RawRows]:
+    """Read a tensor in pieces; ``head_dim`` is 0 unless rows are to lie in pairs."""
+    unit = head_dim or 1
+    step = max(1, _PIECE_BYTES // tensor.row_bytes // unit) * unit
+    for begin in range(0, tensor.rows, step):
+        rows = tensor.read_rows(begin, min(begin + step, tensor.rows))
+        yield interleaved_from_halves(rows, head_dim) if head_dim else rows

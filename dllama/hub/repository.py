@@ -1,0 +1,212 @@
+"""What a Hugging Face repository holds, and which of its files a model needs. Asks a server, and writes nothing.
+
+Standard library only. Names of files come from the server: none is used that is not a plain name of a known kind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import time
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from dllama.errors import UnsupportedModel, UsageError
+from dllama.hub.remote import DownloadFailed, Server, Trouble
+
+PREFIX = "hf:"
+_FORM = "hf:ORG/MODEL, hf:ORG/MODEL@REVISION or, to choose a GGUF file, hf:ORG/MODEL:Q4_K_M"
+_REFERENCE = re.compile(r"([\w.-]{1,96})/([\w.-]{1,96})(?:@([\w./-]{1,128}))?(?::([\w./-]{1,256}))?", re.ASCII)
+_PLAIN = re.compile(r"[\w-][\w.-]{0,200}", re.ASCII)  # neither hidden nor a path
+_SPLIT = re.compile(r"-(\d{5})-of-(\d{5})$")
+_INDEX = "model.safetensors.index.json"
+SMALL_FILES = (
+    *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model"),
+    *("special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja"),
+    "chat_template.json",
+)
+_LARGEST_LISTING = 32 << 20  # bytes; repositories of thousands of files have 1 or 2 MB
+_ATTEMPTS_WAIT_S = (1.0, 3.0, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A model as users name it on Hugging Face.
+
+    Attributes:
+        page: ``ORG/MODEL``.
+        revision: A branch, tag or commit.
+        choice: The end of a GGUF file's name, or all of it; empty for none.
+    """
+
+    page: str
+    revision: str = "main"
+    choice: str = ""
+
+    @property
+    def name(self) -> str:
+        """What the model is called on this disk."""
+        return re.sub(r"[^a-z0-9.]+", "_", f"{self.page}_{_stem(self.choice)}".lower()).strip("._")
+
+    @property
+    def model_name(self) -> str:
+        """What the file is called that is made of its weights."""
+        return f"dllama_model_{self.name}_q40.m"
+
+    def __str__(self) -> str:
+        """Write it as users do."""
+        revision = "" if self.revision == "main" else f"@{self.revision}"
+        return f"{PREFIX}{self.page}{revision}{f':{self.choice}' if self.choice else ''}"
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The files of a repository at one commit."""
+
+    commit: str
+    names: tuple[str, ...]
+
+
+def parse_reference(text: str) -> Reference:
+    """Read ``hf:ORG/MODEL[@REVISION][:CHOICE]``. Raises UsageError for anything else."""
+    found = _REFERENCE.fullmatch(text.removeprefix(PREFIX))
+    if not found or any(set(part) == {"."} for part in re.split("[/@:]", text.removeprefix(PREFIX))):
+        raise UsageError(f"{text!r:.100}: expected {_FORM}")
+    owner, model, revision, choice = found.groups()
+    return Reference(f"{owner}/{model}", revision or "main", choice or "")
+
+
+def read_listing(server: Server, page: str, revision: str) -> Listing:
+    """Ask which files a repository has.
+
+    Raises:
+        DownloadFailed: It is not to be had, or the server does not answer as Hugging Face's do.
+    """
+    url = f"{server.endpoint}/api/models/{page}/revision/{quote(revision, safe='')}"
+    answer = _read_json(server, url)
+    try:
+        names = tuple(str(sibling["rfilename"]) for sibling in answer["siblings"])
+        commit = str(answer["sha"])
+    except (KeyError, TypeError):
+        raise DownloadFailed(f"{url}: the answer is no list of files; is HF_ENDPOINT right?") from None
+    if not re.fullmatch("[0-9a-f]{40,64}", commit):
+        raise DownloadFailed(f"{url}: expected a commit, found {commit!r:.80}")
+    return Listing(commit, names)
+
+
+def choose_files(server: Server, reference: Reference, listing: Listing) -> list[str]:
+    """Choose what to fetch: the model's weights, and the small files that its tokenizer and its answers need.
+
+    Returns:
+        Names in the repository, small files first.
+
+    Raises:
+        UsageError: Several GGUF files are there, and none was chosen.
+        UnsupportedModel: The repository holds no weights that dllama reads.
+        DownloadFailed: The list of the weights' files is not to be had.
+    """
+    names = set(listing.names)
+    ggufs = sorted(name for name in names if name.endswith(".gguf") and _is_plain_path(name))
+    if reference.choice or not any(name.endswith(".safetensors") for name in names):
+        return _choose_gguf(reference, ggufs, names)
+    if "config.json" not in names:
+        raise _unsupported(reference, "config.json", "none")
+    if _INDEX in names:
+        weights = [_INDEX, *_indexed_files(server, reference, listing, names)]
+    elif "model.safetensors" in names:
+        weights = ["model.safetensors"]
+    else:
+        others = sorted(name for name in names if name.endswith(".safetensors"))
+        raise _unsupported(reference, "model.safetensors or its index", ", ".join(others)[:120])
+    return [*(name for name in SMALL_FILES if name in names), *weights]
+
+
+def _indexed_files(server: Server, reference: Reference, listing: Listing, names: set[str]) -> list[str]:
+    """Read from the index which files hold the weights."""
+    index = _read_json(server, server.url(reference.page, _INDEX, listing.commit))
+    try:
+        files = sorted({str(file) for file in index["weight_map"].values()})
+    except (KeyError, TypeError, AttributeError):
+        raise _unsupported(reference, f"weight_map in {_INDEX}", "something else") from None
+    for file in files:
+        if not (_PLAIN.fullmatch(file) and file.endswith(".safetensors") and file in names):
+            raise _unsupported(reference, f"files of the repository in {_INDEX}", f"{file!r:.80}")
+    if not files:
+        raise _unsupported(reference, f"files in {_INDEX}", "none")
+    return files
+
+
+def _choose_gguf(reference: Reference, ggufs: list[str], names: set[str]) -> list[str]:
+    groups: dict[str, list[str]] = {}
+    for name in ggufs:
+        groups.setdefault(_stem(name), []).append(name)
+    if not groups:
+        raise _no_weights(reference, names)
+    wanted = _stem(reference.choice).lower()
+    endings = tuple(f"{mark}{wanted}" for mark in "-._/") if wanted else ("",)
+    fitting = [stem for stem in groups if f"/{stem.lower()}".endswith(endings)]
+    if len(fitting) != 1:
+        short = sorted(stem.rpartition("/")[2] for stem in groups)
+        what = "no GGUF file or several are" if reference.choice else f"{len(short)} GGUF files are there, none is"
+        example = f"{PREFIX}{reference.page}:{re.split('[-.]', short[-1])[-1]}"
+        raise UsageError(f"{reference}: {what} chosen; choose one, e.g. {example}, of: {', '.join(short)[:1000]}")
+    return [*(name for name in SMALL_FILES if name in names), *groups[fitting[0]]]
+
+
+def _no_weights(reference: Reference, names: set[str]) -> Exception:
+    if reference.choice:
+        return UsageError(f"{reference}: the repository has no GGUF files")
+    pickled = sorted(name for name in names if name.endswith((".bin", ".pth", ".pt")))
+    found = f"{pickled[0]} and no others: pickled files can run any program" if pickled else "neither"
+    return _unsupported(reference, "weights as .safetensors or .gguf", f"{found}; choose another repository")
+
+
+def _unsupported(reference: Reference, expected: str, found: str) -> UnsupportedModel:
+    return UnsupportedModel(str(reference), "", expected, found)
+
+
+def _stem(name: str) -> str:
+    """Give what the parts of a GGUF file have in common: its name without number and ending."""
+    return _SPLIT.sub("", name.removesuffix(".gguf"))
+
+
+def _is_plain_path(name: str) -> bool:
+    return all(_PLAIN.fullmatch(part) for part in name.split("/"))
+
+
+def _read_json(server: Server, url: str) -> Any:
+    """Read a document of the server's; several attempts, as any may fail."""
+    trouble = Trouble("")
+    for wait_s in _ATTEMPTS_WAIT_S:
+        try:
+            return json.loads(_read_all(server, url))
+        except Trouble as error:
+            trouble = error
+            time.sleep(wait_s)
+        except (ValueError, RecursionError):
+            raise DownloadFailed(f"{url}: expected JSON, found something else; is HF_ENDPOINT right?") from None
+    raise DownloadFailed(str(trouble))
+
+
+def _read_all(server: Server, url: str) -> bytes:
+    data = bytearray()
+    with contextlib.closing(server.ask(url)) as answer:
+        while piece := answer.read(1 << 18):
+            data += piece
+            if len(data) > _LARGEST_LISTING:
+                raise DownloadFailed(f"{url}: more than {_LARGEST_LISTING} bytes, which is no list of files")
+        if answer.length is not None and len(data) < answer.length:
+            raise Trouble(f"{url}: the connection was cut")
+    return bytes(data)
+
+
+def embedding_bytes(server: Server, reference: Reference, commit: str) -> int:
+    """Give the bytes of a model's embedding in F32, by its ``config.json``; 0 if that does not say."""
+    config = _read_json(server, server.url(reference.page, "config.json", commit))
+    if isinstance(config, dict) and isinstance(config.get("text_config"), dict):
+        config = config["text_config"]
+    sizes = [config.get(name) for name in ("vocab_size", "hidden_size")] if isinstance(config, dict) else []
+    known = [size for size in sizes if isinstance(size, int) and 0 < size < 1 << 24]
+    return 4 * known[0] * known[1] if len(known) == 2 else 0
