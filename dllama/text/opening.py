@@ -134,7 +134,7 @@ def _open_spm(path: Path) -> Vocabulary:
     facts = files.facts(ids.get, len(ids), default)
     if not facts.token_texts:
         facts = replace(facts, token_texts=_spm_texts(model))
-    return SpmVocabulary(os.fspath(path), model, facts, added, space_everywhere=files.flag("legacy") is not False)
+    return SpmVocabulary(os.fspath(path), model, facts, added, space_everywhere=files.flag("legacy") is True)
 
 
 def _check_added(path: Path, model: SpmModel, added: Sequence[AddedToken]) -> None:
