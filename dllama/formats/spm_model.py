@@ -106,7 +106,8 @@ def _model(
         raise UnsupportedModel(path, "trainer_spec", "spaces marked before words", "others")
     charsmap = normalizer.get(_CHARSMAP, b"")
     check_charsmap(path, charsmap if isinstance(charsmap, bytes) else b"?")
-    ids = [_signed(trainer.get(key, default)) for key, default in ((_BOS_ID, 1), (_EOS_ID, 2), (_PAD_ID, -1))]
+    defaults = ((_BOS_ID, 1), (_EOS_ID, 2), (_PAD_ID, -1))
+    ids = [_signed(trainer.get(key, each if each < len(pieces) else -1)) for key, each in defaults]
     if any(not -1 <= each < len(pieces) for each in ids):
         raise _Wrong(f"trainer_spec|BOS, EOS and padding ids below {len(pieces)}|{ids}")
     texts, scores, kinds = zip(*pieces, strict=True)

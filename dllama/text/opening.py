@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from dllama.errors import BadFile, UsageError
+from dllama.errors import BadFile, UnsupportedModel, UsageError
 from dllama.formats.checked_file import CheckedFile
 from dllama.formats.spm_model import SpmModel, read_spm_model
 from dllama.formats.t_file import read_t_file
@@ -103,7 +103,7 @@ def _open_json(path: Path) -> Vocabulary:
     names = [token.content for token in file.added]
     file = file.with_added(missing_from([*names, *(piece for piece in file.pieces if piece)], files.added_tokens()))
     ids = file.ids()
-    before, behind = _ends(file)
+    before, behind = _ends(file, max(ids.values()))
     adds_bos, adds_eos = _adds(files, bool(before)), _adds(files, bool(behind), "eos")
     default = Facts(before[0] if before else NO_ID, tuple(behind[:1]), adds_bos, adds_eos)
     return JsonVocabulary(file, files.facts(ids.get, max(ids.values()) + 1, default))
@@ -115,11 +115,16 @@ def _adds(files: HfFiles, by_file: bool, what: str = "bos") -> bool:
     return flag if flag is not None and files.tokenizer_class in _ADD_BY_CONFIG else by_file
 
 
-def _ends(file: TokenizerJson) -> tuple[list[int], list[int]]:
-    """Give the ids that the post-processor puts before and behind a text."""
+def _ends(file: TokenizerJson, last: int) -> tuple[list[int], list[int]]:
+    """Give the ids that the post-processor puts before and behind a text, none of them above ``last``."""
     from dllama.formats.post_processor import added_ids
 
-    return added_ids(file.path, file.parts["post_processor"])
+    before, behind = added_ids(file.path, file.parts["post_processor"])
+    if max([*before, *behind], default=0) > last:
+        raise BadFile(file.path, "post_processor", f"ids up to {last}", str(max(before + behind)))
+    if len(before) > 1 or len(behind) > 1:
+        raise UnsupportedModel(file.path, "post_processor", "one token at most before and behind a text", "more")
+    return before, behind
 
 
 def _open_spm(path: Path) -> Vocabulary:

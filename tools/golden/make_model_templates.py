@@ -360,7 +360,7 @@ class _Clock(datetime.datetime):
 def _outcome(tokenizer: Any, conversation: str, setting: str) -> dict[str, str]:
     try:
         text = tokenizer.apply_chat_template(CONVERSATIONS[conversation], tokenize=False, **SETTINGS[setting])
-    except Exception as error:  # what a template raises comes as several types
+    except Exception as error:  # noqa: BLE001 - what a template raises comes as several types
         return {"refusal": str(error)}
     return {"text": text}
 
