@@ -1,4 +1,7 @@
-"""From a path to a vocabulary: what kind of tokenizer file it is, and what lies beside it."""
+"""From a path to a vocabulary: what kind of tokenizer file it is, and what lies beside it.
+
+What reads a kind is imported when it is met: a ``.t`` file needs none of the others.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,19 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dllama.errors import BadFile, UnsupportedModel, UsageError
 from dllama.formats.checked_file import CheckedFile
-from dllama.formats.spm_model import SpmModel, read_spm_model
 from dllama.formats.t_file import read_t_file
-from dllama.formats.tokenizer_json import AddedToken, TokenizerJson, read_tokenizer_json
-from dllama.text.hf_files import HfFiles, missing_from, read_hf_files
 from dllama.text.t_vocabulary import TVocabulary
 from dllama.text.tokenizer import Tokenizer
 from dllama.text.vocabulary import NO_ID, Facts, Vocabulary
+
+if TYPE_CHECKING:
+    from dllama.formats.spm_model import SpmModel
+    from dllama.formats.tokenizer_json import AddedToken, TokenizerJson
+    from dllama.text.hf_files import HfFiles
 
 # The files of a folder in the order in which they are believed.
 _NAMES = ("tokenizer.json", "tokenizer.model")
@@ -97,6 +103,8 @@ def _open_tiktoken(path: Path) -> Vocabulary:
 
 
 def _open_json(path: Path) -> Vocabulary:
+    from dllama.formats.tokenizer_json import read_tokenizer_json
+    from dllama.text.hf_files import missing_from, read_hf_files
     from dllama.text.json_vocabulary import JsonVocabulary
 
     file, files = read_tokenizer_json(path), read_hf_files(path.parent)
@@ -128,6 +136,8 @@ def _ends(file: TokenizerJson, last: int) -> tuple[list[int], list[int]]:
 
 
 def _open_spm(path: Path) -> Vocabulary:
+    from dllama.formats.spm_model import read_spm_model
+    from dllama.text.hf_files import missing_from, read_hf_files
     from dllama.text.spm_vocabulary import SpmVocabulary
 
     model, files = read_spm_model(path), read_hf_files(path.parent)
