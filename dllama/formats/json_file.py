@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from dllama.errors import BadFile
-from dllama.formats.checked_file import read_whole
+from dllama.formats.checked_file import CheckedFile, read_whole
 
 MOST_JSON_BYTES: Final = 4 << 20  # of a configuration; some tokenizers list a thousand tokens there in 200 kB
 
