@@ -34,7 +34,6 @@ _OPTION = "--write-models-table"
 
 
 @dataclass
-
 @dataclass(frozen=True)
 class Claim:
     """A test's word that something works."""

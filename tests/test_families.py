@@ -131,7 +131,12 @@ def test_refused_by_name(settings: dict[str, Any], place: str) -> None:
     assert place in str(caught.value)
 
 
-LONGROPE = {"type": "longrope", "original_max_position_embeddings": 64, "short_factor": [1.0] * 8, "long_factor": [1.5] * 8}
+LONGROPE = {
+    "type": "longrope",
+    "original_max_position_embeddings": 64,
+    "short_factor": [1.0] * 8,
+    "long_factor": [1.5] * 8,
+}
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"hidden_size": None}, "hidden_size: expected a whole number, found no such field"),
     ({"hidden_size": "64"}, "hidden_size: expected a whole number, found '64'"),
@@ -365,7 +370,12 @@ def test_phi3_parts_and_longrope() -> None:
 def test_yarn() -> None:
     scaling = config_of(rope_scaling={"type": "yarn", "factor": 4.0}).rope_scaling
     expected = RopeScaling(
-        4.0, original_max_seq_len=512, kind="yarn", beta_fast=32.0, beta_slow=1.0, attention_factor=0.1 * math.log(4) + 1
+        4.0,
+        original_max_seq_len=512,
+        kind="yarn",
+        beta_fast=32.0,
+        beta_slow=1.0,
+        attention_factor=0.1 * math.log(4) + 1,
     )
     assert scaling == expected
     named = {"rope_type": "yarn", "factor": 4.0, "attention_factor": 1.5, "truncate": False, "mscale": 2.0}

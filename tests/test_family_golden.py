@@ -177,7 +177,10 @@ WRONG: dict[str, tuple[str, Callable[[ModelConfig], ModelConfig]]] = {
     "activation": ("gemma2", lambda c: replace(c, activation=Activation.SILU)),
     "window of a layer": ("gemma3_text", without_first_window),
     "local theta": ("gemma3_text", lambda c: replace(c, local_rope_theta=c.rope_theta)),
-    "local rotation scaled": ("gemma3_text", lambda c: with_layers(c, lambda layer: replace(layer, has_local_rope=False))),
+    "local rotation scaled": (
+        "gemma3_text",
+        lambda c: with_layers(c, lambda layer: replace(layer, has_local_rope=False)),
+    ),
     "long factors": ("phi3_short", lambda c: replace(c, max_seq_len=512)),
     "short factors": ("phi3_long", lambda c: replace(c, max_seq_len=64)),
     "longrope attention factor": ("phi3_long", lambda c: with_scaling(c, attention_factor=1.0)),
