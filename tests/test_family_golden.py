@@ -88,9 +88,9 @@ def test_every_family_has_a_golden() -> None:
 
 @every_golden
 def test_mapping(golden: FamilyGolden) -> None:
-    """The config and tensors that the mapping finds mean what transformers computes; only float64's rounding is left."""
+    """What the mapping finds means what transformers computes; left is the float32 rounding of frequencies and goldens."""
     logits = Reference(CheckpointModel(golden, checkpoint_of(golden))).logits(golden.token_ids)
-    assert errors_of(logits[golden.positions], golden.logits).max() <= golden.float32_error.max() / 2
+    assert errors_of(logits[golden.positions], golden.logits).max() <= golden.float32_error.max()
 
 
 @every_golden
@@ -160,7 +160,7 @@ def without_first_window(config: ModelConfig) -> ModelConfig:
 WRONG: dict[str, tuple[str, Callable[[ModelConfig], ModelConfig]]] = {
     "linear factor": ("llama_linear", lambda c: with_scaling(c, factor=3.9)),
     "yarn factor": ("llama_yarn", lambda c: with_scaling(c, factor=3.9)),
-    "yarn beta_fast": ("llama_yarn", lambda c: with_scaling(c, beta_fast=32.0)),
+    "yarn beta_fast": ("llama_yarn", lambda c: with_scaling(c, beta_fast=2.0)),
     "yarn beta_slow": ("llama_yarn", lambda c: with_scaling(c, beta_slow=1.0)),
     "yarn attention factor": ("llama_yarn", lambda c: with_scaling(c, attention_factor=1.0)),
     "yarn mscale": ("llama_yarn_mscale", lambda c: with_scaling(c, attention_factor=0.1 * np.log(4.0) + 1)),
