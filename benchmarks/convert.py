@@ -1,8 +1,8 @@
 """How fast checkpoints become ``.m`` files, and in how much memory, against the disk's own pace.
 
 Run from the root: ``.venv/bin/python benchmarks/convert.py [--gigabytes N] [--type q40] [--rounds N] [--json FILE]``.
-Makes a Hugging Face folder of random BF16 weights in a temporary folder, converts it by ``converters/convert_hf.py`` and,
-in turns, copies its bytes by ``cp``: what the disk alone would take. Rates count bytes of the checkpoint.
+Makes a Hugging Face folder of random BF16 weights, converts it by ``converters/convert_hf.py`` and, in turns, copies
+its bytes: what the disk alone would take. Rates count bytes of the checkpoint.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import records
 
+ROOT = Path(__file__).resolve().parent.parent
 REQUIRED_MB_S, REQUIRED_MIB = 400.0, 1024.0
 _HIDDEN, _FFN, _HEADS, _KV_HEADS, _HEAD_DIM, _VOCAB = 2048, 8192, 32, 8, 64, 32000  # Llama 3.2 1B but for the words
 _LAYER_BYTES = 2 * (2 * _HIDDEN * _HEADS * _HEAD_DIM + 2 * _HIDDEN * _KV_HEADS * _HEAD_DIM + 3 * _HIDDEN * _FFN)

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import sys
 
-from _start import start
+from _start import start  # type: ignore[import-not-found]
 
 
 def main(words: list[str]) -> None:
     """Convert one model."""
     from pathlib import Path
 
-    from _model import number_type, write_model
+    from _model import number_type, write_model  # type: ignore[import-not-found]
 
     from dllama.formats.checked_file import CheckedFile
     from dllama.formats.hf_folder import open_hf_folder

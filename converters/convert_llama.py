@@ -2,22 +2,22 @@
 """Make a ``.m`` file of a folder of Meta's: ``convert_llama.py FOLDER q40|q80|f16|f32``.
 
 Reads ``params.json`` and all ``consolidated.*.pth``, without PyTorch, and writes ``dllama_model_FOLDER_TYPE.m`` in the
-current folder, with the folder's name in lower case. The file equals that of distributed-llama's converter, byte by byte,
-but for what this leaves out: the scaling of rotary embeddings, and an epsilon that is not 1e-5.
+current folder, with the folder's name in lower case. The file equals that of distributed-llama's converter, byte by
+byte, but for what this leaves out: the scaling of rotary embeddings, and an epsilon that is not 1e-5.
 """
 
 from __future__ import annotations
 
 import sys
 
-from _start import start
+from _start import start  # type: ignore[import-not-found]
 
 
 def main(words: list[str]) -> None:
     """Convert one model."""
     from pathlib import Path
 
-    from _model import number_type, write_model
+    from _model import number_type, write_model  # type: ignore[import-not-found]
 
     from dllama.formats.meta_folder import open_meta_folder
     from dllama.formats.peer_header import header_of_params

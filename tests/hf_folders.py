@@ -57,7 +57,9 @@ def write_safetensors(path: Path, arrays: Mapping[str, Array], metadata: bool = 
     path.write_bytes(safetensors_bytes(header, b"".join(raw for *_, raw in arrays.values())))
 
 
-def checkpoint(number_type: str = "BF16", seed: int = 0, **settings: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def checkpoint(
+    number_type: str = "BF16", seed: int = 0, **settings: Any
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Give a config, and weights of `tiny_config` by the names of Hugging Face that `number_type` can hold."""
     config = {**CONFIG, **settings}
     described = describe(config, "config.json")
@@ -79,13 +81,13 @@ def write_folder(
     shards: Sequence[Iterable[str]] | None = None,
     has_index: bool = True,
 ) -> Path:
-    """Write a folder; `shards` are the names of the tensors in each file, in order; None: all in `model.safetensors`."""
+    """Write a folder; `shards` are the names of the tensors in each file; None: all in `model.safetensors`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
     if shards is None:
         write_safetensors(folder / "model.safetensors", arrays)
         return folder
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, names in enumerate(shards, 1):
         file = f"model-{number:05}-of-{len(shards):05}.safetensors"
         held = {name: arrays[name] for name in names}

@@ -1,7 +1,7 @@
 """What distributed-llama's converters write, said once more in plain steps: the files that ours must equal.
 
-From the facts of its format, not from our writer: keys and their order, the order of tensors, which are F32, how rows of
-heads are laid out, and how blocks are rounded. Number types are its own ids.
+From the facts of its format, not from our writer: keys and their order, the order of tensors, which are F32, how rows
+of heads are laid out, and how blocks are rounded. Number types are its own ids.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ def q40_block(block: np.ndarray) -> bytes:
 
 def q80_block(block: np.ndarray) -> bytes:
     """The scale makes the value furthest from zero 127; halves go to the even neighbour."""
-    scale = max(-block.min(), block.max()) / np.float32(127)
+    low, high = block.min(), block.max()
+    scale = max(high, -low) / np.float32(127)
     inverse = np.float32(1) / scale if scale != 0 else np.float32(0)
     return struct.pack("<e32b", scale, *(int(np.round(value * inverse)) for value in block))
 
@@ -80,7 +81,10 @@ def interleaved(rows: np.ndarray, heads: int) -> np.ndarray:
     """Of each head, row j and row j + half go side by side."""
     head_dim = len(rows) // heads
     order = [
-        head * head_dim + half * head_dim // 2 + j for head in range(heads) for j in range(head_dim // 2) for half in (0, 1)
+        head * head_dim + half * head_dim // 2 + j
+        for head in range(heads)
+        for j in range(head_dim // 2)
+        for half in (0, 1)
     ]
     return rows[order]
 

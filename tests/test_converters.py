@@ -75,7 +75,10 @@ def hf_weights(config: Mapping[str, Any], seed: int = 0) -> dict[str, np.ndarray
         blocks = [f"{prefix}mlp."]
         if experts := config.get("num_experts"):
             shapes[f"{prefix}mlp.gate"] = (experts, hidden)
-            blocks, ffn = [f"{prefix}mlp.experts.{expert}." for expert in range(experts)], config["moe_intermediate_size"]
+            blocks, ffn = (
+                [f"{prefix}mlp.experts.{expert}." for expert in range(experts)],
+                config["moe_intermediate_size"],
+            )
         for block in blocks:
             shapes |= {f"{block}gate_proj": (ffn, hidden), f"{block}up_proj": (ffn, hidden)}
             shapes[f"{block}down_proj"] = (hidden, ffn)
@@ -100,8 +103,18 @@ def floats(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 CONFIGS = {
     "llama": {**BASE, "head_dim": 16, "rope_scaling": LLAMA3, "rope_theta": 500000.0},
     "llama tied": {**BASE, "tie_word_embeddings": True},
-    "mistral": {**BASE, "model_type": "mistral", "rope_theta": 1000000.0},
+    "mistral": {**BASE, "model_type": "mistral", "rope_theta": 1000000.0, "sliding_window": None},
     "qwen3": {**BASE, "model_type": "qwen3", "head_dim": 32, "rms_norm_eps": 1e-6, "rope_theta": 1000000},
+    "qwen3_moe": {
+        **BASE,
+        "model_type": "qwen3_moe",
+        "head_dim": 32,
+        "rms_norm_eps": 1e-6,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "norm_topk_prob": True,
+    },
 }
 
 
@@ -113,6 +126,16 @@ def test_hugging_face_folders_equal_the_peer(tmp_path: Path, name: str, kind: st
     folder = write_folder(tmp_path / "source", config, weights, shards=3 if kind == "q40" else 1)
     found = converted("convert_hf.py", folder, kind, "x", cwd=tmp_path)
     assert found == peer.hf_file(config, floats(weights), kind)
+
+
+def test_a_model_that_the_peer_does_not_know_has_a_file_of_ours(tmp_path: Path) -> None:
+    config = {**CONFIGS["mistral"], "sliding_window": 32}
+    folder = write_folder(tmp_path / "source", config, hf_weights(config))
+    result = convert("convert_hf.py", folder, "q40", "x", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "only dllama reads this file" in result.stdout
+    with open_m_file(tmp_path / "dllama_model_x_q40.m") as model:
+        assert {layer.window for layer in model.config.layers} == {32}
 
 
 def test_name_of_the_file(tmp_path: Path) -> None:
@@ -140,7 +163,9 @@ def meta_weights(kv_heads: int, seed: int = 1) -> dict[str, np.ndarray]:
     return {f"{name}.weight": bf16(rng.standard_normal(shape, np.float32) / 8) for name, shape in shapes.items()}
 
 
-def write_meta(folder: Path, params: Mapping[str, Any], weights: Mapping[str, np.ndarray], shards: int, cut: int) -> Path:
+def write_meta(
+    folder: Path, params: Mapping[str, Any], weights: Mapping[str, np.ndarray], shards: int, cut: int
+) -> Path:
     """Write a checkpoint in slices; ``cut`` is the axis along which the embedding is cut."""
     folder.mkdir()
     (folder / "params.json").write_text(json.dumps(params))
@@ -219,7 +244,7 @@ def test_nothing_is_left_of_a_broken_model(tmp_path: Path) -> None:
     weights["model.layers.1.mlp.up_proj.weight"][5, 7] = 0x7FC0  # NaN
     folder = write_folder(tmp_path / "source", BASE, weights)
     message = complaint(convert("convert_hf.py", folder, "q40", "x", cwd=tmp_path), 3)
-    assert "layers.1.up_proj" in message
+    assert "layers.1.mlp.up_proj" in message
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
@@ -228,7 +253,7 @@ def test_broken_checkpoints_of_meta(tmp_path: Path) -> None:
     weights = meta_weights(kv_heads=4)
     folder = write_meta(tmp_path / "m", params, weights, 2, cut=1)
     (folder / "consolidated.01.pth").unlink()
-    assert "equal slices" in complaint(convert("convert_llama.py", folder, "q40", cwd=tmp_path), 3)
+    assert "are all consolidated files there" in complaint(convert("convert_llama.py", folder, "q40", cwd=tmp_path), 3)
     write_pth(folder / "consolidated.00.pth", weights, b"\x80\x02cposix\nsystem\nX\x02\x00\x00\x00id\x85R.")
     assert "posix.system', which is never run" in complaint(convert("convert_llama.py", folder, "q40", cwd=tmp_path), 3)
     (folder / "params.json").write_text("[" * 100_000)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +25,7 @@ from dllama.config import DType
 from dllama.errors import BadFile, UnsupportedModel, UsageError
 from dllama.families import Part
 from dllama.formats import hf_folder
-from dllama.formats.hf_folder import CheckpointTensor, open_hf_folder
+from dllama.formats.hf_folder import open_hf_folder
 from dllama.formats.m_file import open_m_file, write_m_file
 from dllama.formats.m_layout import tensors_in_order
 from dllama.formats.quants import encode
@@ -232,11 +230,17 @@ def test_an_index_that_lies(tmp_path):
     write_folder(tmp_path, config, arrays, [[*arrays][:5], [*arrays][5:]])
     index = tmp_path / "model.safetensors.index.json"
     for weight_map, text in [
-        ({"a": "../model.safetensors"}, "expected names of .safetensors files in this folder, found '../model.safetensors'"),
+        (
+            {"a": "../model.safetensors"},
+            "expected names of .safetensors files in this folder, found '../model.safetensors'",
+        ),
         ({"a": "/etc/passwd.safetensors"}, "in this folder"),
         ({"a": "x.bin"}, "in this folder"),
         ({"a": "x\n.safetensors"}, "in this folder"),
-        ({"a": "x.safetensors"}, "expected x.safetensors, which model.safetensors.index.json lists, found no such file"),
+        (
+            {"a": "x.safetensors"},
+            "expected x.safetensors, which model.safetensors.index.json lists, found no such file",
+        ),
         ({"a": "model-00001-of-00002.safetensors"}, "expected it in a .safetensors file, found none of this name"),
         ({}, "expected names of files, found none"),
         ([], "a weight_map of tensors to files"),
@@ -287,7 +291,9 @@ def test_other_shapes_are_refused(tmp_path, shape):
     name = "model.layers.0.self_attn.k_proj.weight"
     arrays[name] = stored(np.zeros(shape, np.float32), "F32")
     write_folder(tmp_path, config, arrays)
-    assert f"tensor {name}: expected shape [32, 64], as config.json says, found shape {list(shape)}" in refusal(tmp_path)
+    assert f"tensor {name}: expected shape [32, 64], as config.json says, found shape {list(shape)}" in refusal(
+        tmp_path
+    )
 
 
 def test_a_file_cut_while_in_use_ends_in_an_error(tmp_path):

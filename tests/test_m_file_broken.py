@@ -103,6 +103,11 @@ UNSOUND = [
     # Sizes that no file has, products near 2^63 among them.
     ({9: 1 << 24, 2: 1 << 20, 5: 1 << 12, 3: 1 << 20, 4: 1 << 12, 6: 1 << 12}, "the file ends in tensor embed_tokens"),
     ({4: 4096}, "the file ends in tensor layers.1.q_proj"),
+    ({1: QWEN3_MOE, 7: 1 << 16, 8: 2, 21: 32}, "the file ends in tensor layers.0.router"),
+    ({1: QWEN3_MOE, 7: 0, 8: 2, 21: 32}, "num_experts): expected 1 to"),
+    ({1: QWEN3_MOE, 7: 1 << 20, 8: 2, 21: 32}, "num_experts): expected 1 to"),
+    ({1: QWEN3_MOE, 7: 8, 8: 9, 21: 32}, "num_experts_per_tok): expected 1 to 8, found 9"),
+    ({1: QWEN3_MOE, 7: 8, 8: 2, 21: 33}, "moe_intermediate_size): expected a multiple of 32, found 33"),
 ]
 
 
@@ -112,9 +117,9 @@ def test_unsound_headers_are_refused(tmp_path, changes, text):
 
 
 UNSUPPORTED = [
-    ({1: QWEN3_MOE, 7: 128, 8: 8, 21: 32}, "Qwen3 MoE"),
+    ({1: QWEN3_MOE, 7: 8, 8: 2}, "a Mixtral file of a distributed-llama before 0.16"),
     ({7: 8, 8: 2}, "8 experts: Mixtral"),
-    ({1: QWEN3, 7: 8, 8: 2}, "8 experts: Grok-1 or Qwen3 MoE"),
+    ({1: QWEN3, 7: 8, 8: 2}, "8 experts: Grok-1"),
     ({11: 0}, "GELU"),
 ]
 

@@ -20,15 +20,13 @@ from dllama.formats.quants import encode
 
 OWN = 0xD11A00
 WINDOWED = LayerSpec(window=16, has_local_rope=True)
-LONGROPE = RopeScaling(
-    1.0, kind="longrope", original_max_seq_len=64, short_factors=(1.0,) * 8, long_factors=(2.5,) * 8
-)
+LONGROPE = RopeScaling(1.0, kind="longrope", original_max_seq_len=64, short_factors=(1.0,) * 8, long_factors=(2.5,) * 8)
 KINDS: dict[str, dict[str, object]] = {
     "another eps": {"rms_norm_eps": 1e-4},
     "a broken theta": {"rope_theta": 10000.5},
     "mistral": {"model_type": "mistral", "layers": (LayerSpec(window=32),) * 2},
     "qwen2": {"model_type": "qwen2", "layers": (LayerSpec(has_qkv_bias=True),) * 2},
-    "qwen3 without norms": {"model_type": "qwen3"},
+    "qwen3 without norms": {"model_type": "qwen3", "layers": (LayerSpec(),) * 2},
     "gemma2": {
         "model_type": "gemma2",
         "layers": (replace(WINDOWED, has_output_norms=True), LayerSpec(has_output_norms=True)),
@@ -37,7 +35,10 @@ KINDS: dict[str, dict[str, object]] = {
         "attention_softcap": 50.0,
         "logits_softcap": 30.0,
     },
-    "olmo2": {"model_type": "olmo2", "layers": (LayerSpec(QkNorm.ALL, has_input_norms=False, has_output_norms=True),) * 2},
+    "olmo2": {
+        "model_type": "olmo2",
+        "layers": (LayerSpec(QkNorm.ALL, has_input_norms=False, has_output_norms=True),) * 2,
+    },
     "linear": {"rope_scaling": RopeScaling(2.0, kind="linear")},
     "halves of a factor": {"rope_scaling": RopeScaling(1.5, 1.0, 4.0, 64)},
     "yarn": {"rope_scaling": RopeScaling(4.0, 0, 0, 64, "yarn", beta_fast=32.0, beta_slow=1.0, attention_factor=1.1)},
@@ -172,7 +173,7 @@ def test_unsound_headers_are_refused(tmp_path, pairs, text):
 
 
 def test_changed_bytes_are_refused_or_loaded(tmp_path):
-    path = tmp_path / "a.m"
+    path, texts = tmp_path / "a.m", set[str]()
     write_tiny_model(path, tiny_config(**KINDS["gemma2"]))
     good = path.read_bytes()
     end, rng = 32 + len(encode_config(tiny_config(**KINDS["gemma2"]))), random.Random(3)
@@ -186,12 +187,14 @@ def test_changed_bytes_are_refused_or_loaded(tmp_path):
             try:
                 open_m_file(path).close()
             except BadFile as error:
-                assert "\n" not in str(error)
+                texts.add(str(error))
+    assert texts
+    assert not any("\n" in text for text in texts)
 
 
 def test_a_config_too_long_for_a_header_is_refused(tmp_path):
     names = tuple(sorted(f"layers.0.{number:0100}" for number in range(12_000)))
-    with pytest.raises(UsageError, match="a .m file can hold a config of 1048576 bytes"):
+    with pytest.raises(UsageError, match=r"a \.m file can hold a config of 1048576 bytes"):
         write_m_file(tmp_path / "a.m", tiny_config(q80_tensors=names), {})
     assert not list(Path(tmp_path).iterdir())
 

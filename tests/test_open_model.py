@@ -40,7 +40,9 @@ def test_a_file_has_its_own_type(tmp_path):
     write_tiny_model(tmp_path / "a.m")
     with open_model(tmp_path / "a.m", DType.Q40):
         pass
-    with pytest.raises(UsageError, match=r"a\.m: its weights are Q40, not Q80; leave weight_type \(--weight-type\) away"):
+    with pytest.raises(
+        UsageError, match=r"a\.m: its weights are Q40, not Q80; leave weight_type \(--weight-type\) away"
+    ):
         open_model(tmp_path / "a.m", DType.Q80)
     with pytest.raises(UsageError, match="weight_type: expected a DType, found 'q40'"):
         open_model(tmp_path / "a.m", "q40")  # type: ignore[arg-type]
@@ -63,8 +65,8 @@ def test_what_is_no_model(tmp_path):
             open_model(tmp_path / name)
     with pytest.raises(UsageError, match="no such model file"):
         open_model(tmp_path / "gone")
+    (tmp_path / "empty").mkdir()
     with pytest.raises(BadFile, match="an empty folder"):
-        (tmp_path / "empty").mkdir()
         open_model(tmp_path / "empty")
 
 

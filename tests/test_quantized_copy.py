@@ -14,11 +14,10 @@ from hf_folders import tiny_folder  # type: ignore[import-not-found]
 
 from dllama.config import DType
 from dllama.engine.loading import load_weights
-from dllama.formats import hf_folder, quantized_copy
+from dllama.formats import hf_folder
 from dllama.formats.open_model import open_model
 from dllama.formats.source import ModelSource
 from dllama.hub import folders
-
 
 EMBEDDINGS = "embed_tokens"
 
@@ -181,7 +180,7 @@ def test_a_disk_that_fills_up_is_no_matter(folder, cache, monkeypatch):
     def full(*_arguments: object) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(quantized_copy.os, "pwrite", full)
+    monkeypatch.setattr(os, "pwrite", full)
     first = load(folder)
     monkeypatch.undo()
     assert not copies(cache)
@@ -214,7 +213,7 @@ def test_loading_a_node_makes_the_copy(folder, cache, no_conversion):
         with open_model(folder) as model:
             shard = make_plan(model.config).shards[0]
             node = FakeNode(model.config, shard)
-            load_weights(node, model, shard)  # type: ignore[arg-type]
+            load_weights(node, model, shard)
         assert node.is_whole
         return node
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -68,7 +70,7 @@ def test_unfit_arguments_are_refused():
         (numbers, FloatType.BF16, DType.Q40, np.empty(19, np.uint8)[1:]),
     ]:
         with pytest.raises(ValueError, match="must"):
-            recode(*bad)
+            recode(*bad)  # type: ignore[arg-type]
     read_only = out.copy()
     read_only.flags.writeable = False
     with pytest.raises(ValueError, match="writ"):
@@ -76,12 +78,12 @@ def test_unfit_arguments_are_refused():
 
 
 def test_tasks_run_and_the_first_failure_is_raised():
-    done = []
+    done: list[int] = []
 
     def fail(text: str) -> None:
         raise ValueError(text)
 
-    in_threads([lambda number=number: done.append(number) for number in range(20)])
+    in_threads(partial(done.append, number) for number in range(20))
     assert sorted(done) == list(range(20))
     with pytest.raises(ValueError, match="first"):
         in_threads([lambda: done.append(1), lambda: fail("first"), lambda: fail("second")])

@@ -74,7 +74,7 @@ def test_sound_headers(tmp_path, header):
 
 
 def changed(tensor: dict[str, Any], **fields: object) -> dict[str, Any]:
-    return {"a": ONE, "b": TWO, **{"ab"[tensor is TWO]: {**tensor, **fields}}}
+    return {"a": ONE, "b": TWO, "ab"[tensor is TWO]: {**tensor, **fields}}
 
 
 UNSOUND: list[tuple[Any, str]] = [
@@ -108,14 +108,17 @@ UNSOUND: list[tuple[Any, str]] = [
     (changed(ONE, shape=[1 << 32, 1 << 30, 4]), "found 24 bytes"),
     (changed(ONE, dtype="F64"), "the bytes of F64"),
     (changed(ONE, data_offsets=[24, 0]), "tensor"),
-    (changed(TWO, shape=[1 << 61], data_offsets=[24, 24 + (1 << 62)]), "the file ends in this tensor; fetch it again"),
+    (
+        changed(TWO, shape=[(1 << 60) + 4], data_offsets=[24, (1 << 61) + 32]),
+        "the file ends in this tensor; fetch it again",
+    ),
     (changed(TWO, shape=[8], data_offsets=[24, 40]), "the file ends in this tensor"),
     (changed(ONE, dtype="U8", shape=[24]) | {"b": changed(TWO, shape=[3], data_offsets=[24, 30])["b"]}, "2 more than"),
     # ranges that overlap, and holes
     (changed(TWO, data_offsets=[16, 24]), "tensor 'b': expected its first byte to be 24, behind tensor 'a', found 16"),
     (changed(TWO, data_offsets=[0, 8]), "expected its first byte to be"),
     (changed(TWO, shape=[2], data_offsets=[28, 32]), "expected its first byte to be 24"),
-    (changed(ONE, shape=[2, 2], data_offsets=[8, 24]), "tensor 'a': expected its first byte to be 0, behind the header"),
+    (changed(ONE, shape=[2, 2], data_offsets=[8, 24]), "expected its first byte to be 0, behind the header"),
     # names
     (b'{"a":' + json.dumps(ONE).encode() + b',"a":' + json.dumps({**TWO}).encode() + b"}", "every tensor once"),
     ({"x\n" * 300: {**ONE, "dtype": "Q"}}, "a number type of the format"),
@@ -176,7 +179,7 @@ def test_changed_bytes_are_refused_or_loaded(tmp_path):
     end, rng, loaded = len(good) - 32, random.Random(5), 0
     changes = [{place: value} for place in range(end) for value in {0, 0x22, 0x5B, 0x7B, 0xFF, good[place] ^ 1}]
     changes += [{rng.randrange(end): rng.randrange(256) for _ in range(rng.randint(1, 4))} for _ in range(10_000)]
-    path = tmp_path / "x"
+    path, texts = tmp_path / "x", set[str]()
     path.write_bytes(good)
     with path.open("r+b", buffering=0) as file:
         for change in changes:
@@ -185,19 +188,22 @@ def test_changed_bytes_are_refused_or_loaded(tmp_path):
             try:
                 opened, arrays = open_safetensors(path)
             except BadFile as error:
-                assert "\n" not in str(error)
+                texts.add(str(error))
                 continue
             loaded += 1
             opened.close()
             assert all(array.offset <= len(good) for array in arrays.values())
     assert 0 < loaded < len(changes)
+    assert not any("\n" in text for text in texts)
 
 
-@given(st.dictionaries(st.text(max_size=8), st.recursive(st.none() | st.integers() | st.text(max_size=5), st.lists), max_size=4))
-def test_any_json_is_refused_or_loaded(tmp_path_factory, header):
+JSON = st.recursive(st.none() | st.integers() | st.text(max_size=5), st.lists)
+
+
+@given(st.dictionaries(st.text(max_size=8), JSON, min_size=1, max_size=4))
+def test_any_json_is_refused(tmp_path_factory, header):
     path = tmp_path_factory.getbasetemp() / "any.safetensors"
-    path.write_bytes(safetensors_bytes(header))
-    try:
-        open_safetensors(path)[0].close()
-    except BadFile as error:
-        assert "\n" not in str(error)
+    path.write_bytes(safetensors_bytes(header, b"x"))
+    with pytest.raises(BadFile) as caught:
+        open_safetensors(path)
+    assert "\n" not in str(caught.value)

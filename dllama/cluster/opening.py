@@ -90,7 +90,13 @@ def open_cluster(
 
 
 def _setup_of(
-    file: ModelSource, options: NodeOptions, cluster: Cluster, plan: Plan, size: NodeSize, manifest: Manifest, peer: Peer
+    file: ModelSource,
+    options: NodeOptions,
+    cluster: Cluster,
+    plan: Plan,
+    size: NodeSize,
+    manifest: Manifest,
+    peer: Peer,
 ) -> Setup:
     return Setup(
         rank=peer.rank,

@@ -1,7 +1,7 @@
 """Hugging Face folders as models: ``config.json``, and weights in one or more ``.safetensors`` files.
 
-Weights are converted to the stored types as they are read, row by row: nothing is loaded at opening, and every tensor is
-found and its shape compared with the config's. What a config means is the business of ``dllama.families``.
+Weights are converted to the stored types as they are read, row by row: nothing is loaded at opening, and every tensor
+is found and its shape compared with the config's. What a config means is the business of ``dllama.families``.
 """
 
 from __future__ import annotations
@@ -107,7 +107,9 @@ class HfModel(OpenModel[CheckpointTensor]):
     def summary(self, max_seq_len: int | None = None) -> dict[str, str]:
         """Give the facts of a ``.m`` file, and what the weights become."""
         stored = sorted({tensor.number_type.name for tensor in self.tensors.values()})
-        return super().summary(max_seq_len) | {"WeightType": f"{self.config.weight_type.name}, from {', '.join(stored)}"}
+        return super().summary(max_seq_len) | {
+            "WeightType": f"{self.config.weight_type.name}, from {', '.join(stored)}"
+        }
 
     def identity(self) -> str:
         """Say which files these are, as of when, and what their weights become."""
@@ -172,7 +174,11 @@ def _open_shards(path: str, names: Sequence[str], files: list[CheckedFile]) -> d
         files.append(file)
         twice = arrays.keys() & found_in_it.keys()
         if twice:
-            raise file.bad(f"tensor {min(twice)!r:.200}", "every tensor once", f"one in {Path(arrays[min(twice)].file.path).name} too")
+            raise file.bad(
+                f"tensor {min(twice)!r:.200}",
+                "every tensor once",
+                f"one in {Path(arrays[min(twice)].file.path).name} too",
+            )
         arrays |= found_in_it
     return arrays
 
@@ -189,9 +195,9 @@ def _tensor(path: str, info: TensorInfo, part: Part, arrays: Mapping[str, Stored
     is_long_enough = array.shape[:1] >= (last,) if part.num_rows else array.shape[:1] == (last,)
     if not is_long_enough or array.shape[1:] != info.shape[1:]:
         rows = f"{last} rows or more and the " if part.num_rows else ""
-        raise array.file.bad(place, f"{rows}shape {list(info.shape)}, as config.json says", f"shape {list(array.shape)}")
+        raise array.file.bad(
+            place, f"{rows}shape {list(info.shape)}, as config.json says", f"shape {list(array.shape)}"
+        )
     number_type = FloatType[array.number_type]
     offset = array.offset + part.first_row * math.prod(info.shape[1:]) * number_type.num_bytes
-    return CheckpointTensor(
-        info.name, info.dtype, info.shape, number_type, part.name, array.file, offset, part.added
-    )
+    return CheckpointTensor(info.name, info.dtype, info.shape, number_type, part.name, array.file, offset, part.added)

@@ -26,7 +26,7 @@ _decoder = msgspec.json.Decoder(_Index)
 
 
 def shard_names(path: str, names: Sequence[str]) -> list[str]:
-    """Give the names of the files with weights: those that the index lists, or else the only one, or else all there are.
+    """Give the names of the files with weights: those that the index lists, or else the only one, or else all.
 
     Files beside those that an index lists are others' forms of the same weights.
 
@@ -69,6 +69,6 @@ def _what_else(names: Sequence[str]) -> str:
     if not pickles:
         return "none; is the download complete?"
     return (
-        f"{pickles[0]!r:.100}, a pickle, which can run any program when it is read; save the model again as .safetensors, "
-        "as save_pretrained of transformers does"
+        f"{pickles[0]!r:.100}, a pickle, which can run any program when it is read; save the model again as "
+        ".safetensors, as save_pretrained of transformers does"
     )

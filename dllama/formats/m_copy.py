@@ -13,7 +13,7 @@ from itertools import groupby
 from typing import NamedTuple, Protocol
 
 from dllama.config import ModelConfig
-from dllama.formats.m_layout import tensors_in_order
+from dllama.formats.m_layout import is_rotated, tensors_in_order
 from dllama.formats.m_writer import write_m_file
 from dllama.formats.quants import RawRows
 from dllama.formats.source import StoredTensor
@@ -80,16 +80,13 @@ def _pieces(source: TensorStore) -> Iterator[_Piece]:
     """Cut every tensor, in file order, into pieces of whole rows, those of heads into whole heads."""
     for info in tensors_in_order(source.config):
         tensor = source.tensors[info.name]
-        is_heads = info.name.endswith((".q_proj", ".k_proj"))
-        unit = source.config.head_dim if is_heads else 1
+        unit = source.config.head_dim if is_rotated(info.name) else 1
         step = max(1, _PIECE_VALUES // info.cols // unit) * unit
         for begin in range(0, info.rows, step):
             yield _Piece(tensor, begin, min(begin + step, info.rows))
 
 
-def _read_ahead(
-    pool: ThreadPoolExecutor, source: TensorStore, num_pieces: int
-) -> Iterator[tuple[_Piece, RawRows]]:
+def _read_ahead(pool: ThreadPoolExecutor, source: TensorStore, num_pieces: int) -> Iterator[tuple[_Piece, RawRows]]:
     """Read all pieces, in order, ``num_pieces`` of them ahead of whoever takes them."""
     waiting: deque[tuple[_Piece, Future[RawRows]]] = deque()
     try:

@@ -1,4 +1,4 @@
-"""Writing ``.m`` model files: as distributed-llama does wherever its keys say all of a model, else with keys of our own.
+"""Writing ``.m`` model files: as distributed-llama does where its keys say all of a model, else with keys of our own.
 
 Tensors are asked for one by one in file order, taken in row chunks of any size, and encoded and written in small
 pieces, so that a model larger than memory can be written.

@@ -19,7 +19,7 @@ from dllama.errors import BadFile
 from dllama.families import describe
 from dllama.formats.checked_file import CheckedFile
 from dllama.formats.json_file import read_json
-from dllama.formats.m_layout import tensors_in_order
+from dllama.formats.m_layout import is_rotated, tensors_in_order
 from dllama.formats.meta_params import as_config
 from dllama.formats.opened import OpenModel
 from dllama.formats.pth_file import PthTensor, open_pth
@@ -190,17 +190,16 @@ def _merged(
     if len(slices) != len(shards):
         raise BadFile(folder, place, f"it in {len(shards)} files", f"{len(slices)}")
     shapes, number_types = {part.shape for part in slices}, {part.number_type for part in slices}
-    if len(info.shape) == 1:  # every file has all of a vector
-        slices, by_rows, by_columns = slices[:1], info.shape, info.shape
-    else:
-        rows, cols = info.shape
-        by_rows, by_columns = (rows // len(slices), cols), (rows, cols // len(slices))
+    is_vector, count = len(info.shape) == 1, len(slices)
+    by_rows = info.shape if is_vector else (info.rows // count, info.cols)
+    by_columns = info.shape if is_vector else (info.rows, info.cols // count)
     if len(shapes) != 1 or not shapes & {by_rows, by_columns} or len(number_types) != 1:
         found = ", ".join(f"{part.number_type.name} {list(part.shape)}" for part in slices[:4])
         raise BadFile(folder, place, f"{len(shards)} equal slices of {list(info.shape)}", found)
-    head_dim = config.head_dim if info.name.endswith((".q_proj", ".k_proj")) else 0
-    is_cut_by_columns = by_rows not in shapes
-    return MetaTensor(info.name, info.dtype, info.shape, slices, is_cut_by_columns, head_dim)
+    if is_vector:  # every file has all of it
+        slices = slices[:1]
+    head_dim = config.head_dim if is_rotated(info.name) else 0
+    return MetaTensor(info.name, info.dtype, info.shape, slices, by_rows not in shapes, head_dim)
 
 
 def _meta_name(name: str, shard: Mapping[str, PthTensor]) -> str:

@@ -1,7 +1,7 @@
 """What ``params.json`` of a checkpoint of Meta's means, in the words of Hugging Face's ``config.json``.
 
-Facts that Meta left to its own programs are put in where the file lacks them: the length of the context, the size of the
-vocabulary, and how far the rotary embedding of Llama 3.1 and 3.2 is stretched.
+Facts that Meta left to its own programs are put in where the file lacks them: the length of the context, the size of
+the vocabulary, and how far the rotary embedding of Llama 3.1 and 3.2 is stretched.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ _LARGEST_LLAMA_3_2 = 3072  # hidden size of the 3B model; those of 3.1 begin at 
 _UNKNOWN = ("moe_args", "lora_args", "quantization_args", "vision_chunk_size", "vision_num_cross_attention_layers")
 
 
-def as_config(params: Mapping[str, Any], path: str | PathLike[str], vocab_size: int, ffn_size: int) -> dict[str, object]:
+def as_config(
+    params: Mapping[str, Any], path: str | PathLike[str], vocab_size: int, ffn_size: int
+) -> dict[str, object]:
     """Give the ``config.json`` that says the same.
 
     Args:
@@ -39,7 +41,7 @@ def as_config(params: Mapping[str, Any], path: str | PathLike[str], vocab_size: 
     heads, theta = fields.integer("n_heads"), fields.number("rope_theta", _OLD_THETA)
     stated = fields.integer("vocab_size", -1)  # -1: what the tokenizer has
     if stated not in (-1, vocab_size):
-        raise fields.bad("vocab_size", f"{vocab_size}, as the checkpoint has", str(stated))
+        raise fields.bad("vocab_size", str(vocab_size), f"{stated}; are all consolidated files there?")
     config: dict[str, object] = {
         "model_type": "llama",
         "hidden_size": fields.integer("dim"),

@@ -42,8 +42,8 @@ def open_model(path: str | os.PathLike[str], weight_type: DType | None = None) -
     source.close()
     assert weight_type is not None
     raise UsageError(
-        f"{os.fspath(path)}: its weights are {found.name}, not {weight_type.name}; leave weight_type (--weight-type) away, "
-        "as only the weights of a Hugging Face folder are converted"
+        f"{os.fspath(path)}: its weights are {found.name}, not {weight_type.name}; leave weight_type (--weight-type) "
+        "away, as only the weights of a Hugging Face folder are converted"
     )
 
 

@@ -79,7 +79,10 @@ class OpenModel(Generic[T]):
             max_seq_len: The context in use; the model's own if None.
         """
         config, seq_len = self.config, max_seq_len or self.config.max_seq_len
-        facts = {"Arch": _TITLES.get(config.model_type, config.model_type), "HiddenAct": _ACTIVATIONS[config.activation]}
+        facts = {
+            "Arch": _TITLES.get(config.model_type, config.model_type),
+            "HiddenAct": _ACTIVATIONS[config.activation],
+        }
         sizes = {
             "Dim": config.hidden_size,
             "HeadDim": config.head_dim,

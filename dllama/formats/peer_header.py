@@ -37,8 +37,8 @@ def header_of_config(raw: Mapping[str, Any], config: ModelConfig) -> bytes | Non
 def header_of_params(params: Mapping[str, Any], config: ModelConfig) -> bytes | None:
     """Give the header of a model of Meta's as ``convert-llama.py`` writes it: ``params.json``'s order comes first.
 
-    distributed-llama demands ``max_seq_len`` and knows neither ``norm_eps`` nor ``use_scaled_rope``; keys for what lacks
-    there are added behind its own.
+    distributed-llama demands ``max_seq_len`` and knows neither ``norm_eps`` nor ``use_scaled_rope``; keys for what it
+    lacks are added behind its own.
     """
     return _checked(_pairs_of_params(params, config), config)
 

@@ -1,6 +1,6 @@
 """Reading ``.pth`` checkpoints of PyTorch, as Meta publishes its models: an archive of numbers and of a pickle.
 
-The pickle is read as data by ``torch_pickle``; no other program of a checkpoint's author is ever run, and PyTorch is not
+The pickle is read as data by ``torch_pickle``: nothing that a checkpoint's author wrote is ever run, and PyTorch is not
 needed. Numbers stay in the file until they are asked for.
 """
 

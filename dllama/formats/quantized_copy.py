@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from dllama.config import ModelConfig
 from dllama.errors import DllamaError
 from dllama.formats.checked_file import CheckedFile, new_file
 from dllama.formats.m_layout import tensors_in_order
@@ -32,8 +31,6 @@ _MAGIC = b"dllama copy 1\n\0\0"  # raised when anything about the form or the co
 _HEADER_BYTES = len(_MAGIC) + hashlib.sha256().digest_size
 _FREE_BYTES = 1 << 30  # of the disk, left for others
 _NOT_COPIED = "embed_tokens"
-
-
 
 
 def with_copy(source: ModelSource) -> ModelSource:
@@ -186,8 +183,6 @@ def _write_at(file: BinaryIO, offset: int, data: memoryview) -> None:
     done = 0
     while done < len(data):
         done += os.pwrite(file.fileno(), data[done:], offset + done)
-
-
 
 
 def _header_of(source: ModelSource) -> bytes:

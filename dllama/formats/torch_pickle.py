@@ -1,8 +1,9 @@
 """What a PyTorch checkpoint's ``data.pkl`` says of its tensors, read as data: nothing that it names is ever called.
 
-A pickle is a program for a stack machine. This one knows the instructions that ``torch.save`` writes for a dictionary of
-tensors, and of the functions that such a program may ask for the three that rebuild a tensor or an ordered dictionary,
-by name; anything else ends in ``BadFile``. Written against Python's ``pickletools`` and PyTorch 2's serialization.
+A pickle is a program for a stack machine. This one knows the instructions that ``torch.save`` writes for a dictionary
+of tensors, and of the functions that such a program may ask for the three that rebuild a tensor or an ordered
+dictionary, by name; anything else ends in ``BadFile``. Written against Python's ``pickletools`` and what PyTorch 2
+writes.
 """
 
 from __future__ import annotations

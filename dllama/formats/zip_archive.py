@@ -125,5 +125,5 @@ def _located(file: CheckedFile, listed: _Listed) -> Entry:
     offset = listed.header_offset + _LOCAL.size + name_size + extra_size
     if magic != b"PK\3\4" or offset + listed.size > file.size:
         expected = f"{listed.size} bytes from byte {offset} on"
-        raise file.bad(place, expected, f"{repr(magic)} in a file of {file.size} bytes")
+        raise file.bad(place, expected, f"{magic!r} in a file of {file.size} bytes")
     return Entry(offset, listed.size)

@@ -2,9 +2,9 @@
 
 Standard library only, since ``launch.py`` uses it before anything is installed. Knows names and sizes of files, not
 what is in them. A model NAME is a folder ``NAME`` with ``dllama_model_NAME.m`` and ``dllama_tokenizer_NAME.t``, as
-``launch.py`` downloads it; any folder with one ``.m`` and one ``.t`` file will do, or with one ``.gguf`` file, which has
-its tokenizer in it, or with the files of a Hugging Face model. An unfinished download lies beside
-its final name, with something more behind it: ``dllama_model_NAME.m.part``.
+``launch.py`` downloads it; any folder with one ``.m`` and one ``.t`` file will do, or with one ``.gguf`` file, which
+has its tokenizer in it, or with the files of a Hugging Face model. An unfinished download lies beside its final name,
+with something more behind it: ``dllama_model_NAME.m.part``.
 """
 
 from __future__ import annotations

@@ -34,9 +34,9 @@ _NODES_HELP = """run on N nodes of this machine: a root and N-1 workers, which e
 physical cores are shared out equally, at least one thread for each; more nodes than cores work, but take turns.
 --nthreads in the environment or the configuration file is each node's instead"""
 
-_NAME_HELP = """a model of --list; hf:ORG/MODEL, from Hugging Face (hf:ORG/MODEL@REVISION, or hf:ORG/MODEL:Q4_K_M for one of
-its GGUF files); the path of a .m or .gguf file, or of a Hugging Face folder; demo: the bundled model; setup: only prepare
-.venv"""
+_NAME_HELP = """a model of --list; hf:ORG/MODEL, from Hugging Face (hf:ORG/MODEL@REVISION, or hf:ORG/MODEL:Q4_K_M for
+one of its GGUF files); the path of a .m or .gguf file, or of a Hugging Face folder; demo: the bundled model; setup:
+only prepare .venv"""
 
 NEXT_STEPS = """
 That was the bundled model, on {where}. Next things to try:
@@ -163,7 +163,9 @@ def _run_model(options: argparse.Namespace) -> int:
 
     if options.name.startswith(PREFIX):
         reference = parse_reference(options.name)
-        return (repository_launch.dry_run if options.dry_run else repository_launch.launch_repository)(reference, options)
+        return (repository_launch.dry_run if options.dry_run else repository_launch.launch_repository)(
+            reference, options
+        )
     entry = find_entry(options.name)
     if entry is None:
         return path_launch.launch_path(options.name, options)

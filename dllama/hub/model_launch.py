@@ -219,7 +219,9 @@ def _write_script(name: str, source: str, command: list[str], nodes: int) -> Non
         launch = str(checkout.ROOT / "launch.py")
         command = [sys.executable, launch, source, "--nodes", str(nodes), "-skip-script"]
         whose = " of launch.py's"
-    text = f'#!/bin/sh\n# Talk to {name}; flags{whose} given to this script are added.\nexec {shlex.join(command)} "$@"\n'
+    text = (
+        f'#!/bin/sh\n# Talk to {name}; flags{whose} given to this script are added.\nexec {shlex.join(command)} "$@"\n'
+    )
     fresh = path.with_name(path.name + ".new")
     try:
         fresh.write_text(text, "utf-8")

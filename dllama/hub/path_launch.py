@@ -25,7 +25,7 @@ def is_path(name: str) -> bool:
 
 def launch_path(name: str, options: argparse.Namespace) -> int:
     """Look whether this can be a model, set dllama up, write a script and run it."""
-    path = Path(os.path.abspath(name))  # noqa: PTH100: links stay what they are
+    path = Path(os.path.abspath(name))  # noqa: PTH100  (links stay what they are)
     _check(path)
     if not options.skip_run:
         with checkout.only_one():
@@ -54,5 +54,7 @@ def _check_folder(folder: Path) -> None:
     if "config.json" not in names:
         raise UnsupportedModel(folder, "", "a folder with config.json and .safetensors files", "no config.json")
     if not any(name.endswith(".safetensors") for name in names):
-        found = "pickled weights (.bin), which can run any program" if any(n.endswith(".bin") for n in names) else "none"
+        found = (
+            "pickled weights (.bin), which can run any program" if any(n.endswith(".bin") for n in names) else "none"
+        )
         raise UnsupportedModel(folder, "", "weights in .safetensors files", found)

@@ -218,7 +218,9 @@ def _refusal(status: int, headers: HTTPMessage, url: str, *, is_own: bool) -> Ex
     if status in _TRANSIENT or (status == 403 and not is_own):  # an address signed for a while may have run out
         return Trouble(f"{_host(url)}: answered {status}", _retry_after(headers))
     if headers.get("X-Error-Code") == "GatedRepo":
-        advice = "its owner asks for consent: accept the terms on the model's page, and set HF_TOKEN to a token of yours"
+        advice = (
+            "its owner asks for consent: accept the terms on the model's page, and set HF_TOKEN to a token of yours"
+        )
     elif status == 401:
         advice = "it may be gone, or wants a login: set HF_TOKEN to a token of your account"
     elif status == 403:

@@ -205,6 +205,8 @@ def _read_all(server: Server, url: str) -> bytes:
 def embedding_bytes(server: Server, reference: Reference, commit: str) -> int:
     """Give the bytes of a model's embedding in F32, by its ``config.json``; 0 if that does not say."""
     config = _read_json(server, server.url(reference.page, "config.json", commit))
-    text = config.get("text_config") if isinstance(config, dict) else None
-    sizes = [(text or config).get(name) for name in ("vocab_size", "hidden_size")] if isinstance(config, dict) else []
-    return 4 * sizes[0] * sizes[1] if sizes and all(type(size) is int and 0 < size < 1 << 24 for size in sizes) else 0
+    if isinstance(config, dict) and isinstance(config.get("text_config"), dict):
+        config = config["text_config"]
+    sizes = [config.get(name) for name in ("vocab_size", "hidden_size")] if isinstance(config, dict) else []
+    known = [size for size in sizes if isinstance(size, int) and 0 < size < 1 << 24]
+    return 4 * known[0] * known[1] if len(known) == 2 else 0

@@ -136,7 +136,9 @@ def make_plan(reference: Reference, server: Server) -> RepositoryPlan:
     if trouble:
         raise DownloadFailed(trouble)
     known = dict(zip(asked, facts, strict=True))
-    files = tuple(plan_file(target, (url,), (known[url],) if url in known else (), 0) for target, url in targets.items())
+    files = tuple(
+        plan_file(target, (url,), (known[url],) if url in known else (), 0) for target, url in targets.items()
+    )
     embedding = embedding_bytes(server, reference, origin.commit) if is_converted else 0
     return RepositoryPlan(reference, origin, folder, files, free_disk(folder), embedding)
 
