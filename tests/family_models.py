@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from hf_folders import stored, write_safetensors  # type: ignore[import-not-found]
 
 FOLDER = Path(__file__).parent / "golden" / "families"
 Floats = npt.NDArray[np.float32]
@@ -58,7 +59,8 @@ class Model:
         """Write a Hugging Face folder; give it."""
         folder.mkdir(exist_ok=True)
         (folder / "config.json").write_text(json.dumps(self.config))
-        write_safetensors(folder / "model.safetensors", self.tensors())
+        arrays = {name: stored(values, "F32") for name, values in self.tensors().items()}
+        write_safetensors(folder / "model.safetensors", arrays)
         return folder
 
 
@@ -97,15 +99,3 @@ class FamilyGolden:
         with np.load(FOLDER / f"{name}.npz") as arrays:
             return cls(name, model, facts["max_seq_len"], facts["prompt_len"], **{key: arrays[key] for key in arrays})
 
-
-def write_safetensors(path: Path, tensors: Mapping[str, Floats]) -> None:
-    """Write float32 tensors: the length of a JSON header, the header, and the values one after the other."""
-    header: dict[str, object] = {}
-    end = 0
-    for name, values in tensors.items():
-        begin, end = end, end + values.nbytes
-        header[name] = {"dtype": "F32", "shape": values.shape, "data_offsets": [begin, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    body = b"".join(values.tobytes() for values in tensors.values())
-    path.write_bytes(len(text).to_bytes(8, "little") + text + body)

@@ -28,6 +28,7 @@ from dllama.config import Activation, DType, LayerSpec, ModelConfig, RopeScaling
 from dllama.engine import Engine, SamplingParams
 from dllama.families import MODEL_TYPES, Checkpoint, Part, describe
 from dllama.formats.m_layout import tensors_in_order
+from dllama.formats.open_model import open_model
 from dllama.formats.quants import encode
 
 GOLDENS = [FamilyGolden.load(path.stem) for path in sorted(FOLDER.glob("*.npz"))]
@@ -117,8 +118,8 @@ def test_folder_on_one_node(golden: FamilyGolden, folders: Mapping[str, Path]) -
 )
 @every_golden
 def test_folder_on_three_nodes(golden: FamilyGolden, folders: Mapping[str, Path]) -> None:
-    options = {"weight_type": DType.F32, "max_seq_len": golden.max_seq_len}
-    with ranks(folders[golden.name], 3, **options) as engine:
+    model = open_model(folders[golden.name], DType.F32)
+    with ranks(model, 3, max_seq_len=golden.max_seq_len) as engine:
         assert excess(golden, engine.logits(golden.token_ids.tolist())) <= 1
         assert greedy_tokens(engine, golden) == golden.greedy.tolist()
 

@@ -37,12 +37,7 @@ def make_model(case: Case, folder: Path) -> tuple[Model, PreTrainedModel]:
     model = Model(settings, case.seed, draws(case, folder / "model.safetensors"))
     model.write(folder)
     loaded, report = AutoModelForCausalLM.from_pretrained(
-        folder,
-        config=config,  # 5.4 does not read the config.json of OLMo 2 that it wrote
-        dtype=torch.float32,
-        attn_implementation="eager",
-        experts_implementation="eager",
-        output_loading_info=True,
+        folder, dtype=torch.float32, attn_implementation="eager", experts_implementation="eager", output_loading_info=True
     )
     unlike = {key: names for key, names in report.items() if names}
     if unlike:
