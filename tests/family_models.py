@@ -1,7 +1,7 @@
-"""The random models of `tests/golden/families`, as Hugging Face folders: weights follow from a seed and a tensor's name.
+"""The random models of `tests/golden/families` as Hugging Face folders: weights follow from a seed and a tensor's name.
 
-Used by `tests/test_family_golden.py` and, to make the goldens, by `tools/golden/make_families.py`. Knows nothing of this
-project's own names and readers, which the goldens are there to check.
+Used by `tests/test_family_golden.py` and, to make the goldens, by `tools/golden/make_families.py`. Knows nothing of
+this project's own names and readers, which the goldens are there to check.
 """
 
 from __future__ import annotations
@@ -98,4 +98,3 @@ class FamilyGolden:
         model = Model(facts["config"], facts["seed"], draws)
         with np.load(FOLDER / f"{name}.npz") as arrays:
             return cls(name, model, facts["max_seq_len"], facts["prompt_len"], **{key: arrays[key] for key in arrays})
-

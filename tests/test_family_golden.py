@@ -4,8 +4,8 @@ Each model is written as the Hugging Face folder that transformers saves, opened
 that transformers gave. The tolerance is that of `test_golden.py`, for the same reasons: float64 goldens, and errors in
 float32 that are drawn anew by other orders of summation. `test_wrong_reading_is_seen` shows what it tells apart.
 
-Quantized, a model is compared with the numpy reference on the same quantized numbers, as in `test_reference.py`: rounding
-activations is a step, so two right evaluations drift apart, but not beyond one that rounds at random.
+Quantized, a model is compared with the numpy reference on the same quantized numbers, as in `test_reference.py`:
+rounding activations is a step, so two right evaluations drift apart, but not beyond one that rounds at random.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def test_every_family_has_a_golden() -> None:
 
 @every_golden
 def test_mapping(golden: FamilyGolden) -> None:
-    """What the mapping finds means what transformers computes; left is the float32 rounding of frequencies and goldens."""
+    """What the mapping finds means what transformers computes; frequencies and goldens are rounded to float32."""
     logits = Reference(CheckpointModel(golden, checkpoint_of(golden))).logits(golden.token_ids)
     assert errors_of(logits[golden.positions], golden.logits).max() <= golden.float32_error.max()
 
@@ -178,7 +178,7 @@ WRONG: dict[str, tuple[str, Callable[[ModelConfig], ModelConfig]]] = {
     "activation": ("gemma2", lambda c: replace(c, activation=Activation.SILU)),
     "window of a layer": ("gemma3_text", without_first_window),
     "local theta": ("gemma3_text", lambda c: replace(c, local_rope_theta=c.rope_theta)),
-    "local rotation scaled": ("gemma3_text", lambda c: with_layers(c, lambda layer: replace(layer, has_local_rope=False))),
+    "local rotation": ("gemma3_text", lambda c: with_layers(c, lambda layer: replace(layer, has_local_rope=False))),
     "long factors": ("phi3_short", lambda c: replace(c, max_seq_len=512)),
     "short factors": ("phi3_long", lambda c: replace(c, max_seq_len=64)),
     "longrope attention factor": ("phi3_long", lambda c: with_scaling(c, attention_factor=1.0)),

@@ -1,7 +1,7 @@
 """Rotary settings of a ``config.json``.
 
-transformers 4 has ``rope_theta`` and ``rope_scaling`` beside the sizes, transformers 5 all of it in ``rope_parameters``;
-what is absent follows from the rules of transformers 5.4's ``modeling_rope_utils``.
+transformers 4 has ``rope_theta`` and ``rope_scaling`` beside the sizes, transformers 5 all of it in
+``rope_parameters``; what is absent follows from the rules of transformers 5.4's ``modeling_rope_utils``.
 """
 
 from __future__ import annotations

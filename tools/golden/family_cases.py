@@ -138,7 +138,13 @@ CASES = {
     "qwen2_window": Case(
         "qwen2",
         27,
-        {**_SMALL, "tie_word_embeddings": True, "use_sliding_window": True, "sliding_window": 40, "max_window_layers": 1},
+        {
+            **_SMALL,
+            "tie_word_embeddings": True,
+            "use_sliding_window": True,
+            "sliding_window": 40,
+            "max_window_layers": 1,
+        },
         embedding=0.2,
     ),
     "qwen3": Case("qwen3", 28, {**_SMALL, "head_dim": 32}, gains=_NORMED_QK),

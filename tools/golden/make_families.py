@@ -36,8 +36,9 @@ def make_model(case: Case, folder: Path) -> tuple[Model, PreTrainedModel]:
     settings = {key: value for key, value in json.loads((folder / "config.json").read_text()).items() if value != []}
     model = Model(settings, case.seed, draws(case, folder / "model.safetensors"))
     model.write(folder)
+    plain = {"attn_implementation": "eager", "experts_implementation": "eager"}
     loaded, report = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="eager", experts_implementation="eager", output_loading_info=True
+        folder, dtype=torch.float32, output_loading_info=True, **plain
     )
     unlike = {key: names for key, names in report.items() if names}
     if unlike:
