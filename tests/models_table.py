@@ -79,7 +79,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         terminal = config.pluginmanager.getplugin("terminalreporter")
         terminal.write_line(f"{PAGE} is not written; missing: {', '.join(left) or 'tests that this run leaves out'}")
         return
-    PAGE.write_text(with_table(PAGE.read_text(), table(config.stash[_CLAIMS])))
+    PAGE.write_text(with_table(PAGE.read_text(), claimed_table(config)))
 
 
 def has_all_tests(config: pytest.Config) -> bool:
@@ -90,7 +90,8 @@ def has_all_tests(config: pytest.Config) -> bool:
 
 def claimed_table(config: pytest.Config) -> str:
     """Give the table that this run's tests claim."""
-    return table(config.stash[_CLAIMS])
+    claims = config.stash[_CLAIMS]
+    return table(claims)
 
 
 def _claims_of(item: pytest.Item) -> Iterator[Claim]:
