@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,21 @@ from test_reference import RandomRounding, errors_of  # type: ignore[import-not-
 
 from dllama.config import Activation, DType, LayerSpec, ModelConfig, RopeScaling
 from dllama.engine import Engine, SamplingParams
+from dllama.errors import UsageError
 from dllama.families import MODEL_TYPES, Checkpoint, Part, describe
+from dllama.formats.gguf_export import export_gguf
 from dllama.formats.m_layout import tensors_in_order
 from dllama.formats.open_model import open_model
 from dllama.formats.quants import encode
 
 GOLDENS = [FamilyGolden.load(path.stem) for path in sorted(FOLDER.glob("*.npz"))]
+# What llama.cpp takes for granted, and these models have otherwise.
+NOT_IN_GGUF = {
+    "gemma2_scalar": "attention_multiplier",
+    "llama_yarn_mscale": "rope_scaling",
+    "qwen2_window": "sliding_window",
+    "qwen3_moe_unscaled": "norm_topk_prob",
+}
 GREEDY = SamplingParams(temperature=0.0, max_tokens=24, ignore_eos=True)
 
 every_golden = pytest.mark.parametrize("golden", GOLDENS, ids=lambda golden: golden.name)
@@ -103,14 +113,18 @@ def test_mapping_takes_every_tensor(golden: FamilyGolden) -> None:
     assert rows == {name: draw.shape[0] for name, draw in golden.model.draws.items()}
 
 
+def assert_is_transformers(engine: Engine, golden: FamilyGolden) -> None:
+    assert excess(golden, engine.logits(golden.token_ids.tolist())) <= 1
+    assert greedy_tokens(engine, golden) == golden.greedy.tolist()
+
+
 @pytest.mark.verifies(
     "Logits in F32 are transformers' to float32 rounding, greedy tokens are the same.", "folder", "one node"
 )
 @every_golden
 def test_folder_on_one_node(golden: FamilyGolden, folders: Mapping[str, Path]) -> None:
     with Engine.load(folders[golden.name], weight_type=DType.F32, max_seq_len=golden.max_seq_len) as engine:
-        assert excess(golden, engine.logits(golden.token_ids.tolist())) <= 1
-        assert greedy_tokens(engine, golden) == golden.greedy.tolist()
+        assert_is_transformers(engine, golden)
 
 
 @pytest.mark.verifies(
@@ -120,8 +134,28 @@ def test_folder_on_one_node(golden: FamilyGolden, folders: Mapping[str, Path]) -
 def test_folder_on_three_nodes(golden: FamilyGolden, folders: Mapping[str, Path]) -> None:
     model = open_model(folders[golden.name], DType.F32)
     with ranks(model, 3, max_seq_len=golden.max_seq_len) as engine:
-        assert excess(golden, engine.logits(golden.token_ids.tolist())) <= 1
-        assert greedy_tokens(engine, golden) == golden.greedy.tolist()
+        assert_is_transformers(engine, golden)
+
+
+@pytest.mark.verifies("The same from a file that convert_hf.py made of the folder.", ".m", "converters")
+@every_golden
+def test_converted(golden: FamilyGolden, folders: Mapping[str, Path], tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "converters")
+    monkeypatch.chdir(tmp_path)
+    import_module("convert_hf").main([str(folders[golden.name]), "f32", "golden"])
+    with Engine.load("dllama_model_golden_f32.m", max_seq_len=golden.max_seq_len) as engine:
+        assert_is_transformers(engine, golden)
+
+
+@pytest.mark.verifies("The same from a GGUF file that was exported from the folder.", "gguf", "export")
+@pytest.mark.parametrize(
+    "golden", [golden for golden in GOLDENS if golden.name not in NOT_IN_GGUF], ids=lambda golden: golden.name
+)
+def test_exported(golden: FamilyGolden, folders: Mapping[str, Path], tmp_path: Path) -> None:
+    with open_model(folders[golden.name], DType.F32) as source:
+        export_gguf(source, tmp_path / "golden.gguf")
+    with Engine.load(tmp_path / "golden.gguf", max_seq_len=golden.max_seq_len) as engine:
+        assert_is_transformers(engine, golden)
 
 
 @pytest.mark.verifies(
@@ -141,6 +175,13 @@ def test_quantized_folder(golden: FamilyGolden, folders: Mapping[str, Path]) -> 
         errors = errors_of(engine.logits(ids), exact)
     assert errors.max() <= drift.max()
     assert root_mean_square(errors) <= root_mean_square(drift)
+
+
+@pytest.mark.parametrize("name", NOT_IN_GGUF)
+def test_not_exported(name: str, tmp_path: Path) -> None:
+    golden = FamilyGolden.load(name)
+    with pytest.raises(UsageError, match="a GGUF file cannot hold this model: .*" + NOT_IN_GGUF[name]):
+        export_gguf(CheckpointModel(golden, checkpoint_of(golden)), tmp_path / "golden.gguf")
 
 
 def with_layers(config: ModelConfig, change: Callable[[LayerSpec], LayerSpec]) -> ModelConfig:
@@ -173,7 +214,7 @@ WRONG: dict[str, tuple[str, Callable[[ModelConfig], ModelConfig]]] = {
     "experts normed": ("qwen3_moe_unscaled", lambda c: replace(c, norm_topk_prob=True)),
     "attention cap": ("gemma2", lambda c: replace(c, attention_softcap=4.2)),
     "logits cap": ("gemma2", lambda c: replace(c, logits_softcap=3.1)),
-    "query scale": ("gemma2", lambda c: replace(c, attention_multiplier=c.head_dim**-0.5)),
+    "query scale": ("gemma2_scalar", lambda c: replace(c, attention_multiplier=c.head_dim**-0.5)),
     "embedding scale": ("gemma2", lambda c: replace(c, embedding_multiplier=1.0)),
     "activation": ("gemma2", lambda c: replace(c, activation=Activation.SILU)),
     "window of a layer": ("gemma3_text", without_first_window),
