@@ -252,6 +252,10 @@ def test_broken_checkpoints_of_meta(tmp_path: Path) -> None:
     params = {**PARAMS, "max_seq_len": 64}
     weights = meta_weights(kv_heads=4)
     folder = write_meta(tmp_path / "m", params, weights, 2, cut=1)
+    uneven = {**weights, "layers.1.attention.wv.weight": weights["layers.1.attention.wv.weight"][:62]}
+    write_meta(tmp_path / "uneven", params, uneven, 2, cut=1)
+    message = complaint(convert("convert_llama.py", tmp_path / "uneven", "q40", cwd=tmp_path), 3)
+    assert "layers.1.attention.wv.weight: expected 2 equal slices of [64, 64], found BF16 [31, 64]" in message
     (folder / "consolidated.01.pth").unlink()
     assert "are all consolidated files there" in complaint(convert("convert_llama.py", folder, "q40", cwd=tmp_path), 3)
     write_pth(folder / "consolidated.00.pth", weights, b"\x80\x02cposix\nsystem\nX\x02\x00\x00\x00id\x85R.")
