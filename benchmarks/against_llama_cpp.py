@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import quiet
 from benchmarks.dllama_side import Dllama
 from benchmarks.facts import machine_facts
-from benchmarks.models import LLAMA_1B, SHAPES, Shape, make_model
+from benchmarks.models import DENSE_SHAPES, LLAMA_1B, Shape, make_model
 from benchmarks.records import Record, comparison, is_met, show, write
 from benchmarks.workload import Side, Workload
 from dllama import machine
@@ -146,7 +146,7 @@ def races(shape: Shape, threads: Sequence[int], rounds: int, only: str, facts: d
 def main() -> int:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", choices=SHAPES, default=LLAMA_1B.name)
+    parser.add_argument("--shape", choices=DENSE_SHAPES, default=LLAMA_1B.name)
     parser.add_argument("--threads", type=int, nargs="+", metavar="N", help="default: 1 and all physical cores")
     parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help="default: %(default)s")
     names = [race.workload.name for race in RACES]
@@ -157,7 +157,7 @@ def main() -> int:
         parser.error(why)
     facts = machine_facts()
     threads = args.threads or sorted({1, machine.physical_cores()})
-    records = show(races(SHAPES[args.shape], threads, args.rounds, args.only, facts))
+    records = show(races(DENSE_SHAPES[args.shape], threads, args.rounds, args.only, facts))
     if args.json:
         write(args.json, records, facts)
     return 0 if all(map(is_met, records)) else 1

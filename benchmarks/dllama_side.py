@@ -45,7 +45,7 @@ class Dllama:
         """Give the bytes of weights, keys and values that one step of a generation reads, on average."""
         engine = self._engine(threads)
         per_position = 2 * engine.config.kv_size * engine.config.num_layers * _KV_BYTES
-        return engine.memory.weights + per_position * workload.sequences * (workload.depth + workload.gen / 2)
+        return engine.token_weights + per_position * workload.sequences * (workload.depth + workload.gen / 2)
 
     def logits(self, tokens: list[int], threads: int) -> npt.NDArray[np.float32]:
         """Give the logits ``[vocab_size]`` after ``tokens``."""

@@ -38,13 +38,15 @@ class Shape:
 
 
 LLAMA_1B, LLAMA_8B, QWEN_06B = Shape("llama3.2-1b"), Shape("llama3-8b", 4), Shape("qwen3-0.6b")
-SHAPES = {shape.name: shape for shape in (LLAMA_1B, LLAMA_8B, QWEN_06B)}
+QWEN_MOE = Shape("qwen3-30b-a3b", 4)  # with experts
+DENSE_SHAPES = {shape.name: shape for shape in (LLAMA_1B, LLAMA_8B, QWEN_06B)}
+SHAPES = {**DENSE_SHAPES, QWEN_MOE.name: QWEN_MOE}
 MODEL = LLAMA_1B.model  # of benchmarks that measure one
 
 
 @dataclass(frozen=True, slots=True)
 class TokenCosts:
-    """What a token costs, by the matrices of a model.
+    """What a token costs, by the matrices of a model; of experts by as many as it uses.
 
     Attributes:
         decode_bytes: Of the matrices that a generated token reads: all but the embedding.
@@ -60,13 +62,21 @@ class TokenCosts:
 def token_costs(model: Path) -> TokenCosts:
     """Read from a model's header what its tokens cost."""
     with open_m_file(model) as file:
-        matrices = [tensor for tensor in file.tensors.values() if len(tensor.shape) == 2]
+        # Experts are of one size: the first stand for those that a token uses.
+        idle = {str(expert) for expert in range(file.config.num_experts_per_tok, file.config.num_experts)}
+        used = [tensor for tensor in file.tensors.values() if _expert(tensor.name) not in idle]
+    matrices = [tensor for tensor in used if len(tensor.shape) == 2]
     layers = [matrix for matrix in matrices if matrix.name.startswith("layers.")]
     return TokenCosts(
         decode_bytes=sum(matrix.nbytes for matrix in matrices if matrix.name != "embed_tokens"),
         layer_bytes=sum(matrix.nbytes for matrix in layers),
         multiplies=sum(matrix.rows * matrix.cols for matrix in layers),
     )
+
+
+def _expert(name: str) -> str:
+    """Give the number of the expert that a tensor belongs to; nothing for others."""
+    return name.partition(".experts.")[2].partition(".")[0]
 
 
 def make_model(model: Path, tokenizer: Path, shape: Shape = LLAMA_1B) -> None:

@@ -25,7 +25,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import quiet
 from benchmarks.dllama_side import Dllama
 from benchmarks.facts import machine_facts
-from benchmarks.models import DLLAMA, LLAMA_1B, ROOT, SHAPES, Shape, TokenCosts, make_model, token_costs
+from benchmarks.models import (
+    DLLAMA,
+    LLAMA_1B,
+    QWEN_MOE,
+    ROOT,
+    SHAPES,
+    Shape,
+    TokenCosts,
+    make_model,
+    token_costs,
+)
 from benchmarks.records import Record, figure, is_met, show, write
 from benchmarks.workload import BATCH, Workload
 from dllama import machine
@@ -107,6 +117,25 @@ def many(side: Dllama, threads: int, rounds: int) -> Iterator[Record]:
         yield spread(f"{count} sequences / one", ratios, required, "", **more)
 
 
+def expert_prefill(side: Dllama, costs: TokenCosts, threads: int, rounds: int) -> Record:
+    """Compare the multiply-adds per second of a prompt of 512 tokens with those of a model without experts."""
+    make_model(LLAMA_1B.model, LLAMA_1B.tokenizer)
+    dense, dense_costs = Dllama(LLAMA_1B.model), token_costs(LLAMA_1B.model)
+    side.prepare(PREFILL, threads)
+    dense.prepare(PREFILL, threads)
+
+    def one_round(_number: int) -> tuple[float, float]:
+        return costs.multiplies / side.seconds(PREFILL), dense_costs.multiplies / dense.seconds(PREFILL)
+
+    found, disturbed = quiet.rounds(rounds, one_round)
+    dense.close()
+    own, others = columns(found)
+    rates = [BATCH * rate / 1e9 for rate in own]
+    more = {"threads": threads, "disturbed": disturbed, "gmac_per_second": statistics.median(rates)}
+    ratios = [one / other for one, other in zip(own, others, strict=True)]
+    return spread(f"{PREFILL.name}, GMAC/s / those of {LLAMA_1B.title}", ratios, 0.6, "", **more)
+
+
 def products(side: Dllama, costs: TokenCosts, threads: int, rounds: int) -> Iterator[Record]:
     """Give the pace of the products alone by the tokens of a step: the roofline."""
     side.prepare(PREFILL, threads)
@@ -168,7 +197,7 @@ def start(shape: Shape, rounds: int) -> Iterator[Record]:
 
 
 def measures(shape: Shape, costs: TokenCosts, threads: Sequence[int], rounds: int) -> Iterator[Record]:
-    """Measure a model: decode and prefill, and of the 1B shape the rest too."""
+    """Measure a model: decode and prefill, with experts their share too, and of the 1B shape the rest."""
     most = max(threads)
     is_main = shape is LLAMA_1B
     if is_main:  # first: what this process has had in memory counts for its children
@@ -177,6 +206,8 @@ def measures(shape: Shape, costs: TokenCosts, threads: Sequence[int], rounds: in
     for count in threads:
         yield bandwidth_share(side, DECODE, count, 2 * rounds, 0.93)
         yield products_share(side, costs, count, rounds)
+        if shape is QWEN_MOE:
+            yield expert_prefill(side, costs, count, rounds)
     if is_main:
         yield bandwidth_share(side, LONG_DECODE, most, rounds, 0.8)
         yield long_prompt(side, most, min(rounds, 3))

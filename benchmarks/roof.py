@@ -21,7 +21,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.facts import machine_facts
-from benchmarks.models import ROOT, SHAPES
+from benchmarks.models import DENSE_SHAPES, ROOT, SHAPES
 from benchmarks.records import RESULTS, Record, is_met, line, read, write
 
 ROUNDS, QUICK_ROUNDS = 5, 3
@@ -41,7 +41,7 @@ class Part:
 
 PARTS = [
     *(Part("one_machine", ("--shape", shape)) for shape in SHAPES),
-    *(Part("against_llama_cpp", ("--shape", shape)) for shape in SHAPES),
+    *(Part("against_llama_cpp", ("--shape", shape)) for shape in DENSE_SHAPES),
     Part("speculation"),
     Part("kv_types"),
 ]

@@ -53,6 +53,9 @@ def recode(numbers: U8Array, number_type: int, dtype: int, out: U8Array) -> floa
     just these numbers, which fill blocks of 32 if ``dtype`` has blocks.
     """
 
+def recode_blocks(blocks: U8Array, ggml_type: int, dtype: int, out: U8Array) -> float:
+    """Do the same with blocks of llama.cpp's types Q4_1 (3), Q5_0 (6), Q5_1 (7), Q2_K to Q6_K (10 to 14)."""
+
 def argmax(logits: F32Array) -> int:
     """Index of the first largest value of ``[vocab_size]``. ValueError if the logits are not finite numbers."""
 

@@ -176,7 +176,8 @@ class ModelConfig:
         """Give the number type of matrix ``name``; the router of experts is always F32."""
         if name.endswith(".router"):
             return DType.F32
-        return DType.Q80 if _EXPERT.sub(".experts.", name) in self.q80_tensors else self.weight_type
+        is_q80 = bool(self.q80_tensors) and _EXPERT.sub(".experts.", name) in self.q80_tensors
+        return DType.Q80 if is_q80 else self.weight_type
 
     def problem(self) -> Problem | None:
         """Give the first thing that does not fit together, or None."""

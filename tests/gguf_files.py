@@ -42,9 +42,7 @@ class RawTensor:
 
     def raw(self) -> bytes:
         num_dims = len(self.sizes) if self.num_dims is None else self.num_dims
-        return string(self.name) + struct.pack(
-            f"<I{len(self.sizes)}QIQ", num_dims, *self.sizes, self.kind, self.offset
-        )
+        return string(self.name) + struct.pack(f"<I{len(self.sizes)}QIQ", num_dims, *self.sizes, self.kind, self.offset)
 
 
 @dataclass

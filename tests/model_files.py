@@ -20,9 +20,10 @@ LLAMA3_SCALING = RopeScaling(factor=32.0, low_freq_factor=1.0, high_freq_factor=
 
 
 def tiny_config(model_type: str = "llama", weight_type: DType = DType.Q40, **changes: object) -> ModelConfig:
-    """Give a model of two layers, 4 query heads on 2 KV heads; ``changes`` replace any field."""
+    """Give a model of two layers, 4 query heads on 2 KV heads, if of experts 3 of 8; ``changes`` replace any field."""
     num_layers = changes.get("num_layers", 2)
     assert isinstance(num_layers, int)
+    is_qwen, has_experts = model_type.startswith("qwen3"), model_type == "qwen3_moe"
     fields: dict[str, object] = {
         "model_type": model_type,
         "hidden_size": 64,
@@ -30,13 +31,14 @@ def tiny_config(model_type: str = "llama", weight_type: DType = DType.Q40, **cha
         "num_layers": num_layers,
         "num_heads": 4,
         "num_kv_heads": 2,
-        "head_dim": 32 if model_type == "qwen3" else 16,
+        "head_dim": 32 if is_qwen else 16,
         "vocab_size": 320,
         "max_seq_len": 128,
-        "rms_norm_eps": 1e-6 if model_type == "qwen3" else 1e-5,
-        "rope_theta": 1e6 if model_type == "qwen3" else 1e4,
+        "rms_norm_eps": 1e-6 if is_qwen else 1e-5,
+        "rope_theta": 1e6 if is_qwen else 1e4,
         "weight_type": weight_type,
-        "layers": (LayerSpec(QkNorm.HEAD if model_type == "qwen3" else QkNorm.NONE),) * num_layers,
+        "layers": (LayerSpec(QkNorm.HEAD if is_qwen else QkNorm.NONE, has_experts=has_experts),) * num_layers,
+        **({"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 96} if has_experts else {}),
     }
     return ModelConfig(**(fields | changes))  # type: ignore[arg-type]
 

@@ -18,6 +18,8 @@ KINDS = {
     "llama-f32": ("llama", DType.F32, DType.F32),
     "qwen3-q40": ("qwen3", DType.Q40, DType.F16),
     "llama-q40-kv-q80": ("llama", DType.Q40, DType.Q80),
+    "experts-q40": ("qwen3_moe", DType.Q40, DType.F16),
+    "experts-f32": ("qwen3_moe", DType.F32, DType.F32),
 }
 
 

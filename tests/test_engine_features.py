@@ -13,6 +13,7 @@ from reference import Array, Reference  # type: ignore[import-not-found]
 
 from dllama.config import Activation, DType, LayerSpec, ModelConfig, QkNorm, RopeScaling
 from dllama.engine import SamplingParams
+from dllama.plan import Exchange, exchanges_of, step_traffic
 
 LENGTH = 150  # more than two KV pages
 TOKEN_IDS = np.random.default_rng(3).integers(0, 320, LENGTH).tolist()
@@ -86,9 +87,8 @@ def test_logits(name: str) -> None:
 def without(config: ModelConfig, name: str) -> ModelConfig:
     """Give the model without its feature ``name``."""
     plain = tiny_config(**SIZES)
-    layers = config.layers if name.startswith("biases before") else plain.layers
-    if name == "biases before norms of all heads":
-        layers = (LayerSpec(QkNorm.ALL),) * 2
+    qk_norm = QkNorm.ALL if name == "biases before norms of all heads" else QkNorm.NONE
+    layers = tuple(LayerSpec(qk_norm, has_input_norms=layer.has_input_norms) for layer in config.layers)
     changes = {field: getattr(plain, field) for field in FEATURES[name] if field != "layers"}
     return replace(config, **changes, layers=layers)
 
@@ -159,7 +159,7 @@ def test_some_matrices_with_more_bits(world_size: int) -> None:
     model = model_of(weight_type=DType.Q40, q80_tensors=names)
     exact = Reference(model)
     assert [model.tensors[name].dtype for name in names] == [DType.Q80] * 4
-    with ranks(model, world_size, wire_type=DType.F32) as engine:
+    with ranks(model, world_size, wire_type=DType.F32, kv_type=DType.F32) as engine:
         errors = [np.abs(engine.logits([token]) - exact.logits([token])).max() for token in range(40)]
     assert np.median(errors) < 1e-5
 
@@ -191,3 +191,14 @@ def test_sums_are_scaled_in_every_exchange(scatter_from: int) -> None:
     exact, single = (Reference(model, dtype=dtype).logits(TOKEN_IDS) for dtype in (np.float64, np.float32))
     with ranks(model, 3, scatter_from=scatter_from, wire_type=DType.F32) as engine:
         assert excess(engine.logits(TOKEN_IDS), exact, single) <= 1
+
+
+def test_the_plan_counts_what_the_root_sends() -> None:
+    model = model_of(layers=(OLMO, LayerSpec(has_output_norms=True)))
+    with ranks(model, 3, wire_type=DType.F32) as engine:
+        before = engine.counters()["sent_bytes"]
+        engine.add(TOKEN_IDS[:128], SamplingParams(temperature=0.0, max_tokens=4))
+        engine.step()
+        sent = engine.counters()["sent_bytes"] - before
+    assert exchanges_of(model.config) == [Exchange.DIRECT]
+    assert sent == step_traffic(model.config, 3, DType.F32, Exchange.DIRECT, 128, 1)[0].sent

@@ -66,6 +66,22 @@ SHAPES = {
         rope_theta=1e6,
         layers=(LayerSpec(QkNorm.HEAD),) * 28,
     ),
+    "qwen3-30b-a3b": replace(
+        _LLAMA3,
+        model_type="qwen3_moe",
+        hidden_size=2048,
+        intermediate_size=6144,  # of no layer: all have experts
+        num_layers=48,
+        num_kv_heads=4,
+        vocab_size=151936,
+        max_seq_len=40960,
+        rms_norm_eps=1e-6,
+        rope_theta=1e6,
+        layers=(LayerSpec(QkNorm.HEAD, has_experts=True),) * 48,
+        num_experts=128,
+        num_experts_per_tok=8,
+        moe_intermediate_size=768,
+    ),
 }
 _CHUNK_BYTES = 1 << 24  # made and written at a time
 _LLAMA3_SPECIAL = ("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
@@ -161,7 +177,7 @@ def main(arguments: list[str] | None = None) -> int:
     rng = np.random.default_rng(options.seed)
     try:
         if options.tokenizer:
-            write_t_file(options.tokenizer, random_tokenizer(config.vocab_size, config.model_type == "qwen3"))
+            write_t_file(options.tokenizer, random_tokenizer(config.vocab_size, config.model_type.startswith("qwen3")))
         progress = None if config.problem() else _Progress(total_nbytes(config))
         write_m_file(options.model, config, lambda info: random_rows(info, rng), progress)
     except DllamaError as error:

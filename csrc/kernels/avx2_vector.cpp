@@ -6,6 +6,7 @@
 
 #include "kernels/levels.h"
 #include "kernels/simd.h"
+#include "kernels/simd_dots.h"
 #include "kernels/simd_vector.h"
 #include "quant/blocks.h"
 
@@ -177,6 +178,7 @@ uint64_t read_memory(const void* data, size_t bytes) {
 
 void install_avx2_vector(Kernels& table) {
   install_vectors(table);
+  table.dots = dots;
   table.quantize_q40 = quantize_q40;
   table.quantize_q80 = quantize_q80;
   table.dequantize_q40 = dequantize_q40;

@@ -5,6 +5,7 @@
 
 #include "kernels/levels.h"
 #include "kernels/simd.h"
+#include "kernels/simd_dots.h"
 #include "kernels/simd_elementwise.h"
 #include "quant/blocks.h"
 
@@ -50,6 +51,7 @@ void quantize_activation(const float* x, ActivationQ80* out, size_t blocks) {
 
 void install_avx512_vector(Kernels& table) {
   install_elementwise(table);
+  table.dots = dots;
   table.quantize_activation = quantize_activation;
 }
 

@@ -150,6 +150,20 @@ void rotate_half(float* x, const float* cos, const float* sin, size_t half) {
   }
 }
 
+// Sixteen running sums, each of every sixteenth product; then halves join until one is left.
+void dots(const float* w, size_t rows, const float* x, size_t tokens, size_t n, float* out, size_t out_stride) {
+  for (size_t t = 0; t < tokens; t++) {
+    for (size_t r = 0; r < rows; r++) {
+      float sums[kDotSums] = {};
+      for (size_t k = 0; k < n; k++) sums[k % kDotSums] += w[r * n + k] * x[t * n + k];
+      for (size_t half = kDotSums / 2; half > 0; half /= 2) {
+        for (size_t lane = 0; lane < half; lane++) sums[lane] += sums[lane + half];
+      }
+      out[t * out_stride + r] = sums[0];
+    }
+  }
+}
+
 uint64_t read_memory(const void* data, size_t bytes) {
   const char* p = static_cast<const char*>(data);
   uint64_t sums[8] = {};
@@ -191,6 +205,7 @@ void install_generic(Kernels& table) {
   table.max = max;
   table.exp_sum = exp_sum;
   table.rotate_half = rotate_half;
+  table.dots = dots;
   table.read_memory = read_memory;
   install_generic_attention(table);
 }

@@ -18,6 +18,8 @@ namespace dllama {
 inline constexpr size_t kPageSize = 64;
 // Positions interleaved in a K page: vector lanes are positions, so q.K needs no horizontal sums.
 inline constexpr size_t kKeyGroup = 16;
+// Running sums of one of `dots`' products.
+inline constexpr size_t kDotSums = 16;
 
 // Running softmax of `rows` query rows over the pages seen so far. A row starts with max = -inf, sum = 0, acc = 0;
 // after the last page its result is acc / sum.
@@ -102,6 +104,10 @@ struct Kernels {
   float (*exp_sum)(const float* x, float shift, float scale, float* out, size_t n);
   // Rotates the pairs (x[j], x[j + half]) by the angles whose cosines and sines are given [half].
   void (*rotate_half)(float* x, const float* cos, const float* sin, size_t half);
+
+  // out[t * out_stride + r] = w[r] . x[t] for t < tokens and r < rows, of row-major [., n], n a multiple of kDotSums.
+  // The same bits on every level, so that all nodes choose the same experts.
+  void (*dots)(const float* w, size_t rows, const float* x, size_t tokens, size_t n, float* out, size_t out_stride);
 
   // --- attention over one KV page of one KV head ---
   // K page: [kPageSize / kKeyGroup, head_dim, kKeyGroup], V page: [kPageSize, head_dim], of F16 or F32.

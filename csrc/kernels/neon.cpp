@@ -8,6 +8,7 @@
 #include "kernels/levels.h"
 #include "kernels/simd.h"
 #include "kernels/simd_attention.h"
+#include "kernels/simd_dots.h"
 #include "kernels/simd_matmul.h"
 #include "kernels/simd_vector.h"
 #include "quant/blocks.h"
@@ -259,6 +260,7 @@ struct Q80 {
 
 void install_neon(Kernels& table) {
   install_vectors(table);
+  table.dots = dots;
   install_attention(table);
   table.quantize_q40 = quantize_q40;
   table.quantize_q80 = quantize_q80;

@@ -47,6 +47,32 @@ size_t sums_bytes(const NodeConfig& config) {
   return config.max_tokens * wire_bytes(config.wire_type, config.hidden_size);
 }
 
+size_t num_experts(const NodeConfig& config) {
+  return config.has_experts() ? config.num_experts : 0;
+}
+
+// Tokens of the largest step, each once for each of its experts.
+size_t expert_rows(const NodeConfig& config) {
+  return config.has_experts() ? config.max_tokens * config.num_experts_per_tok : 0;
+}
+
+// Tokens of an expert that are multiplied together.
+size_t gathered_tokens(const NodeConfig& config) {
+  return config.has_experts() ? std::min(kGateTokens, config.max_tokens) : 0;
+}
+
+// What experts take, with that of all threads.
+size_t experts_bytes(const NodeConfig& config, const Shard& shard) {
+  if (!config.has_experts()) return 0;
+  const bool quantized = wants_quantized(config.weight_type);
+  const size_t rows = expert_rows(config);
+  const size_t per_thread = kRouterTokens * config.hidden_size * sizeof(float) +
+                            Routing::bytes(config.num_experts, rows) +
+                            ActivationRows::bytes(quantized, gathered_tokens(config), config.hidden_size);
+  return config.max_tokens * config.num_experts * sizeof(float) + rows * sizeof(ExpertChoice) +
+         ActivationRows::bytes(quantized, rows, shard.expert_intermediate_size) + config.num_threads * per_thread;
+}
+
 }  // namespace
 
 Range hidden_range(const NodeConfig& config, size_t rank) {
@@ -80,7 +106,11 @@ ThreadBuffers::ThreadBuffers(const Kernels& kernels, const NodeConfig& config, c
       gate(config.max_tokens * kChunkRows),
       up(config.max_tokens * kChunkRows),
       attention(tile_tokens(shard) * shard.group_size(), config.head_dim),
-      attended(tile_tokens(shard) * unit_values(config, shard)) {}
+      attended(tile_tokens(shard) * unit_values(config, shard)),
+      router_inputs(config.has_experts() ? kRouterTokens * config.hidden_size : 0),
+      choices(config.has_experts() ? kRedundantTokens * config.num_experts_per_tok : 0),
+      routing(num_experts(config), expert_rows(config), kGateTokens),
+      gathered(wants_quantized(config.weight_type), gathered_tokens(config), config.hidden_size) {}
 
 Activations::Activations(const Kernels& kernels, const NodeConfig& config, const Shard& shard)
     : position(config.max_tokens),
@@ -97,7 +127,10 @@ Activations::Activations(const Kernels& kernels, const NodeConfig& config, const
       segments(segments_bytes(config, shard)),
       normed(wants_quantized(config.weight_type), config.max_tokens, config.hidden_size),
       attended(wants_quantized(config.weight_type), config.max_tokens, shard.num_heads * config.head_dim),
-      gated(wants_quantized(config.weight_type), config.max_tokens, shard.intermediate_size) {
+      gated(wants_quantized(config.weight_type), config.max_tokens, shard.intermediate_size),
+      router_logits(config.max_tokens * num_experts(config) * sizeof(float)),
+      choices(expert_rows(config)),
+      expert_gated(wants_quantized(config.weight_type), expert_rows(config), shard.expert_intermediate_size) {
   if (config.shards.size() > 1) {
     sums_out = Buffer(sums_bytes(config));
     for (const Shard& peer : config.shards) {
@@ -120,6 +153,7 @@ size_t Activations::bytes(const Kernels& kernels, const NodeConfig& config, cons
   for (const size_t cols : {config.hidden_size, q_size, shard.intermediate_size}) {
     total += ActivationRows::bytes(quantized, tokens, cols);
   }
+  total += experts_bytes(config, shard);
   const size_t ranks = config.shards.size();
   for (size_t rank = 0; ranks > 1 && rank < ranks; ++rank) {
     total += sums_bytes(config) + tokens * range_record_bytes(config, rank);

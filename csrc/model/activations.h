@@ -9,6 +9,7 @@
 #include "model/config.h"
 #include "ops/attention.h"
 #include "ops/matmul.h"
+#include "ops/routing.h"
 
 namespace dllama {
 
@@ -20,6 +21,8 @@ inline constexpr size_t kRedundantTokens = 4;
 inline constexpr size_t kChunkRows = 64;
 // Tokens whose gate and up are computed before they are put together, while what both read and give lies in L2.
 inline constexpr size_t kGateTokens = 128;
+// Tokens whose router logits are computed together, while their inputs as floats lie in L2.
+inline constexpr size_t kRouterTokens = 16;
 // Query rows (tokens x query heads of a KV head) that attention handles together, at least one token's. A multiple of
 // 6, which kernels take at a time; with 64 values to a head, rows, sums and a page stay in L2.
 inline constexpr size_t kTileRows = 48;
@@ -63,6 +66,11 @@ struct ThreadBuffers {
   std::vector<float> up;        // [max_tokens, kChunkRows]
   AttentionScratch attention;   // [tokens of a tile x query heads of a KV head]
   std::vector<float> attended;  // [tokens of a tile, heads of a unit x head_dim]
+  // Only in models with experts.
+  std::vector<float> router_inputs;   // [kRouterTokens, hidden_size]
+  std::vector<ExpertChoice> choices;  // [kRedundantTokens, num_experts_per_tok]
+  Routing routing;                    // of the step's tokens, the same in each thread
+  ActivationRows gathered;            // [kGateTokens, hidden_size] inputs of an expert's tokens
 };
 
 struct Activations {
@@ -83,6 +91,10 @@ struct Activations {
   ActivationRows normed;         // [max_tokens, hidden_size] input of q, k, v or gate, up
   ActivationRows attended;       // [max_tokens, this rank's query outputs] input of o_proj
   ActivationRows gated;          // [max_tokens, this rank's FFN columns] input of down_proj
+  // Only in models with experts; a row is a token with one of its experts, see Routing.
+  Buffer router_logits;               // [max_tokens, num_experts]
+  std::vector<ExpertChoice> choices;  // [max_tokens, num_experts_per_tok]
+  ActivationRows expert_gated;        // [rows, this rank's columns of an expert] input of its down_proj
   // With other ranks (sync.h): sums of hidden values for and from them in the wire type, and normalized ranges.
   Buffer sums_out;              // [max_tokens, hidden_size]
   std::vector<Buffer> sums_in;  // [rank] the same; none of its own

@@ -9,6 +9,8 @@
 //   gated = activation(gate_proj x) * up_proj x                                                    -- barrier
 //   residual += norm(sum over ranks of down_proj) * residual_multiplier                            -- barrier
 //
+// In a layer with experts these two lines are those of experts.h, behind a router and two barriers more.
+//
 // A model has the norm before its products (LayerSpec::has_input_norms), that of what they give (has_output_norms), or
 // both. With more than kRedundantTokens tokens each norm ends in a barrier too; sync.h adds those of other ranks.
 //
@@ -20,6 +22,8 @@
 
 #include "model/ahead.h"
 #include "model/attention.h"
+#include "model/experts.h"
+#include "model/feed_forward.h"
 #include "model/qkv.h"
 #include "model/sync.h"
 
@@ -39,31 +43,6 @@ const ActivationRows& add_and_norm(Step& step, size_t thread, bool has_sums, con
 }
 
 namespace {
-
-// Gated FFN: a chunk is kChunkRows columns, gate and up together, so its owner can finish them at once.
-void gate_and_up(Step& step, size_t thread, size_t layer, const ActivationRows& x) {
-  const LayerWeights& w = step.weights.layers[layer];
-  const size_t group = step.kernels.row_group;
-  const size_t columns = step.shard.intermediate_size;
-  ThreadBuffers& own = step.buffers.threads[thread];
-  const auto activate = step.gate_kernel();
-  for (size_t c; step.pool.next_chunk(thread, (columns + kChunkRows - 1) / kChunkRows, c);) {
-    const size_t first = c * kChunkRows;
-    const size_t size = std::min(kChunkRows, columns - first);
-    for (size_t begin = 0; begin < step.num_tokens; begin += kGateTokens) {
-      const size_t tokens = std::min(kGateTokens, step.num_tokens - begin);
-      matmul(step.kernels, w.gate_proj, first / group, size / group, x, begin, tokens, own.gate.data(), kChunkRows);
-      matmul(step.kernels, w.up_proj, first / group, size / group, x, begin, tokens, own.up.data(), kChunkRows);
-      for (size_t t = 0; t < tokens; ++t) {
-        float* gate = own.gate.data() + t * kChunkRows;
-        step.buffers.gated.prefetch(begin + t + 8, first);  // each token's place is a miss of its own
-        activate(gate, own.up.data() + t * kChunkRows, gate, size);
-        step.buffers.gated.store(step.kernels, begin + t, first, gate, size);
-      }
-    }
-  }
-  step.pool.barrier(first_weights(step, thread, w.down_proj));
-}
 
 // The sums of a piece of the step, behind a barrier. A rank without heads has none to add behind its attention.
 void project_piece(Step& step, size_t thread, const Matrix& w, const ActivationRows& rows, Range tokens,
@@ -108,6 +87,21 @@ const ActivationRows& project_and_norm(Step& step, size_t thread, const Matrix& 
   return sum_and_norm(step, thread, norms, [&](Range tokens) { project_piece(step, thread, w, rows, tokens, next); });
 }
 
+// residual += the sum over ranks of the feed-forward network of `x`, then what is read of it.
+const ActivationRows& feed_forward(Step& step, size_t thread, size_t layer, const ActivationRows& x, const Norms& norms,
+                                   std::span<const std::byte> next) {
+  const LayerWeights& w = step.weights.layers[layer];
+  if (!step.config.layers[layer].has_experts) {
+    gate_and_up(step, thread, w.ffn, x);
+    return project_and_norm(step, thread, w.ffn.down_proj, step.buffers.gated, norms, next);
+  }
+  expert_gate_and_up(step, thread, w, x);
+  return sum_and_norm(step, thread, norms, [&](Range tokens) {
+    expert_down(step, thread, w, tokens);
+    step.pool.barrier(tokens.end == step.num_tokens ? next : std::span<const std::byte>{});
+  });
+}
+
 }  // namespace
 
 void project_chunks(Step& step, size_t thread, const Matrix& w, const ActivationRows& rows, size_t first_row,
@@ -125,15 +119,15 @@ const ActivationRows& run_layer(Step& step, size_t thread, size_t layer, const A
   const LayerWeights& w = step.weights.layers[layer];
   project_qkv(step, thread, layer, x);
   if (step.shard.has_attention()) attention(step, thread, layer, first_weights(step, thread, w.o_proj));
-  const ActivationRows& y = project_and_norm(step, thread, w.o_proj, step.buffers.attended,
-                                             {w.attention_output_norm, w.post_attention_layernorm},
-                                             first_weights(step, thread, w.gate_proj));
-  gate_and_up(step, thread, layer, y);
+  const bool has_experts = step.config.layers[layer].has_experts;
+  const ActivationRows& y =
+      project_and_norm(step, thread, w.o_proj, step.buffers.attended,
+                       {w.attention_output_norm, w.post_attention_layernorm},
+                       has_experts ? first_router_weights(step, thread, w) : first_weights(step, thread, w.ffn.gate_proj));
   const bool is_last = layer + 1 == step.weights.layers.size();
   const LayerWeights* next = is_last ? nullptr : &step.weights.layers[layer + 1];
-  return project_and_norm(
-      step, thread, w.down_proj, step.buffers.gated,
-      {w.feedforward_output_norm, is_last ? nullptr : next->input_layernorm, !is_last},
+  return feed_forward(
+      step, thread, layer, y, {w.feedforward_output_norm, is_last ? nullptr : next->input_layernorm, !is_last},
       is_last ? first_weights(step, thread, step.weights.lm_head) : first_qkv_weights(step, thread, *next));
 }
 

@@ -23,9 +23,11 @@ void Weights::add_layer(const std::string& prefix, LayerWeights& layer, const La
   if (shard_.has_attention()) add_attention(prefix, layer, spec);
   if (spec.has_output_norms) add_vector(prefix + "attention_output_norm", layer.attention_output_norm, hidden);
   if (spec.has_input_norms) add_vector(prefix + "post_attention_layernorm", layer.post_attention_layernorm, hidden);
-  require(!spec.has_experts, "experts are not known yet");
-  add_gate_and_up(prefix, layer);
-  add_matrix(prefix + "down_proj", layer.down_proj, hidden, shard_.intermediate_size);
+  if (spec.has_experts) {
+    add_experts(prefix, layer);
+  } else {
+    add_ffn(prefix, layer.ffn, shard_.intermediate_size);
+  }
   if (spec.has_output_norms) add_vector(prefix + "feedforward_output_norm", layer.feedforward_output_norm, hidden);
 }
 
@@ -61,21 +63,35 @@ void Weights::add_matrix(const std::string& name, Matrix& matrix, size_t rows, s
   slots_[name] = {&matrix, nullptr, 0, reserve(matrix.groups * matrix.group_bytes)};
 }
 
+void Weights::add_ffn(const std::string& prefix, FfnWeights& ffn, size_t columns) {
+  add_gate_and_up(prefix, ffn, columns);
+  add_matrix(prefix + "down_proj", ffn.down_proj, config_.hidden_size, columns);
+}
+
 // Threads read a chunk of both at a time; they lie together if they are of one type.
-void Weights::add_gate_and_up(const std::string& prefix, LayerWeights& layer) {
+void Weights::add_gate_and_up(const std::string& prefix, FfnWeights& ffn, size_t columns) {
   const std::string gate = prefix + "gate_proj", up = prefix + "up_proj";
-  const size_t rows = shard_.intermediate_size, cols = config_.hidden_size;
   if (config_.matrix_type(gate) != config_.matrix_type(up)) {
-    add_matrix(gate, layer.gate_proj, rows, cols);
-    return add_matrix(up, layer.up_proj, rows, cols);
+    add_matrix(gate, ffn.gate_proj, columns, config_.hidden_size);
+    return add_matrix(up, ffn.up_proj, columns, config_.hidden_size);
   }
-  layer.gate_proj = make_matrix(kernels_, config_.matrix_type(gate), rows, cols);
-  layer.gate_proj.run_groups = kChunkRows / kernels_.row_group;
-  layer.up_proj = layer.gate_proj;
-  layer.up_proj.is_second = true;
-  const size_t offset = reserve(2 * layer.gate_proj.groups * layer.gate_proj.group_bytes);
-  slots_[gate] = {&layer.gate_proj, nullptr, 0, offset};
-  slots_[up] = {&layer.up_proj, nullptr, 0, offset};
+  ffn.gate_proj = make_matrix(kernels_, config_.matrix_type(gate), columns, config_.hidden_size);
+  ffn.gate_proj.run_groups = kChunkRows / kernels_.row_group;
+  ffn.up_proj = ffn.gate_proj;
+  ffn.up_proj.is_second = true;
+  const size_t offset = reserve(2 * ffn.gate_proj.groups * ffn.gate_proj.group_bytes);
+  slots_[gate] = {&ffn.gate_proj, nullptr, 0, offset};
+  slots_[up] = {&ffn.up_proj, nullptr, 0, offset};
+}
+
+void Weights::add_experts(const std::string& prefix, LayerWeights& layer) {
+  const size_t hidden = config_.hidden_size;
+  add_vector(prefix + "router", layer.router, config_.num_experts * hidden);
+  slots_[prefix + "router"].rows = config_.num_experts;
+  layer.experts.resize(config_.num_experts);
+  for (size_t i = 0; i < layer.experts.size(); ++i) {
+    add_ffn(prefix + "experts." + std::to_string(i) + ".", layer.experts[i], shard_.expert_intermediate_size);
+  }
 }
 
 void Weights::add_vector(const std::string& name, float*& vector, size_t length) {
@@ -108,18 +124,24 @@ const Weights::Slot& Weights::slot(const std::string& name) const {
 
 std::vector<size_t> Weights::shape(const std::string& name) const {
   const Slot& s = slot(name);
+  if (s.rows != 0) return {s.rows, s.length / s.rows};
   if (s.matrix == nullptr) return {s.length};
   return {s.matrix->rows, s.matrix->cols};
+}
+
+void Weights::load_floats(const std::string& name, size_t first_row, size_t num_rows, const std::byte* data,
+                          size_t size) {
+  const Slot& s = slot(name);
+  const size_t rows = std::max<size_t>(s.rows, 1), cols = s.length / rows;
+  require(first_row <= rows && num_rows <= rows - first_row, name + ": rows outside the matrix");
+  require(size == num_rows * cols * sizeof(float), name + ": expected F32 rows of " + std::to_string(cols));
+  std::memcpy(*s.vector + first_row * cols, data, size);
 }
 
 void Weights::load_rows(ThreadPool& pool, const std::string& name, size_t first_row, size_t num_rows,
                         const std::byte* data, size_t size) {
   const Slot& s = slot(name);
-  if (s.matrix == nullptr) {
-    require(first_row == 0 && num_rows == 1 && size == s.length * sizeof(float), name + ": expected one F32 row");
-    std::memcpy(*s.vector, data, size);
-    return;
-  }
+  if (s.matrix == nullptr) return load_floats(name, first_row, num_rows, data, size);
   const Matrix& m = *s.matrix;
   const size_t group_rows = kernels_.row_group;
   const size_t bytes = row_bytes(m.type, m.cols);

@@ -13,6 +13,12 @@
 
 namespace dllama {
 
+// A feed-forward network, or one of a layer's experts.
+struct FfnWeights {
+  Matrix gate_proj, up_proj;  // column-parallel: this rank's columns x hidden_size
+  Matrix down_proj;           // row-parallel: hidden_size x this rank's columns
+};
+
 // Pointers are null where the layer has none of it (LayerSpec).
 struct LayerWeights {
   float* input_layernorm = nullptr;           // [hidden_size]
@@ -26,8 +32,9 @@ struct LayerWeights {
   Matrix o_proj;                              // row-parallel: hidden_size x this rank's query outputs
   float* attention_output_norm = nullptr;     // [hidden_size]
   float* post_attention_layernorm = nullptr;  // [hidden_size], before the feed-forward network
-  Matrix gate_proj, up_proj;                  // column-parallel: this rank's FFN columns x hidden_size
-  Matrix down_proj;                           // row-parallel: hidden_size x this rank's FFN columns
+  FfnWeights ffn;                             // either this
+  float* router = nullptr;                    // or with experts: [num_experts, hidden_size]
+  std::vector<FfnWeights> experts;
   float* feedforward_output_norm = nullptr;   // [hidden_size]
 };
 
@@ -44,7 +51,7 @@ class Weights {
   std::vector<size_t> shape(const std::string& name) const;
 
   // Packs `num_rows` canonical rows, starting at `first_row` (a multiple of the row group), with all threads of `pool`.
-  // A norm is one F32 row. Throws InvalidArgument if name, range or size do not fit.
+  // A vector is one F32 row, a router F32 rows from any. Throws InvalidArgument if name, range or size do not fit.
   void load_rows(ThreadPool& pool, const std::string& name, size_t first_row, size_t num_rows, const std::byte* data,
                  size_t size);
 
@@ -56,15 +63,19 @@ class Weights {
   struct Slot {
     Matrix* matrix = nullptr;  // either this
     float** vector = nullptr;  // or this
-    size_t length = 0;         // of the vector
+    size_t length = 0;         // of the vector, all its rows together
     size_t offset = 0;         // into the buffer
+    size_t rows = 0;           // of a vector that is a matrix of floats as they come; 0: it is none
   };
   void add_matrix(const std::string& name, Matrix& matrix, size_t rows, size_t cols);
-  void add_gate_and_up(const std::string& prefix, LayerWeights& layer);
+  void add_ffn(const std::string& prefix, FfnWeights& ffn, size_t columns);
+  void add_gate_and_up(const std::string& prefix, FfnWeights& ffn, size_t columns);
+  void add_experts(const std::string& prefix, LayerWeights& layer);
   void add_vector(const std::string& name, float*& vector, size_t length);
   void add_layer(const std::string& prefix, LayerWeights& layer, const LayerSpec& spec);
   void add_attention(const std::string& prefix, LayerWeights& layer, const LayerSpec& spec);
   const Slot& slot(const std::string& name) const;
+  void load_floats(const std::string& name, size_t first_row, size_t num_rows, const std::byte* data, size_t size);
   size_t reserve(size_t size);
 
   const Kernels& kernels_;

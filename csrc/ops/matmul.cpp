@@ -53,12 +53,31 @@ void ActivationRows::store(const Kernels& kernels, size_t token, size_t col, con
 }
 
 void ActivationRows::scale(size_t token, float factor) {
+  scale(token, 0, quantized_ ? stride_ * kBlockSize : stride_, factor);
+}
+
+void ActivationRows::scale(size_t token, size_t col, size_t n, float factor) {
   if (quantized_) {
-    ActivationQ80* row = blocks(token, 0);
-    for (size_t b = 0; b < stride_; ++b) row[b].scale *= factor;
+    ActivationQ80* row = blocks(token, col);
+    for (size_t b = 0; b < records(n); ++b) row[b].scale *= factor;
   } else {
-    float* row = floats(token, 0);
-    for (size_t i = 0; i < stride_; ++i) row[i] *= factor;
+    float* row = floats(token, col);
+    for (size_t i = 0; i < n; ++i) row[i] *= factor;
+  }
+}
+
+void ActivationRows::copy(size_t token, const ActivationRows& from, size_t from_token) {
+  std::memcpy(buffer_.data() + token * stride_ * record_bytes_, from.row(from_token), stride_ * record_bytes_);
+}
+
+void ActivationRows::to_floats(size_t token, float* out) const {
+  if (!quantized_) {
+    std::memcpy(out, floats(token, 0), stride_ * sizeof(float));
+    return;
+  }
+  const ActivationQ80* block = blocks(token, 0);
+  for (size_t b = 0; b < stride_; ++b, ++block, out += kBlockSize) {
+    for (size_t i = 0; i < kBlockSize; ++i) out[i] = static_cast<float>(block->quants[i]) * block->scale;
   }
 }
 

@@ -28,14 +28,20 @@ class ActivationRows {
 
   // Asks for the place of columns [col, col + 64) of a token, which will be stored; the token need not be there.
   void prefetch(size_t token, size_t col) const {
-    const size_t record = token * stride_ + (quantized_ ? col / kBlockSize : col);
-    const std::byte* place = buffer_.data() + record * record_bytes_;
+    const std::byte* place = buffer_.data() + (token * stride_ + records(col)) * record_bytes_;
     __builtin_prefetch(place, 1);
     __builtin_prefetch(place + 64, 1);
   }
 
-  // Multiplies a token by `factor`: its blocks' scales, or its floats.
+  // Multiplies a token, or columns [col, col + n) of it, by `factor`: its blocks' scales, or its floats.
   void scale(size_t token, float factor);
+  void scale(size_t token, size_t col, size_t n, float factor);
+
+  // Copies a token of rows of the same form and as many columns.
+  void copy(size_t token, const ActivationRows& from, size_t from_token);
+
+  // out[0..cols) := the values of a token.
+  void to_floats(size_t token, float* out) const;
 
   // Columns [col, col + n) of a token as they travel between nodes: per block its quants and its F32 scale, or floats.
   static size_t wire_bytes(bool quantized, size_t n);
@@ -48,6 +54,8 @@ class ActivationRows {
   bool is_quantized() const { return quantized_; }
 
  private:
+  // Records of `n` columns.
+  size_t records(size_t n) const { return quantized_ ? n / kBlockSize : n; }
   ActivationQ80* blocks(size_t token, size_t col) const;
   float* floats(size_t token, size_t col) const;
 

@@ -11,7 +11,7 @@ namespace dllama {
 namespace {
 
 constexpr size_t kChunk = 2048;  // values on their way: they stay in the first cache
-static_assert(kChunk % kBlockSize == 0);
+static_assert(kChunk % kBlockSize == 0 && kChunk % 256 == 0);
 
 void widen(const Kernels& kernels, FloatType from, const std::byte* in, float* values, size_t n) {
   if (from == FloatType::F32) {
@@ -51,20 +51,38 @@ int32_t largest_pattern(const float* values, size_t n) {
   return largest;
 }
 
-}  // namespace
-
-float recode(const Kernels& kernels, FloatType from, const void* in, DType to, void* out, size_t n) {
-  const auto* source = static_cast<const std::byte*>(in);
+// `read(done, values, count)` gives `count` numbers from number `done` on; chunks begin with whole blocks of any type.
+template <typename Read>
+float recode_chunks(const Kernels& kernels, const Read& read, DType to, void* out, size_t n) {
   auto* target = static_cast<std::byte*>(out);
   int32_t largest = 0;
   for (size_t done = 0; done < n; done += kChunk) {
     const size_t count = std::min(kChunk, n - done);
     float values[kChunk];
-    widen(kernels, from, source + done * float_bytes(from), values, count);
+    read(done, values, count);
     largest = std::max(largest, largest_pattern(values, count));
     narrow(kernels, values, to, target + row_bytes(to, done), count);
   }
   return std::bit_cast<float>(largest);
+}
+
+}  // namespace
+
+float recode(const Kernels& kernels, FloatType from, const void* in, DType to, void* out, size_t n) {
+  const auto* source = static_cast<const std::byte*>(in);
+  const auto read = [&](size_t done, float* values, size_t count) {
+    widen(kernels, from, source + done * float_bytes(from), values, count);
+  };
+  return recode_chunks(kernels, read, to, out, n);
+}
+
+float recode(const Kernels& kernels, GgmlType from, const void* in, DType to, void* out, size_t n) {
+  const GgmlBlock block = ggml_block(from);
+  const auto* source = static_cast<const std::byte*>(in);
+  const auto read = [&](size_t done, float* values, size_t count) {
+    dequantize_ggml(from, source + done / block.values * block.bytes, values, count / block.values);
+  };
+  return recode_chunks(kernels, read, to, out, n);
 }
 
 }  // namespace dllama

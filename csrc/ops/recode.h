@@ -6,6 +6,7 @@
 
 #include "kernels/kernels.h"
 #include "quant/blocks.h"
+#include "quant/ggml.h"
 
 namespace dllama {
 
@@ -19,5 +20,8 @@ inline size_t float_bytes(FloatType type) {
 // Reads `n` numbers at `in`, at any address, and writes them as `to`; `n` fills whole blocks if `to` has blocks.
 // Returns their largest magnitude, NaN if there is one among them: what `to` cannot hold is for the caller to refuse.
 float recode(const Kernels& kernels, FloatType from, const void* in, DType to, void* out, size_t n);
+
+// The same of `n` numbers in llama.cpp's blocks, which fill whole ones.
+float recode(const Kernels& kernels, GgmlType from, const void* in, DType to, void* out, size_t n);
 
 }  // namespace dllama

@@ -220,7 +220,7 @@ def _records_of(
         bench = Bench(engine, batch)
         for test in tests:
             result = measure(bench, test, threads, args)
-            per_token = engine.memory.weights
+            per_token = engine.token_weights
             pairs = zip(result["samples_ts"], result["samples_bandwidth"], strict=True)
             share = statistics.median(per_token * rate / read for rate, read in pairs) if test.gen else None
             yield {**facts, **result, "weight_bytes_per_token": per_token, "read_bandwidth_share": share}

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from dllama.cli import cluster_flags
 from dllama.cli.engine_flags import add_kv_flag, add_weight_flag, kv_type, weight_type
 from dllama.cli.parser import Refused, file_name, whole
+from dllama.cli.sampling_flags import take_defaults
 from dllama.errors import UsageError
 
 if TYPE_CHECKING:
@@ -170,6 +171,7 @@ class Prepared:
     context: int
     model_context: int  # the most that --max-seq-len can give
     cluster: Cluster | None = None
+    sampling: str = ""  # what generation_config.json chose, for the user
 
     def __enter__(self) -> Prepared:
         """Return it."""
@@ -215,9 +217,12 @@ def prepare(args: argparse.Namespace, show: Callable[[str], None]) -> Prepared:
     for mark, values in facts.items():
         for name, value in values.items():
             show(f"{mark} {name}: {value}")
+    sampling = take_defaults(args, tokenizer.generation)
+    if sampling:
+        show(f"🎲 Sampling: {sampling} (of the model)")
     show(f"📀 RequiredMemory: {size.memory.total // MIB} MB")
     show(f"🧠 CPU: {level}")
-    return Prepared(tokenizer, size.max_seq_len, model.config.max_seq_len, cluster)
+    return Prepared(tokenizer, size.max_seq_len, model.config.max_seq_len, cluster, sampling)
 
 
 def load_engine(

@@ -156,9 +156,10 @@ def check_prompt(num_tokens: int, prepared: Prepared) -> None:
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
     prompt = read_prompt(args)
-    sampling = sampling_params(args, max_tokens=args.steps or None, logprobs=args.logprobs, ignore_eos=args.ignore_eos)
     show = (lambda _line: None) if args.json else say
     with prepare(args, show) as prepared:
+        wanted = {"max_tokens": args.steps or None, "logprobs": args.logprobs, "ignore_eos": args.ignore_eos}
+        sampling = sampling_params(args, **wanted)
         tokens = prepared.tokenizer.encode(prompt)
         check_prompt(len(tokens), prepared)
         with load_engine(args, prepared, show) as engine:

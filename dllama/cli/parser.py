@@ -29,6 +29,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+        self.filled: set[str] = set()  # names whose values come from elsewhere than the command line
 
     def error(self, message: str) -> NoReturn:
         """Raise what argparse has to say as a UsageError."""
@@ -41,7 +42,7 @@ class Parser(argparse.ArgumentParser):
     def parse(self, arguments: Sequence[str], fill: Fill | None = None) -> argparse.Namespace:
         """Read all of ``arguments``; ``fill`` may set defaults once it is known which flags they give.
 
-        The result has those names in ``given``, too.
+        The result has those names in ``given``, too, and these and those that ``fill`` set in ``chosen``.
         """
         words = self._join_values(arguments)
         given = self._given(words)
@@ -50,7 +51,7 @@ class Parser(argparse.ArgumentParser):
         args, rest = self.parse_known_args(words)
         if rest:
             raise UsageError(f"unexpected argument '{rest[0]}'; see {self.prog} --help")
-        args.given = frozenset(given)
+        args.given, args.chosen = frozenset(given), frozenset(given | self.filled)
         return args
 
     @property

@@ -11,7 +11,9 @@ from dllama.cli.parser import list_of, number, whole
 
 if TYPE_CHECKING:
     from dllama.engine import SamplingParams
+    from dllama.formats.generation_config import GenerationDefaults
 
+_FLAGS = {"top_p": "topp"}  # where a flag is not named as the field of SamplingParams
 # Flag, type, default, metavar, help.
 NUMBERS: tuple[tuple[str, Callable[[str], float], float | None, str, str], ...] = (
     ("--temperature", number(0, 100), 0.8, "X", "0 takes the likeliest token (default 0.8)"),
@@ -53,6 +55,18 @@ def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
         group.add_argument(flag, type=number_type, default=default, metavar=metavar, help=help_)
     for flag, item_type, metavar, help_ in LISTS:
         group.add_argument(flag, type=item_type, nargs="+", action="extend", default=[], metavar=metavar, help=help_)
+
+
+def take_defaults(args: argparse.Namespace, generation: GenerationDefaults) -> str:
+    """Put what a model's makers want in place of flags that the user has not chosen.
+
+    Returns:
+        What was taken, as ``"temperature 0.6, topp 0.95"``; empty if nothing was.
+    """
+    taken = {_FLAGS.get(name, name): value for name, value in generation.settings().items()}
+    taken = {dest: value for dest, value in taken.items() if hasattr(args, dest) and dest not in args.chosen}
+    vars(args).update(taken)
+    return ", ".join(f"{dest.replace('_', '-')} {value:g}" for dest, value in taken.items())
 
 
 def sampling_params(args: argparse.Namespace, **more: Any) -> SamplingParams:

@@ -56,6 +56,7 @@ def fill(parser: Parser, given: set[str], lookups: list[Lookup]) -> None:
     values = {action: value for action, value in values.items() if value is not None}
     for group in parser.exclusive_groups:
         _choose(group, given, found, values)
+    parser.filled |= {action.dest for action in values}
     for action in sorted(values, key=lambda action: found[action].rank):
         for same in parser.settable.values():
             if same.dest == action.dest:  # argparse takes the default of the first

@@ -52,6 +52,7 @@ class Engine:
         options: What was asked for at loading.
         max_seq_len: Most tokens in a sequence, prompt included.
         memory: Bytes that this node was given.
+        token_weights: Bytes of weights that this node reads for a token, of experts those that it uses.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Engine:
         self.tokenizer, self.options = tokenizer, options
         self.max_seq_len: int = size.max_seq_len
         self.memory: MemoryPlan = size.memory
+        self.token_weights: int = size.token_weights
         pool = PagePool(size.num_pages, size.num_slots, _native.PAGE_SIZE)
         scheduler = Scheduler(pool, options.max_batch_tokens, max_logits(self.config), options.step_seconds)
         self._executor = Executor(node, scheduler, file.embedding_rows, self._lost if cluster else None)

@@ -10,7 +10,7 @@ from dllama import _native
 from dllama.config import DType, LayerSpec, ModelConfig
 from dllama.errors import UsageError
 from dllama.limits import DEFAULT_MAX_DRAFT, MOST_DRAFT
-from dllama.plan import MemoryPlan, Plan, Shard, node_name
+from dllama.plan import MemoryPlan, Plan, Shard, idle_bytes, node_name
 
 PIECE_BYTES = 8 << 20  # of the model file at once while loading; two are in flight
 IN_FLIGHT_BYTES = 56 << 20  # while a cluster is loaded: tiles on their way, rows of a tensor, pieces of slices
@@ -85,12 +85,16 @@ class NodeOptions:
 
 @dataclass(frozen=True, slots=True)
 class NodeSize:
-    """Sizes that are settled, equal on all ranks, and the memory that one rank needs for them."""
+    """Sizes that are settled, equal on all ranks, and the memory that one rank needs for them.
+
+    ``token_weights`` is how many bytes of its weights it reads for a token: all but the experts not chosen for it.
+    """
 
     max_seq_len: int
     num_pages: int
     num_slots: int
     memory: MemoryPlan
+    token_weights: int
 
 
 def settle_size(config: ModelConfig, plan: Plan, rank: int, options: NodeOptions, available: int) -> NodeSize:
@@ -238,11 +242,13 @@ def _sizes(
 
     loading = IN_FLIGHT_BYTES if len(plan.shards) > 1 else 2 * PIECE_BYTES
 
-    def memory_of(rank: int) -> MemoryPlan:
-        buffers = node.buffer_bytes(rank) + loading
-        return MemoryPlan(weights=node.weight_bytes(rank), kv=node.kv_bytes(rank), buffers=buffers)
+    def size_of(rank: int) -> NodeSize:
+        weights, buffers = node.weight_bytes(rank), node.buffer_bytes(rank) + loading
+        memory = MemoryPlan(weights=weights, kv=node.kv_bytes(rank), buffers=buffers)
+        token_weights = weights - idle_bytes(config, plan.shards[rank])
+        return NodeSize(max_seq_len, num_pages, num_slots, memory, token_weights)
 
-    return [NodeSize(max_seq_len, num_pages, num_slots, memory_of(rank)) for rank in ranks]
+    return [size_of(rank) for rank in ranks]
 
 
 def _max_rows(config: ModelConfig, options: NodeOptions, num_slots: int) -> int:

@@ -1,8 +1,8 @@
 """Reading GGUF files as models: llama.cpp's format, in one file or in parts.
 
 Q4_0 is our Q40 and Q8_0 our Q80, byte for byte; F32 and F16 are as they are, and BF16 becomes F32. Other types are
-converted as they are read: those of 6 bits to Q80, those of fewer to Q40, which costs some precision. Where some matrices
-have blocks, floats among the others become Q80.
+converted as they are read: those of 6 bits to Q80, those of fewer to Q40, which costs some precision. Where some
+matrices have blocks, floats among the others become Q80.
 """
 
 from __future__ import annotations
@@ -15,7 +15,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dllama.config import DType, ModelConfig
 from dllama.errors import BadFile, UnsupportedModel
 from dllama.formats.checked_file import CheckedFile
-from dllama.formats.gguf_arch import EMBEDDING, HEAD, ROPE_TENSORS, GgufArch, Stored, interleaved_head_dim, stored_tensors
+from dllama.formats.gguf_arch import (
+    EMBEDDING,
+    HEAD,
+    ROPE_TENSORS,
+    GgufArch,
+    Stored,
+    interleaved_head_dim,
+    stored_tensors,
+)
 from dllama.formats.gguf_config import arch_of, read_config
 from dllama.formats.gguf_parts import Placed, open_parts
 from dllama.formats.gguf_quants import READABLE
@@ -25,6 +33,7 @@ from dllama.formats.quants import Floats
 
 _UNUSED = re.compile(r"blk\.[0-9]+\.attn_rot_embd\.weight")  # of old files: frequencies, which follow from the keys
 _READING = "gguf 1"  # part of a model's identity: to be changed with what comes out of a file
+
 
 class GgufModel(OpenModel[GgufTensor]):
     """An open GGUF model.

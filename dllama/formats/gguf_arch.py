@@ -13,6 +13,8 @@ from dllama.config import Activation, LayerSpec, ModelConfig, QkNorm
 from dllama.formats.m_layout import tensors_in_order
 from dllama.formats.tensor import TensorInfo
 
+_PLAIN = LayerSpec()
+
 
 @dataclass(frozen=True, slots=True)
 class GgufArch:
@@ -34,7 +36,7 @@ class GgufArch:
 
     name: str
     model_types: tuple[str, ...]
-    layer: LayerSpec = LayerSpec()
+    layer: LayerSpec = _PLAIN
     is_interleaved: bool = False
     is_fused: bool = False
     activation: Activation = Activation.SILU
@@ -49,9 +51,7 @@ class GgufArch:
 ARCHS = {
     arch.name: arch
     for arch in (
-        GgufArch(
-            "llama", ("llama", "mistral", "mixtral"), is_interleaved=True, has_rope_factors=True, has_window=True
-        ),
+        GgufArch("llama", ("llama", "mistral", "mixtral"), is_interleaved=True, has_rope_factors=True, has_window=True),
         GgufArch("qwen2", ("qwen2",), LayerSpec(has_qkv_bias=True)),
         GgufArch("qwen3", ("qwen3",), LayerSpec(QkNorm.HEAD)),
         GgufArch("qwen3moe", ("qwen3_moe",), LayerSpec(QkNorm.HEAD)),

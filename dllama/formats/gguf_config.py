@@ -1,4 +1,6 @@
-"""From a GGUF file's metadata to ``ModelConfig``. What it asks for and the core lacks is refused by name, never ignored.
+"""From a GGUF file's metadata to ``ModelConfig``.
+
+What it asks for and the core lacks is refused by name, never ignored.
 
 Keys and what they imply are those of llama.cpp's ``llama-arch.cpp`` and its models.
 """
@@ -12,7 +14,7 @@ from reprlib import repr as brief
 
 import numpy as np
 
-from dllama.config import DType, LayerSpec, ModelConfig, RopeScaling
+from dllama.config import Activation, DType, LayerSpec, ModelConfig, RopeScaling
 from dllama.errors import BadFile, UnsupportedModel
 from dllama.formats.gguf_arch import ARCHS, EMBEDDING, ROPE_FREQS, ROPE_LONG, ROPE_SHORT, GgufArch
 from dllama.formats.gguf_container import GgufTensorInfo, shortest
@@ -146,7 +148,9 @@ def _sizes(keys: Keys, arch: GgufArch, tensors: Tensors) -> ModelConfig:
     hidden, num_heads = keys.integer("embedding_length"), max(1, keys.integer("attention.head_count"))
     head_dim = keys.integer("attention.key_length", hidden // num_heads)
     if keys.integer("attention.value_length", head_dim) != head_dim:
-        raise keys.bad("attention.value_length", f"{head_dim}, as key_length", str(keys.integer("attention.value_length")))
+        raise keys.bad(
+            "attention.value_length", f"{head_dim}, as key_length", str(keys.integer("attention.value_length"))
+        )
     rotary_dim = keys.integer("rope.dimension_count", head_dim)
     num_layers, num_experts = keys.integer("block_count"), keys.integer("expert_count", 0)
     window = keys.integer("attention.sliding_window", 4096 if arch.name == "gemma2" else 0) if arch.has_window else 0
@@ -216,6 +220,8 @@ def _attention_multiplier(keys: Keys, arch: GgufArch, share: int, head_dim: int,
 
 
 def _logits_softcap(keys: Keys, arch: GgufArch) -> float:
+    if arch.activation is not Activation.GELU_TANH:  # Gemma alone
+        return 0.0
     return keys.number("final_logit_softcapping", 30.0 if arch.name == "gemma2" else 0.0)
 
 
@@ -227,7 +233,11 @@ def _with_rope(
     original = keys.integer("rope.scaling.original_context_length", config.max_seq_len)
     attention = keys.number("rope.scaling.attn_factor", 1.0)
     lists = _factor_lists(keys, arch, tensors, read_vector, config.rotated_size // 2)
-    if kind not in ("none", "linear", "yarn", "longrope") or (kind == "yarn" and lists) or (kind == "longrope" and not lists):
+    if (
+        kind not in ("none", "linear", "yarn", "longrope")
+        or (kind == "yarn" and lists)
+        or (kind == "longrope" and not lists)
+    ):
         raise keys.bad("rope.scaling.type", "none, linear, yarn without factors, or longrope with factors", brief(kind))
     if kind == "yarn":
         return replace(config, rope_scaling=_yarn(keys, factor, original, attention))

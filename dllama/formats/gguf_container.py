@@ -1,12 +1,13 @@
 """Reading what a GGUF file says of itself: its metadata, and which tensors it holds where.
 
-GGUF is llama.cpp's format. Nothing here knows what a model or a tokenizer is, and no tensor is read. Every length, count
-and offset is compared with the file before it is used, so a file that lies ends in ``BadFile`` before anything large is
-allocated. Versions 2 and 3, little-endian; the layout is that of ggml's ``docs/gguf.md``.
+GGUF is llama.cpp's format. Nothing here knows what a model or a tokenizer is, and no tensor is read. Every length,
+count and offset is compared with the file before it is used, so a file that lies ends in ``BadFile`` before anything
+large is allocated. Versions 2 and 3, little-endian; the layout is that of ggml's ``docs/gguf.md``.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import struct
@@ -19,7 +20,15 @@ import numpy as np
 
 from dllama.errors import BadFile, UnsupportedModel
 from dllama.formats.checked_file import CheckedFile
-from dllama.formats.gguf_types import ALIGNMENT_KEY, DEFAULT_ALIGNMENT, FIXED_SIZE, GGML_TYPES, MAGIC, GgmlType, ValueType
+from dllama.formats.gguf_types import (
+    ALIGNMENT_KEY,
+    DEFAULT_ALIGNMENT,
+    FIXED_SIZE,
+    GGML_TYPES,
+    MAGIC,
+    GgmlType,
+    ValueType,
+)
 
 _VERSIONS = (2, 3)
 # Generous bounds; the largest vocabularies with their merges and a tokenizer.json take some 50 MB.
@@ -34,7 +43,7 @@ _FIRST_READ = 1 << 16  # bytes; each later read is as large as all before it
 class StringArray(Sequence[str]):
     """Strings of a file, decoded when they are asked for: a start reads hundreds of thousands and needs few.
 
-    Bytes that are not UTF-8 come as lone surrogates, from which ``encode("utf-8", "surrogateescape")`` makes them again.
+    Bytes that are not UTF-8 come as lone surrogates; ``encode("utf-8", "surrogateescape")`` makes them bytes again.
     """
 
     def __init__(self, raw: bytes, ends: array[int]) -> None:
@@ -61,24 +70,6 @@ class StringArray(Sequence[str]):
         for end in self._ends:
             yield raw[begin:end].decode("utf-8", "surrogateescape")
             begin = end + 8
-
-
-    def __len__(self) -> int:
-        return len(self._begins)
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self[each] for each in range(*index.indices(len(self)))]
-        return self._raw[self._begins[index] : self._ends[index]].decode("utf-8", "surrogateescape")
-
-    def __iter__(self) -> Iterator[str]:
-        raw = self._raw
-        for begin, end in zip(self._begins, self._ends, strict=True):
-            yield raw[begin:end].decode("utf-8", "surrogateescape")
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +195,7 @@ class _Reader:
             raise self.bad(what, "UTF-8 text", f"byte 0x{raw[error.start]:02X}", offset) from None
 
     def strings(self, count: int, what: str) -> StringArray:
-        """Read ``count`` strings; written without calls, as there may be half a million."""
+        """Read ``count`` strings; written inline, as there may be half a million."""
         first, ends, unpack = self.offset, array("I"), struct.Struct("<Q").unpack_from
         at, have = self.offset, len(self.raw)
         for _ in range(count):
@@ -328,7 +319,7 @@ def _placed(
             raise file.bad(place, f"a file of {end} bytes or more", found)
         placed[info.name] = GgufTensorInfo(info.name, info.type, info.shape, data_offset + info.offset)
     by_offset = sorted(placed.values(), key=lambda info: info.offset)
-    for info, following in zip(by_offset, by_offset[1:], strict=False):
+    for info, following in itertools.pairwise(by_offset):
         if info.offset + info.nbytes > following.offset:
             found = f"a begin inside {info.name}, at byte {following.offset}"
             raise file.bad(f"tensor {following.name}", "tensors that do not overlap", found)

@@ -50,9 +50,8 @@ def export_gguf(
         NewTensor(each, GGML_TYPES[0], values.shape, lambda values=values: [values.view(np.uint8)])
         for each, values in vectors.items()
     ]
-    for stored in stored_tensors(source.config, arch):
-        if stored.name != HEAD or arch.has_head:
-            tensors.append(_new_tensor(source, arch, stored))
+    stored_as = [each for each in stored_tensors(source.config, arch) if each.name != HEAD or arch.has_head]
+    tensors += [_new_tensor(source, arch, stored) for stored in stored_as]
     write_container(path, ({"general.name": name} if name else {}) | {**metadata, **tokenizer}, tensors, progress)
 
 

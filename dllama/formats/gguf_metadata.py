@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dllama.config import DType, ModelConfig, RopeScaling
-from dllama.errors import UnsupportedModel, UsageError
+from dllama.errors import BadFile, UsageError
 from dllama.formats.gguf_arch import ARCHS, EMBEDDING, ROPE_FREQS, ROPE_LONG, ROPE_SHORT, GgufArch
 from dllama.formats.gguf_config import ARCHITECTURE, read_config, yarn_attention_factor
 from dllama.formats.gguf_container import GgufTensorInfo, shortest
@@ -44,7 +44,7 @@ def model_metadata(config: ModelConfig) -> tuple[dict[str, Value], dict[str, Flo
     Raises:
         UsageError: A file cannot hold the model; the text names the first thing that differs.
     """
-    arch, vectors = arch_for(config), {name: values for name, values in _rope_vectors(config)}
+    arch, vectors = arch_for(config), dict(_rope_vectors(config))
     values: dict[str, Value] = {
         ARCHITECTURE: arch.name,
         "general.file_type": _FILE_TYPES[config.weight_type],
@@ -138,7 +138,7 @@ def _check(config: ModelConfig, values: dict[str, Value], vectors: dict[str, Flo
     tensors = {name: GgufTensorInfo(name, GGML_TYPES[0], shape, 0) for name, shape in shapes.items()}
     try:
         found = read_config("", values, tensors, lambda name: vectors[name])
-    except UnsupportedModel as error:
+    except BadFile as error:
         raise UsageError(f"a GGUF file cannot hold this model: {error.place}: {error.found}") from error
     for name, wanted, there in _compared(config, found):
         if not np.allclose(wanted, there, rtol=_CLOSE, atol=0):

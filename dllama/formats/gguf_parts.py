@@ -47,7 +47,9 @@ def open_parts(
             raise BadFile(part.path, _NUMBER, f"part {number} of {count}", f"part {found[0]} of {found[1]}")
         placed = _placed(files[-1], part)
         if twice := tensors.keys() & placed.keys():
-            raise BadFile(part.path, f"tensor {min(twice)}", "every tensor in one part", "one that is in an earlier part too")
+            raise BadFile(
+                part.path, f"tensor {min(twice)}", "every tensor in one part", "one that is in an earlier part too"
+            )
         tensors |= placed
     return first.metadata, tensors
 

@@ -33,7 +33,9 @@ class GgufTensor(Tensor):
             Tensor._read_stored(self, begin, out)
             return
         step = max(1, _PIECE_BYTES // self._stored_row_bytes)
-        pieces = [partial(self._convert, begin + first, out[first : first + step]) for first in range(0, len(out), step)]
+        pieces = [
+            partial(self._convert, begin + first, out[first : first + step]) for first in range(0, len(out), step)
+        ]
         if len(pieces) == 1:
             pieces[0]()
         else:

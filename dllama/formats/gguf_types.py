@@ -1,4 +1,4 @@
-"""The constants of GGUF, llama.cpp's file format: its types of metadata and of tensors, with the ids that files store."""
+"""The constants of GGUF, llama.cpp's file format: types of metadata and of tensors, with the ids that files store."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ _DTYPES = {np.dtype(code): kind for kind, code in FIXED_SIZE.items() if kind is 
 
 @dataclass(frozen=True, slots=True)
 class NewTensor:
-    """A tensor to be written: ``shape`` ends in the values of a row; ``rows`` gives its bytes, in chunks of any size."""
+    """A tensor to be written: ``shape`` ends in the values of a row; ``rows`` gives its bytes in chunks."""
 
     name: str
     type: GgmlType

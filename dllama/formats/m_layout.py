@@ -27,7 +27,10 @@ def tensors_in_order(config: ModelConfig) -> Iterator[TensorInfo]:
     yield TensorInfo("lm_head", config.matrix_type("lm_head"), (config.vocab_size, hidden))
 
 
-def _layer_tensors(config: ModelConfig, layer: LayerSpec, prefix: str) -> Iterator[TensorInfo]:
+def _layer_tensors(
+    config: ModelConfig, layer: LayerSpec, prefix: str, num_experts: int | None = None
+) -> Iterator[TensorInfo]:
+    """Give a layer's tensors, those of the first ``num_experts`` experts; None: of all."""
     hidden = config.hidden_size
     attention = {
         "q_proj": (config.q_size, hidden),
@@ -38,7 +41,7 @@ def _layer_tensors(config: ModelConfig, layer: LayerSpec, prefix: str) -> Iterat
     yield from (_matrix(config, prefix + name, *shape) for name, shape in attention.items())
     if layer.has_experts:
         yield _matrix(config, prefix + "router", config.num_experts, hidden)
-        for expert in range(config.num_experts):
+        for expert in range(config.num_experts if num_experts is None else num_experts):
             yield from _ffn(config, f"{prefix}experts.{expert}.", config.moe_intermediate_size)
     else:
         yield from _ffn(config, prefix, config.intermediate_size)
@@ -82,10 +85,17 @@ def total_nbytes(config: ModelConfig) -> int:
     hidden, vocab = config.hidden_size, config.vocab_size
     ends = DType.F32.row_bytes(hidden) * (vocab + 1) + config.weight_type.row_bytes(hidden) * vocab
     kinds = Counter(config.layers)  # few, and what a layer holds follows from its kind
-    return ends + sum(
-        count * sum(info.nbytes for info in _layer_tensors(config, layer, "layers.0."))
-        for layer, count in kinds.items()
-    )
+    return ends + sum(count * _layer_nbytes(config, layer) for layer, count in kinds.items())
+
+
+def _layer_nbytes(config: ModelConfig, layer: LayerSpec) -> int:
+    """Bytes of a layer in a model whose matrices are of one type: as all experts are then alike, one is counted."""
+    prefix = "layers.0."
+    others = sum(info.nbytes for info in _layer_tensors(config, layer, prefix, num_experts=0))
+    if not layer.has_experts:
+        return others
+    expert = sum(info.nbytes for info in _ffn(config, prefix + "experts.0.", config.moe_intermediate_size))
+    return others + config.num_experts * expert
 
 
 def is_rotated(name: str) -> bool:

@@ -48,6 +48,18 @@ def recode(numbers: RawRows, number_type: FloatType, dtype: DType, out: RawRows)
     return _native.recode(numbers, number_type, dtype, out)
 
 
+def recode_blocks(blocks: RawRows, ggml_type: int, dtype: DType, out: RawRows) -> float:
+    """Write llama.cpp's blocks as ``dtype``; see ``recode``.
+
+    Args:
+        blocks: Contiguous bytes of whole rows.
+        ggml_type: What they are, by the id that GGUF files have: one of ``gguf_quants.BLOCKS``.
+        dtype: What they become.
+        out: Contiguous bytes of as many rows of ``dtype``.
+    """
+    return _native.recode_blocks(blocks, ggml_type, dtype, out)
+
+
 def in_threads(tasks: Iterable[Callable[[], None]]) -> None:
     """Run tasks, several at a time, and wait for all of them; raise what the first that failed raised.
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dllama.config import ModelConfig
 from dllama.errors import NotEnoughMemory
+from dllama.plan.partition import Shard
 
 MIB = 1 << 20
 
@@ -40,3 +42,16 @@ class MemoryPlan:
 def mib(num_bytes: int) -> int:
     """Whole MiB that hold ``num_bytes``."""
     return -(-num_bytes // MIB)
+
+
+def idle_bytes(config: ModelConfig, shard: Shard) -> int:
+    """Bytes of a shard's weights that a token does not read: experts that are not chosen for it."""
+    prefixes = (f"layers.{index}.experts.0." for index, layer in enumerate(config.layers) if layer.has_experts)
+    each = sum(_ffn_bytes(config, prefix, shard.expert_ffn.size) for prefix in prefixes)
+    return each * (config.num_experts - config.num_experts_per_tok)
+
+
+def _ffn_bytes(config: ModelConfig, prefix: str, columns: int) -> int:
+    hidden = config.hidden_size
+    shapes = {"gate_proj": (columns, hidden), "up_proj": (columns, hidden), "down_proj": (hidden, columns)}
+    return sum(rows * config.matrix_type(prefix + name).row_bytes(cols) for name, (rows, cols) in shapes.items())

@@ -52,7 +52,9 @@ def tensor_slice(config: ModelConfig, shard: Shard, name: str) -> TensorSlice:
     hidden, kind = config.hidden_size, name.rpartition(".")[2]
     queries, kv = shard.heads.scaled(config.head_dim), shard.kv_heads.scaled(config.head_dim)
     is_expert = ".experts." in name
-    columns, ffn = (config.moe_intermediate_size, shard.expert_ffn) if is_expert else (config.intermediate_size, shard.ffn)
+    columns, ffn = (
+        (config.moe_intermediate_size, shard.expert_ffn) if is_expert else (config.intermediate_size, shard.ffn)
+    )
     match kind:
         case "q_proj":
             return TensorSlice((config.q_size, hidden), Axis.ROWS, queries)
@@ -74,7 +76,13 @@ def tensor_slice(config: ModelConfig, shard: Shard, name: str) -> TensorSlice:
             return TensorSlice((config.kv_size,), Axis.COLUMNS, kv)
         case "q_norm" | "k_norm":
             return _qk_norm(config, name, queries if kind == "q_norm" else kv)
-        case "norm" | "input_layernorm" | "post_attention_layernorm" | "attention_output_norm" | "feedforward_output_norm":
+        case (
+            "norm"
+            | "input_layernorm"
+            | "post_attention_layernorm"
+            | "attention_output_norm"
+            | "feedforward_output_norm"
+        ):
             return TensorSlice((hidden,), Axis.WHOLE, Range(0, hidden))
     raise KeyError(f"no such tensor: {name}")
 

@@ -31,7 +31,7 @@ class Exchange(Enum):
 
 
 def exchanges_of(config: ModelConfig) -> list[Exchange]:
-    """List the ways in which the sums of a model can be added up: where they are normed, every rank needs them whole."""
+    """List the ways to add up the sums of a model: where they are normed, every rank needs them whole."""
     return [Exchange.DIRECT] if config.has_output_norms else [*Exchange]
 
 

@@ -8,11 +8,12 @@ Jinja text is run by ``template_renderer``, which trusts it with nothing.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from dllama.errors import UsageError
 from dllama.text.guard import GUARD, Guard, clean
@@ -43,10 +44,17 @@ _STOPS = {"alpaca": ("\n### Instruction:",), "plain": ("\nUser:",)}
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation; ``role`` is ``"system"``, ``"user"``, ``"assistant"`` or what a template knows."""
+    """One turn of a conversation.
+
+    Attributes:
+        role: ``"system"``, ``"user"``, ``"assistant"`` or what a template knows.
+        content: What was said.
+        more: What else a template may ask of the turn, such as ``tool_calls``: values that JSON can hold.
+    """
 
     role: str
     content: str
+    more: Mapping[str, Any] = field(default_factory=dict)
 
 
 class ChatTemplate:
@@ -60,13 +68,14 @@ class ChatTemplate:
         stop_ids: Special tokens that end an answer: the tokenizer's ``eos_ids`` and the template's own end of turn.
     """
 
-    def __init__(self, tokenizer: Tokenizer, name: str, text: str) -> None:
+    def __init__(self, tokenizer: Tokenizer, name: str, text: str, tool_text: str | None = None) -> None:
         self.name, self._tokenizer = name, tokenizer
         what = "the tokenizer's chat template" if name == STORED else f"chat template {name}"
         self._renderer = TemplateRenderer(text, what)
-        self._variables, names = _token_variables(tokenizer), tokenizer.special_names
+        self._tool_renderer = TemplateRenderer(tool_text, what) if tool_text is not None else self._renderer
+        self._variables, names = _token_variables(tokenizer, name), tokenizer.special_names
         if name != STORED:  # what our own ask beside
-            end = "<|end|>" if "<|end|>" in names else self._variables["eos_token"]
+            end = "<|end|>" if "<|end|>" in names else self._variables.get("eos_token", "")
             self._variables |= {"end_token": end, "inst_is_special": "[INST]" in names}
         ends = [end for end in _ENDS if end in text] + ["<|end|>"] * (name == "zephyr" and "<|end|>" in names)
         self.stop_strings = tuple(end for end in ends if end not in names) + _STOPS.get(name, ())
@@ -85,6 +94,7 @@ class ChatTemplate:
     def close(self) -> None:
         """End the process that renders; the template can still be used, and starts another."""
         self._renderer.close()
+        self._tool_renderer.close()
 
     def render(
         self,
@@ -106,7 +116,7 @@ class ChatTemplate:
         Raises:
             TemplateError: The template is broken, refuses these messages, or takes too much time or space.
         """
-        said = [{"role": clean(message.role), "content": clean(message.content)} for message in messages]
+        said = [_as_dict(message, clean, clean) for message in messages]
         return self._render(said, add_generation_prompt, now, variables)
 
     def render_guarded(
@@ -139,20 +149,21 @@ class ChatTemplate:
         starts = ids[:1] == [self._tokenizer.bos_id]
         return ids if starts or not self._tokenizer.add_bos else [self._tokenizer.bos_id, *ids]
 
-    def _guarded(self, message: Message) -> dict[str, str]:
+    def _guarded(self, message: Message) -> dict[str, Any]:
         guard = self._answer_guard if message.role == "assistant" else self._guard
-        return {"role": self._guard(clean(message.role)), "content": guard(clean(message.content))}
+        return _as_dict(message, lambda text: self._guard(clean(text)), lambda text: guard(clean(text)))
 
     def _render(
         self,
-        said: list[dict[str, str]],
+        said: list[dict[str, Any]],
         add_generation_prompt: bool,
         now: datetime | None,
         variables: Mapping[str, object] | None,
     ) -> str:
         known = {"tools": None, "documents": None, **self._variables, **(variables or {})}
         known |= {"messages": said, "add_generation_prompt": add_generation_prompt}
-        return self._renderer.render(known, now or datetime.now())
+        renderer = self._tool_renderer if known["tools"] else self._renderer
+        return renderer.render(known, now or datetime.now())
 
 
 def choose_template(tokenizer: Tokenizer, name: str | None = None) -> ChatTemplate:
@@ -166,8 +177,9 @@ def choose_template(tokenizer: Tokenizer, name: str | None = None) -> ChatTempla
         UsageError: There is no template ``name``.
         TemplateError: The stored template is too long.
     """
-    if name is None and tokenizer.data.chat_template is not None:
-        return ChatTemplate(tokenizer, STORED, tokenizer.data.chat_template)
+    own = tokenizer.chat_templates
+    if name is None and "default" in own:
+        return ChatTemplate(tokenizer, STORED, own["default"], own.get("tool_use"))
     name = _detect(tokenizer) if name is None else _known(name)
     return ChatTemplate(tokenizer, name, (_FOLDER / f"{name}.jinja").read_text("utf-8"))
 
@@ -186,10 +198,27 @@ def _detect(tokenizer: Tokenizer) -> str:
     return next((name for name, signs in _SIGNS if all(sign in names for sign in signs)), "plain")
 
 
-def _token_variables(tokenizer: Tokenizer) -> dict[str, object]:
-    """Give the special tokens by the names that templates have for them."""
+def _as_dict(message: Message, of_role: Callable[[str], str], of_text: Callable[[str], str]) -> dict[str, Any]:
+    """Give a message as templates know it, its texts changed."""
+    return {"role": of_role(message.role), "content": of_text(message.content), **_changed(message.more, of_text)}
+
+
+def _changed(value: Any, change: Callable[[str], str]) -> Any:
+    """Change every text in a value that JSON can hold, however deep; keys are texts too."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {change(key): _changed(each, change) for key, each in value.items()}
+    return [_changed(each, change) for each in value] if isinstance(value, list | tuple) else value
+
+
+def _token_variables(tokenizer: Tokenizer, name: str) -> dict[str, Any]:
+    """Give the special tokens by the names that templates have for them; the model's own gets what its files name."""
+    if name == STORED and tokenizer.token_texts is not None:
+        return dict(tokenizer.token_texts)
     names = tokenizer.special_names
     by_id = {token_id: name for name, token_id in names.items()}
     eos = by_id.get(tokenizer.eos_ids[0], "") if tokenizer.eos_ids else ""
-    known: dict[str, object] = {"bos_token": by_id.get(tokenizer.bos_id, ""), "eos_token": eos}
-    return known | {f"{kind}_token": f"<{kind}>" for kind in ("unk", "pad") if f"<{kind}>" in names}
+    known = {"bos_token": by_id.get(tokenizer.bos_id, ""), "eos_token": eos}
+    known |= {f"{kind}_token": f"<{kind}>" for kind in ("unk", "pad") if f"<{kind}>" in names}
+    return known | dict(tokenizer.token_texts or {})

@@ -26,7 +26,7 @@ _PATTERN = "|".join(  # noqa: FLY002 - one line each, with what it takes
         r"\s+",
     )
 )
-_THREE_DIGITS, _ONE_DIGIT = "{1,3}", ""
+LLAMA3_PATTERN, QWEN_PATTERN = _PATTERN.format(digits="{1,3}"), _PATTERN.format(digits="")
 _LLAMA3_REGULAR_SIZE = 128000  # also under other names for the special tokens: DeepSeek-R1-Distill-Llama
 _LLAMA3_NAMES = {b"<|begin_of_text|>", b"<|start_header_id|>"}
 _QWEN_NAMES = {b"<|im_start|>", b"<|endoftext|>"}
@@ -60,7 +60,7 @@ class RankEncoder:
 
     def __init__(self, regular: Sequence[bytes], special: Sequence[bytes]) -> None:
         qwen = is_qwen(regular, special)
-        self._encoding = _build(regular, _ONE_DIGIT if qwen else _THREE_DIGITS)
+        self._encoding = _build(regular, QWEN_PATTERN if qwen else LLAMA3_PATTERN)
         self._composes = qwen
 
     def encode(self, text: str) -> list[int]:
@@ -68,7 +68,7 @@ class RankEncoder:
         if self._composes:  # Qwen's tokenizers put accents and letters together before anything else
             text = unicodedata.normalize("NFC", text)
         ids: list[int] = []
-        for part in _cut_long_spaces(text):
+        for part in cut_long_spaces(text):
             ids += self._encoding.encode_ordinary(part)
         return ids
 
@@ -87,16 +87,15 @@ def is_qwen(regular: Sequence[bytes], special: Sequence[bytes]) -> bool:
     return not any(len(piece) > 1 and piece.isdigit() for piece in regular)
 
 
-def _build(regular: Sequence[bytes], digits: str) -> tiktoken.Encoding:
+def _build(regular: Sequence[bytes], pattern: str) -> tiktoken.Encoding:
     import tiktoken
 
     ranks = {piece: rank for rank, piece in enumerate(regular)}
-    pattern = _PATTERN.format(digits=digits)
     return tiktoken.Encoding("dllama", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
 
 
-def _cut_long_spaces(text: str) -> Iterator[str]:
-    """Cut inside runs of white space too long for tiktoken; all other text comes in one part."""
+def cut_long_spaces(text: str) -> Iterator[str]:
+    """Cut inside runs of white space too long for regular expressions; all other text comes in one part."""
     begin = 0
     if len(text) > _LONGEST_SPACES:
         for run in _SPACES.finditer(text):

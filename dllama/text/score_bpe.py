@@ -2,30 +2,23 @@
 
 A ``.t`` file holds the pieces and scores of a SentencePiece model and nothing else of it. The rest is the same for all
 models that came this way (spaces kept, one put before the text, unknown characters as bytes), so the model is put
-together again in memory, in sentencepiece's protobuf format.
+together again in memory.
 """
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dllama.formats.quants import Floats
+from dllama.formats.spm_model import BYTE, CONTROL, NORMAL, UNKNOWN, SpmModel, build_spm_model
 
 if TYPE_CHECKING:
     import sentencepiece
 
 SPACE_MARK = "▁"  # how SentencePiece writes a space inside a piece; `.t` files hold either
-# Kinds of pieces and of models, and field numbers, of sentencepiece_model.proto.
-_NORMAL, _UNKNOWN, _CONTROL, _BYTE = 1, 2, 3, 6
-_UNIGRAM, _BPE = 1, 2
-_PIECES, _TRAINER_SPEC, _NORMALIZER_SPEC = 1, 2, 3
-_PIECE, _SCORE, _TYPE = 1, 2, 3
-_MODEL_TYPE, _BYTE_FALLBACK, _UNK_ID, _BOS_ID, _EOS_ID, _PAD_ID = 3, 35, 40, 41, 42, 43
-_NORMALIZER_NAME, _ADD_DUMMY_PREFIX, _REMOVE_EXTRA_SPACES, _ESCAPE_SPACES = 1, 3, 4, 5
 
 
 def first_byte_id(pieces: Sequence[bytes]) -> int | None:
@@ -71,19 +64,14 @@ class ScoreEncoder:
     """Encodes ordinary text with scored pieces.
 
     Args:
-        names: Pieces by id, as ``proto_pieces`` gives them.
-        scores: float32 ``[len(names)]``.
-        first_byte: Id of byte 0.
-        is_special: Whether an id is a special token.
+        model: The pieces.
 
     Raises:
         ValueError: sentencepiece does not take this vocabulary.
     """
 
-    def __init__(
-        self, names: Sequence[str], scores: Floats, first_byte: int, is_special: Callable[[int], bool]
-    ) -> None:
-        self._processor = _load(build_proto(names, scores, first_byte, is_special))
+    def __init__(self, model: SpmModel) -> None:
+        self._processor = load_processor(model)
 
     def encode(self, text: str) -> list[int]:
         """Give the ids of ``text``, a space put before it; names of special tokens in it are ordinary text."""
@@ -91,51 +79,32 @@ class ScoreEncoder:
         return ids
 
 
-def _load(proto: bytes) -> sentencepiece.SentencePieceProcessor:
+def load_processor(model: SpmModel) -> sentencepiece.SentencePieceProcessor:
+    """Have sentencepiece read a model.
+
+    Raises:
+        ValueError: It does not take this vocabulary; the text is ``"<expected>, found <what>"``.
+    """
     import sentencepiece
 
     try:
-        return sentencepiece.SentencePieceProcessor(model_proto=proto)
+        return sentencepiece.SentencePieceProcessor(model_proto=build_spm_model(model))
     except (RuntimeError, OSError) as error:
         raise ValueError(f"a vocabulary that sentencepiece takes, found that it does not: {error}") from error
 
 
-def build_proto(names: Sequence[str], scores: Floats, first_byte: int, is_special: Callable[[int], bool]) -> bytes:
-    """Give a serialized ModelProto."""
-    kinds = [_CONTROL if is_special(token_id) else _NORMAL for token_id in range(len(names))]
-    kinds[first_byte : first_byte + 256] = [_BYTE] * 256
-    kinds[0] = _UNKNOWN  # sentencepiece wants exactly one; every vocabulary of the kind has it at 0
+def spm_model(names: Sequence[str], scores: Floats, first_byte: int, is_special: Callable[[int], bool]) -> SpmModel:
+    """Put the model of a score vocabulary together.
+
+    Args:
+        names: Pieces by id, as ``proto_pieces`` gives them.
+        scores: float32 ``[len(names)]``.
+        first_byte: Id of byte 0.
+        is_special: Whether an id is a special token.
+    """
+    kinds = [CONTROL if is_special(token_id) else NORMAL for token_id in range(len(names))]
+    kinds[first_byte : first_byte + 256] = [BYTE] * 256
+    kinds[0] = UNKNOWN  # sentencepiece wants exactly one; every vocabulary of the kind has it at 0
     # Merged pairs are scored by whole ranks, pieces of a unigram model by logarithms of frequency.
-    normal = scores[[token_id for token_id, kind in enumerate(kinds) if kind == _NORMAL]]
-    model_type = _BPE if np.array_equal(normal, np.rint(normal)) else _UNIGRAM
-    parts = [_message(_PIECES, _piece(*piece)) for piece in zip(names, scores.tolist(), kinds, strict=True)]
-    trainer = [(_MODEL_TYPE, model_type), (_BYTE_FALLBACK, 1), (_UNK_ID, 0)]
-    # BOS and EOS are added by the tokenizer, not here: -1 (as 64 bits) is "none".
-    trainer += [(key, (1 << 64) - 1) for key in (_BOS_ID, _EOS_ID, _PAD_ID)]
-    normalizer = [(_ADD_DUMMY_PREFIX, 1), (_REMOVE_EXTRA_SPACES, 0), (_ESCAPE_SPACES, 1)]
-    parts.append(_message(_TRAINER_SPEC, _numbers(trainer)))
-    parts.append(_message(_NORMALIZER_SPEC, _message(_NORMALIZER_NAME, b"identity") + _numbers(normalizer)))
-    return b"".join(parts)
-
-
-def _piece(name: str, score: float, kind: int) -> bytes:
-    raw_score = struct.pack("<Bf", _SCORE << 3 | 5, score)
-    return _message(_PIECE, name.encode("utf-8")) + raw_score + _numbers([(_TYPE, kind)])
-
-
-def _message(field: int, content: bytes) -> bytes:
-    return _varint(field << 3 | 2) + _varint(len(content)) + content
-
-
-def _numbers(pairs: Iterable[tuple[int, int]]) -> bytes:
-    return b"".join(_varint(field << 3) + _varint(value) for field, value in pairs)
-
-
-def _varint(value: int) -> bytes:
-    """Give seven bits per byte, lowest first; the eighth says that more follow."""
-    raw = bytearray()
-    while value > 0x7F:
-        raw.append(value & 0x7F | 0x80)
-        value >>= 7
-    raw.append(value)
-    return bytes(raw)
+    normal = scores[[token_id for token_id, kind in enumerate(kinds) if kind == NORMAL]]
+    return SpmModel(names, scores, kinds, is_unigram=not np.array_equal(normal, np.rint(normal)))

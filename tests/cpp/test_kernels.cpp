@@ -10,6 +10,7 @@
 #include <cstring>
 #include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/errors.h"
@@ -504,6 +505,42 @@ void test_sum_squares_and_max(const Kernels& k) {
     }
   }
   CHECK_EQ(k.max(Floats(9, -kInfinity).data(), 9), -kInfinity);
+}
+
+// The choice of experts rests on it: all levels agree on every bit, whatever is computed beside it.
+void test_dots(const Kernels& k) {
+  Random random(23);
+  for (const size_t n : {kDotSums, 2 * kDotSums, size_t{2048}}) {
+    for (const auto& [rows, tokens] : {std::pair<size_t, size_t>{1, 1}, {3, 2}, {4, 4}, {9, 5}, {8, 16}}) {
+      check::Scope scope("n", n, "rows", rows, "tokens", tokens);
+      const size_t stride = rows + 3;
+      Guarded<float> w = guarded(random.values(rows * n), 1), x = guarded(random.values(tokens * n), 3);
+      Guarded<float> out(tokens * stride);
+      for (size_t i = 0; i < tokens * stride; i++) out[i] = kGuard;
+      k.dots(w.data(), rows, x.data(), tokens, n, out.data(), stride);
+      for (size_t t = 0; t < tokens; t++) {
+        for (size_t r = rows; r < stride; r++) CHECK_EQ(out[t * stride + r], kGuard);
+        for (size_t r = 0; r < rows; r++) {
+          double expected = 0, magnitude = 0;
+          for (size_t i = 0; i < n; i++) {
+            const double product = static_cast<double>(w[r * n + i]) * x[t * n + i];
+            expected += product;
+            magnitude += std::abs(product);
+          }
+          // A rounding for the product, n / 16 in a running sum, 4 where these join.
+          CHECK_NEAR(out[t * stride + r], expected, (5.0 + static_cast<double>(n) / 16) * kUnit * magnitude);
+          float alone = 0.0f;
+          kernels_for("generic").dots(w.data() + r * n, 1, x.data() + t * n, 1, n, &alone, 1);
+          CHECK_EQ(out[t * stride + r], alone);
+        }
+      }
+      CHECK(out.intact());
+    }
+  }
+  Floats none(1, kGuard);
+  k.dots(none.data(), 0, none.data(), 1, kDotSums, none.data(), 1);
+  k.dots(none.data(), 1, none.data(), 0, kDotSums, none.data(), 1);
+  CHECK_EQ(none[0], kGuard);
 }
 
 void test_exp(const Kernels& k) {
@@ -1010,6 +1047,7 @@ constexpr KernelTest kTests[] = {
     {"products_take_anything", test_products_take_anything},
     {"add_and_scale", test_add_and_scale},
     {"sum_squares_and_max", test_sum_squares_and_max},
+    {"dots", test_dots},
     {"exp", test_exp},
     {"exp_sum", test_exp_sum},
     {"silu_mul", test_silu_mul},

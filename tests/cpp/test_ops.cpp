@@ -4,6 +4,7 @@
 #include <cstring>
 #include <map>
 #include <random>
+#include <tuple>
 #include <vector>
 
 #include "base/errors.h"
@@ -15,6 +16,7 @@
 #include "ops/candidates.h"
 #include "ops/matmul.h"
 #include "ops/norm.h"
+#include "ops/routing.h"
 #include "ops/sample.h"
 #include "quant/codec.h"
 
@@ -575,6 +577,87 @@ TEST(the_best_are_enough_or_say_that_they_are_not) {
 TEST(the_bandwidth_probe_gives_a_rate) {
   const double rate = read_bandwidth(kernels(), size_t{8} << 20, 2, 0.01);
   CHECK(rate > 1e8 && rate < 1e13);
+}
+
+TEST(rows_of_activations_are_copied_scaled_in_part_and_read_as_floats) {
+  const size_t cols = 96;
+  const auto x = random_values(cols, 5);
+  for (const bool quantized : {false, true}) {
+    ActivationRows rows(quantized, 2, cols), other(quantized, 3, cols);
+    rows.store(kernels(), 1, 0, x.data(), cols);
+    std::vector<float> before(cols), after(cols);
+    rows.to_floats(1, before.data());
+    for (size_t i = 0; i < cols; ++i) CHECK_NEAR(before[i], x[i], quantized ? 0.02 : 0.0);
+    other.copy(2, rows, 1);
+    other.scale(2, 32, 32, 0.5f);  // exact
+    other.to_floats(2, after.data());
+    for (size_t i = 0; i < cols; ++i) CHECK_EQ(after[i], before[i] * (i / 32 == 1 ? 0.5f : 1.0f));
+  }
+}
+
+// Softmax over those chosen, or over all; ascending by expert; of equals the first.
+TEST(experts_are_chosen_by_their_logits) {
+  const std::vector<float> logits{0.5f, 2.0f, -1.0f, 2.0f, 0.5f, 1.0f};
+  std::vector<ExpertChoice> out(4);
+  for (const bool norm : {false, true}) {
+    choose_experts(logits.data(), logits.size(), norm, out);
+    double total = 0;
+    for (const size_t expert : {0, 1, 2, 3, 4, 5}) {
+      if (!norm || (expert != 2 && expert != 4)) total += std::exp(double{logits[expert]});
+    }
+    for (size_t i = 0; i < out.size(); ++i) {
+      const size_t expected[] = {0, 1, 3, 5};
+      CHECK_EQ(out[i].expert, expected[i]);
+      CHECK_NEAR(out[i].weight, std::exp(double{logits[expected[i]]}) / total, 1e-6);
+    }
+  }
+}
+
+TEST(experts_are_chosen_whatever_the_logits_are) {
+  const float nan = std::nanf(""), inf = INFINITY;
+  const std::vector<std::vector<float>> cases{std::vector<float>(5, nan), {1.0f, nan, 2.0f, nan, 3.0f},
+                                              {-inf, -inf, -inf, -inf, -inf}, {inf, 1.0f, inf, -inf, nan}};
+  for (const auto& logits : cases) {
+    for (const size_t count : {1, 3, 5}) {
+      std::vector<ExpertChoice> out(count);
+      choose_experts(logits.data(), logits.size(), true, out);
+      for (size_t i = 0; i < count; ++i) {
+        CHECK(out[i].expert < logits.size());
+        CHECK(i == 0 || out[i - 1].expert < out[i].expert);
+      }
+    }
+  }
+}
+
+// Every choice becomes one row, behind those of lower experts and of the same expert's lower tokens.
+TEST(routing_lays_tokens_out_by_expert) {
+  constexpr size_t kExperts = 7, kTokens = 50, kPerToken = 3, kTile = 8;
+  std::mt19937 engine(4);
+  Routing routing(kExperts, kTokens * kPerToken, kTile);
+  for (const size_t tokens : {kTokens, size_t{1}, size_t{17}}) {
+    std::vector<ExpertChoice> choices;
+    for (size_t t = 0; t < tokens; ++t) {
+      const size_t first = engine() % (kExperts - kPerToken + 1);  // the last expert is rare, others may be left out
+      for (size_t i = 0; i < kPerToken; ++i) {
+        choices.push_back({static_cast<uint32_t>(first + i), static_cast<float>(t * kPerToken + i)});
+      }
+    }
+    routing.set(choices, kPerToken);
+    std::vector<std::tuple<size_t, size_t, float>> expected, found;
+    for (size_t i = 0; i < choices.size(); ++i) expected.emplace_back(choices[i].expert, i / kPerToken, choices[i].weight);
+    std::sort(expected.begin(), expected.end());
+    for (const ExpertTile& tile : routing.tiles()) {
+      CHECK(tile.rows.size() >= 1 && tile.rows.size() <= kTile);
+      CHECK_EQ(tile.rows.begin, found.size());
+      const Range some{tokens / 3, tokens / 2 + 1}, rows = routing.rows_of(tile, some);
+      for (size_t row = tile.rows.begin; row < tile.rows.end; ++row) {
+        found.emplace_back(tile.expert, routing.token(row), routing.weight(row));
+        const bool is_in = routing.token(row) >= some.begin && routing.token(row) < some.end;
+        CHECK_EQ(row >= rows.begin && row < rows.end, is_in);
+      }
+    }
+    CHECK(found == expected);
+  }
 }
 
 CHECK_MAIN()

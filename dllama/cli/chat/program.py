@@ -51,7 +51,7 @@ def run_chat(args: argparse.Namespace) -> None:
         if system:
             talk.conversation.set_system(system)
         with load_engine(args, prepared, screen.progress, STEP_S) as engine:
-            _converse(Chat(engine, talk, screen, context_shift=args.context_shift), args)
+            _converse(Chat(engine, talk, screen, context_shift=args.context_shift), args, prepared.sampling)
 
 
 def _system(args: argparse.Namespace) -> str:
@@ -78,7 +78,7 @@ def _talk(args: argparse.Namespace, files: ModelFiles, template: ChatTemplate, t
     return talk
 
 
-def _converse(chat: Chat, args: argparse.Namespace) -> None:
+def _converse(chat: Chat, args: argparse.Namespace, sampling: str) -> None:
     screen = chat.screen
     if args.json:
         chat.report = lambda answer: say(to_json(answer.plain()))
@@ -87,6 +87,8 @@ def _converse(chat: Chat, args: argparse.Namespace) -> None:
         name, context = chat.conversation.template.name, chat.engine.max_seq_len
         template = "the model's own chat template" if name == STORED else f"chat template {name}"
         screen.line(f"{chat.talk.files.name}: {context} tokens of context, {template}")
+        if sampling:
+            screen.line(f"The model's makers choose {sampling}.")
         screen.line("/help lists commands, Ctrl-C or Space stops an answer, Ctrl-D ends the chat.\n")
         if args.load:
             screen.note(f"({chat.talk.summary()})")

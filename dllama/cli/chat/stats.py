@@ -34,7 +34,7 @@ def _answer_line(answer: Answer, engine: Engine) -> str:
     if not answer.tokens_per_second:
         return line
     share, bandwidth = roof_share(answer.steps_per_second, engine)
-    per_step, num_steps = engine.memory.weights / 1e9, answer.writing.steps + 1
+    per_step, num_steps = engine.token_weights / 1e9, answer.writing.steps + 1
     return (
         f"{line} in {num_steps} steps at {answer.tokens_per_second:.1f} tokens/s, {share:.0%} of what memory allows\n"
         f"            ({per_step:.3f} GB of weights per step, {bandwidth / 1e9:.1f} GB/s measured now)"
@@ -44,4 +44,4 @@ def _answer_line(answer: Answer, engine: Engine) -> str:
 def roof_share(steps_per_second: float, engine: Engine) -> tuple[float, float]:
     """Give the share of the memory's read rate that steps at this speed take, and that rate in bytes per second."""
     bandwidth = read_bandwidth(engine.num_threads, _BANDWIDTH_S, _BUFFER_BYTES)
-    return steps_per_second * engine.memory.weights / bandwidth, bandwidth
+    return steps_per_second * engine.token_weights / bandwidth, bandwidth
