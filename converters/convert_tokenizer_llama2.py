@@ -10,6 +10,7 @@ import sys
 
 from _start import start  # type: ignore[import-not-found]
 
+
 def main(words: list[str]) -> None:
     """Convert one tokenizer."""
     from dataclasses import replace
@@ -19,7 +20,9 @@ def main(words: list[str]) -> None:
 
     from dllama.text.opening import open_tokenizer
 
-    write_tokenizer(replace(open_tokenizer(Path(words[0]) / "tokenizer.model").data, chat_template=template("llama2")), "llama2")
+    write_tokenizer(
+        replace(open_tokenizer(Path(words[0]) / "tokenizer.model").data, chat_template=template("llama2")), "llama2"
+    )
 
 
 if __name__ == "__main__":

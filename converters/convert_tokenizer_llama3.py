@@ -10,6 +10,7 @@ import sys
 
 from _start import start  # type: ignore[import-not-found]
 
+
 def main(words: list[str]) -> None:
     """Convert one tokenizer."""
     from dataclasses import replace

@@ -76,7 +76,10 @@ def test_hugging_face_tokenizer_equals_the_peer(tmp_path: Path, is_qwen: bool) -
     library = library if is_qwen else with_bos(library, SPECIAL[0])
     first = library.token_to_id(special[0])
     eos_ids = [first + 2, first + 1]
-    settings = {"tokenizer_class": "Qwen2Tokenizer" if is_qwen else "PreTrainedTokenizerFast", "chat_template": TEMPLATE}
+    settings = {
+        "tokenizer_class": "Qwen2Tokenizer" if is_qwen else "PreTrainedTokenizerFast",
+        "chat_template": TEMPLATE,
+    }
     settings |= {"add_bos_token": False} if is_qwen else {}
     config = {"bos_token_id": first, "eos_token_id": eos_ids}
     generation = {"eos_token_id": [first + 2, first + 1, first]}
