@@ -83,7 +83,8 @@ def test_hugging_face_tokenizer_equals_the_peer(tmp_path: Path, is_qwen: bool) -
     settings |= {"add_bos_token": False} if is_qwen else {}
     config = {"bos_token_id": first, "eos_token_id": eos_ids}
     generation = {"eos_token_id": [first + 2, first + 1, first]}
-    source = save(library, tmp_path / "source", settings, config=config, generation_config=generation)
+    source = save(library, tmp_path / "source", settings, generation_config=generation)
+    (source.parent / "config.json").write_text(json.dumps(config))
     found = converted(tmp_path, "convert_tokenizer_hf.py", source.parent, "x")
     assert (tmp_path / "dllama_tokenizer_x.t").exists()
     letters = bytes_of_letters()
