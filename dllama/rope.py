@@ -76,7 +76,7 @@ def rope_frequencies(theta: float, rotary_dim: int, scaling: RopeScaling | None,
         scaling: How they are stretched.
         max_seq_len: The context in use, by which longrope picks one of its lists, once.
     """
-    freqs = theta ** -(np.arange(0, rotary_dim, 2, dtype=np.float64) / rotary_dim)
+    freqs: Frequencies = theta ** -(np.arange(0, rotary_dim, 2, dtype=np.float64) / rotary_dim)
     if scaling is None:
         return freqs
     match scaling.kind:
@@ -96,7 +96,8 @@ def _llama3(freqs: Frequencies, scaling: RopeScaling) -> Frequencies:
     wavelengths = 2 * math.pi / freqs
     span = scaling.high_freq_factor - scaling.low_freq_factor
     smooth = np.clip((scaling.original_max_seq_len / wavelengths - scaling.low_freq_factor) / span, 0.0, 1.0)
-    return (1 - smooth) * freqs / scaling.factor + smooth * freqs
+    blended: Frequencies = (1 - smooth) * freqs / scaling.factor + smooth * freqs
+    return blended
 
 
 def _yarn(freqs: Frequencies, theta: float, rotary_dim: int, scaling: RopeScaling) -> Frequencies:
@@ -112,4 +113,5 @@ def _yarn(freqs: Frequencies, theta: float, rotary_dim: int, scaling: RopeScalin
     if low == high:
         high += 0.001  # as transformers does, against dividing by 0
     divided = np.clip((np.arange(rotary_dim // 2) - low) / (high - low), 0.0, 1.0)
-    return freqs / scaling.factor * divided + freqs * (1 - divided)
+    blended: Frequencies = freqs / scaling.factor * divided + freqs * (1 - divided)
+    return blended
