@@ -15,6 +15,7 @@ from _start import start  # type: ignore[import-not-found]
 def main(words: list[str]) -> None:
     """Convert one tokenizer."""
     from dataclasses import replace
+    from pathlib import Path
 
     from _tokenizer import write_tokenizer  # type: ignore[import-not-found]
 
@@ -23,7 +24,7 @@ def main(words: list[str]) -> None:
 
     folder, name = words
     data = open_tokenizer(folder).data
-    eos = read_hf_files(folder).model.get("eos_token_id")
+    eos = read_hf_files(Path(folder)).model.get("eos_token_id")
     eos_ids = eos if isinstance(eos, list) else [eos]
     if eos_ids and all(type(each) is int for each in eos_ids):
         data = replace(data, eos_ids=tuple(eos_ids))
