@@ -7,12 +7,12 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from dllama.config import DType, LayerSpec, ModelConfig
+from dllama.config import DType, LayerSpec, ModelConfig, QkNorm
 from dllama.errors import NotEnoughMemory, UsageError
 from dllama.plan import Axis, MemoryPlan, Range, kv_heads_per_unit, make_plan, max_world_size, tensor_slice
 
 MATRICES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"]
-NORMS = ["input_layernorm", "post_attention_layernorm", "norm", "q_norm", "k_norm"]
+NORMS = ["layers.1.input_layernorm", "layers.1.post_attention_layernorm", "norm", "layers.1.q_norm", "layers.1.k_norm"]
 
 
 def make_config(num_kv_heads=8, group_size=4, head_dim=64, ffn_units=256, vocab_size=128256) -> ModelConfig:
@@ -29,7 +29,7 @@ def make_config(num_kv_heads=8, group_size=4, head_dim=64, ffn_units=256, vocab_
         rms_norm_eps=1e-5,
         rope_theta=10000.0,
         weight_type=DType.Q40,
-        layers=(LayerSpec(),) * 2,
+        layers=(LayerSpec(QkNorm.HEAD),) * 2,
     )
 
 
@@ -195,8 +195,8 @@ def test_norms_are_whole_everywhere(name):
 
 def test_unknown_tensor():
     config = make_config()
-    with pytest.raises(KeyError, match=r"layers\.0\.router"):
-        tensor_slice(config, make_plan(config).shards[0], "layers.0.router")
+    with pytest.raises(KeyError, match=r"layers\.0\.w1"):
+        tensor_slice(config, make_plan(config).shards[0], "layers.0.w1")
 
 
 def test_eight_heads_over_three_nodes():
