@@ -25,9 +25,10 @@ def main(words: list[str]) -> None:
     folder, name = words
     data = open_tokenizer(folder).data
     eos = read_hf_files(Path(folder)).model.get("eos_token_id")
-    eos_ids = eos if isinstance(eos, list) else [eos]
-    if eos_ids and all(type(each) is int for each in eos_ids):
-        data = replace(data, eos_ids=tuple(eos_ids))
+    listed = eos if isinstance(eos, list) else [eos]
+    eos_ids = tuple(each for each in listed if isinstance(each, int) and not isinstance(each, bool))
+    if eos_ids:
+        data = replace(data, eos_ids=eos_ids)
     write_tokenizer(data, name)
 
 

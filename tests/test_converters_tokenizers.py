@@ -80,7 +80,8 @@ def test_hugging_face_tokenizer_equals_the_peer(tmp_path: Path, is_qwen: bool) -
         "tokenizer_class": "Qwen2Tokenizer" if is_qwen else "PreTrainedTokenizerFast",
         "chat_template": TEMPLATE,
     }
-    settings |= {"add_bos_token": False} if is_qwen else {}
+    if is_qwen:
+        settings["add_bos_token"] = False
     config = {"bos_token_id": first, "eos_token_id": eos_ids}
     generation = {"eos_token_id": [first + 2, first + 1, first]}
     source = save(library, tmp_path / "source", settings, generation_config=generation)
