@@ -76,7 +76,7 @@ def test_hugging_face_tokenizer_equals_the_peer(tmp_path: Path, is_qwen: bool) -
     library = library if is_qwen else with_bos(library, SPECIAL[0])
     first = library.token_to_id(special[0])
     eos_ids = [first + 2, first + 1]
-    settings = {
+    settings: dict[str, object] = {
         "tokenizer_class": "Qwen2Tokenizer" if is_qwen else "PreTrainedTokenizerFast",
         "chat_template": TEMPLATE,
     }
