@@ -30,6 +30,7 @@ from benchmarks.models import DENSE_SHAPES, LLAMA_1B, Shape, make_model
 from benchmarks.records import Record, comparison, is_met, show, write
 from benchmarks.workload import Side, Workload
 from dllama import machine
+from dllama.cli.parser import whole
 
 ROUNDS = 5
 _LEAST_COSINE = 0.99
@@ -149,8 +150,10 @@ def main() -> int:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=DENSE_SHAPES, default=LLAMA_1B.name)
-    parser.add_argument("--threads", type=int, nargs="+", metavar="N", help="default: 1 and all physical cores")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help="default: %(default)s")
+    parser.add_argument(
+        "--threads", type=whole(1, 1024), nargs="+", metavar="N", help="default: 1 and all physical cores"
+    )
+    parser.add_argument("--rounds", type=whole(1, 1024), default=ROUNDS, metavar="N", help="default: %(default)s")
     names = [race.workload.name for race in RACES]
     parser.add_argument("--only", default="", metavar="NAME", choices=names, help=f"one of {', '.join(names)}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep all figures in a file")
