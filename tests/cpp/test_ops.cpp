@@ -51,7 +51,7 @@ TEST(recoding_gives_the_bytes_of_the_codec) {
       std::memcpy(narrow.data() + 1 + 2 * i, &half, 2);
     }
     for (const DType type : {DType::F32, DType::F16, DType::Q40, DType::Q80}) {
-      const check::Scope scope("n", n, "type", type);
+      const check::Scope scope("n", n, "type", static_cast<int>(type));
       std::vector<std::byte> expected(row_bytes(type, n)), out(row_bytes(type, n));
       if (type == DType::F32) std::memcpy(expected.data(), values.data(), expected.size());
       if (type == DType::F16) f32_to_f16(values.data(), reinterpret_cast<uint16_t*>(expected.data()), n);
