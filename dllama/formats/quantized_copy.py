@@ -162,7 +162,7 @@ class _Copy:
         if self._growing is not None:
             stack, self._growing = self._growing[0], None
             error = DllamaError("given up")  # leaves no file behind
-            with suppress(DllamaError):
+            with suppress(DllamaError, OSError):
                 stack.__exit__(type(error), error, None)
 
     def close(self) -> None:
@@ -175,7 +175,7 @@ class _Copy:
 
 
 def _close(stack: ExitStack) -> None:
-    with suppress(DllamaError):  # a full disk: no copy
+    with suppress(DllamaError, OSError):  # a full disk: no copy
         stack.close()
 
 
