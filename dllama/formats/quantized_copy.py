@@ -154,8 +154,13 @@ class _Copy:
             self._give_up()
             return
         self._growing = None
-        self._finisher = threading.Thread(target=_close, args=(stack,), name="dllama-copy")
-        self._finisher.start()
+        finisher = threading.Thread(target=_close, args=(stack,), name="dllama-copy")
+        try:
+            finisher.start()
+        except RuntimeError:  # the system refuses threads
+            _close(stack)
+        else:
+            self._finisher = finisher
 
     def _give_up(self) -> None:
         self._is_given_up = True
