@@ -114,13 +114,13 @@ def test_a_file_is_not_converted(small, tiny, capsys):
     assert "--weight-type" in fails(capsys, 2, "inference", *tiny.flags, *GREEDY, "--weight-type", "q4_0")
 
 
-def test_folders_that_are_no_model(models, tiny, capsys):
+def test_folders_that_are_no_model(models, capsys):
     def refused(*names: str) -> str:
         shutil.rmtree(models, ignore_errors=True)
         models.mkdir()
         for name in names:
             (models / name).write_text("{}" if name == "config.json" else "x")
-        return fails(capsys, 3, "inference", "--model", models, "--tokenizer", tiny.tokenizer, *GREEDY)
+        return fails(capsys, 3, "inference", "--model", models, *GREEDY)
 
     assert "expected a config.json, as Hugging Face models have, found an empty directory" in refused()
     assert "a directory without it" in refused("README.md")
