@@ -215,7 +215,7 @@ def prepare(args: argparse.Namespace, show: Callable[[str], None]) -> Prepared:
         kv_type=kv_type(args),
         wire_type=cluster_flags.wire_type(args),
     )
-    with open_model(args.model, weight_type(args)) as model:
+    with open_model(args.model, weight_type(args, args.model)) as model:
         tokenizer = open_tokenizer(args, model.config)
         cluster = cluster_flags.connect(args, show)
         try:
@@ -252,7 +252,7 @@ def load_engine(
             prepared.tokenizer,
             num_threads=args.nthreads,
             max_seq_len=prepared.context,
-            weight_type=weight_type(args),
+            weight_type=weight_type(args, args.model),
             kv_type=kv_type(args),
             step_seconds=step_seconds,
             wire_type=cluster_flags.wire_type(args),

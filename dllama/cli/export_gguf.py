@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
     from dllama.formats.open_model import open_model
 
     find_files(args)
-    with open_model(args.model, weight_type(args)) as model:
+    with open_model(args.model, weight_type(args, args.model)) as model:
         tokenizer = open_tokenizer(args, model.config)
         export(model, tokenizer, args.output, is_quiet=args.json)
         facts = model.summary()
