@@ -33,6 +33,7 @@ class JsonVocabulary:
         self.file, self.facts = file, facts
         self._added = {token.id: token for token in file.added}
         self.vocab_size = max([len(file.pieces), *(token.id + 1 for token in file.added)])
+        self.least_rows = len(file.pieces)
         self._encoder = JsonEncoder(file)
         decoders = list(walk(file.parts["decoder"]))
         self._check_decoders([str(each.get("type")) for each in decoders])

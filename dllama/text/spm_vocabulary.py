@@ -48,7 +48,7 @@ class SpmVocabulary:
         self._space_everywhere = space_everywhere
         self._added = {token.id: token for token in added}
         self.vocab_size = max([len(model.pieces), *(token.id + 1 for token in added)])
-        self.drops_written_space = False
+        self.least_rows, self.drops_written_space = len(model.pieces), False
         self._bytes = self._find_bytes()
         if model.kinds.count(UNKNOWN) != 1:
             found = f"{model.kinds.count(UNKNOWN)}"

@@ -38,7 +38,7 @@ class TVocabulary:
         self.data, self._path = data, path
         template = {"default": data.chat_template} if data.chat_template is not None else {}
         self.facts = Facts(data.bos_id, data.eos_ids, data.add_bos, chat_templates=template)
-        self.vocab_size = data.vocab_size
+        self.vocab_size = self.least_rows = data.vocab_size
         self.has_ranks = _has_ranks(data)
         self._first_byte = 0 if self.has_ranks else self._find_bytes()
         self._first_special = self._find_first_special() if self.has_ranks else 0

@@ -73,6 +73,11 @@ class Tokenizer:
         return self._vocabulary.vocab_size
 
     @property
+    def least_rows(self) -> int:
+        """Tokens that a model of this tokenizer has at least."""
+        return self._vocabulary.least_rows
+
+    @property
     def bos_id(self) -> int:
         """The token before every text; -1 in a vocabulary that has none."""
         return self._vocabulary.facts.bos_id

@@ -75,6 +75,10 @@ class Vocabulary(Protocol):
         """Number of tokens."""
 
     @property
+    def least_rows(self) -> int:
+        """Tokens that a model must have; some that were added later are not in all models (Gemma 3's images)."""
+
+    @property
     def special_ids(self) -> frozenset[int]:
         """Tokens that steer the model and are no text."""
 
