@@ -1,7 +1,7 @@
-"""The random models of `tests/golden/families`, as Hugging Face folders: weights follow from a seed and a tensor's name.
+"""The random models of `tests/golden/families` as Hugging Face folders: weights follow from a seed and a tensor's name.
 
-Used by `tests/test_family_golden.py` and, to make the goldens, by `tools/golden/make_families.py`. Knows nothing of this
-project's own names and readers, which the goldens are there to check.
+Used by `tests/test_family_golden.py` and, to make the goldens, by `tools/golden/make_families.py`. Knows nothing of
+this project's own names and readers, which the goldens are there to check.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from hf_folders import stored, write_safetensors  # type: ignore[import-not-found]
 
 FOLDER = Path(__file__).parent / "golden" / "families"
 Floats = npt.NDArray[np.float32]
@@ -58,7 +59,8 @@ class Model:
         """Write a Hugging Face folder; give it."""
         folder.mkdir(exist_ok=True)
         (folder / "config.json").write_text(json.dumps(self.config))
-        write_safetensors(folder / "model.safetensors", self.tensors())
+        arrays = {name: stored(values, "F32") for name, values in self.tensors().items()}
+        write_safetensors(folder / "model.safetensors", arrays)
         return folder
 
 
@@ -96,16 +98,3 @@ class FamilyGolden:
         model = Model(facts["config"], facts["seed"], draws)
         with np.load(FOLDER / f"{name}.npz") as arrays:
             return cls(name, model, facts["max_seq_len"], facts["prompt_len"], **{key: arrays[key] for key in arrays})
-
-
-def write_safetensors(path: Path, tensors: Mapping[str, Floats]) -> None:
-    """Write float32 tensors: the length of a JSON header, the header, and the values one after the other."""
-    header: dict[str, object] = {}
-    end = 0
-    for name, values in tensors.items():
-        begin, end = end, end + values.nbytes
-        header[name] = {"dtype": "F32", "shape": values.shape, "data_offsets": [begin, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    body = b"".join(values.tobytes() for values in tensors.values())
-    path.write_bytes(len(text).to_bytes(8, "little") + text + body)

@@ -4,7 +4,7 @@ A test says so with one line, and `make models-table` writes the table when all 
 
     @pytest.mark.verifies("What it shows, in one sentence.", "gguf", "three nodes", families=["llama"])
 
-Without `families` the test has a parameter `family`, or one that knows its `family`. The hooks are imported by `conftest.py`.
+Without `families` the test has a parameter `family`, or one that knows its `family`. `conftest.py` imports the hooks.
 """
 
 from __future__ import annotations
@@ -76,9 +76,10 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     left = [claim.test for claim in config.stash[_CLAIMS] if claim.test not in config.stash[_PASSED]]
     if left or not has_all_tests(config):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        print(f"\n{PAGE} is not written, as these did not pass: {', '.join(left) or 'tests that were left out'}")
+        terminal = config.pluginmanager.getplugin("terminalreporter")
+        terminal.write_line(f"{PAGE} is not written; missing: {', '.join(left) or 'tests that this run leaves out'}")
         return
-    PAGE.write_text(with_table(PAGE.read_text(), table(config.stash[_CLAIMS])))
+    PAGE.write_text(with_table(PAGE.read_text(), claimed_table(config)))
 
 
 def has_all_tests(config: pytest.Config) -> bool:
@@ -89,7 +90,8 @@ def has_all_tests(config: pytest.Config) -> bool:
 
 def claimed_table(config: pytest.Config) -> str:
     """Give the table that this run's tests claim."""
-    return table(config.stash[_CLAIMS])
+    claims = config.stash[_CLAIMS]
+    return table(claims)
 
 
 def _claims_of(item: pytest.Item) -> Iterator[Claim]:
@@ -107,9 +109,9 @@ def _family_of(item: pytest.Item) -> str:
     return str(values.get("family") or next(filter(None, found), None))
 
 
-def table(claims: Iterable[Claim]) -> str:
+def table(made: Iterable[Claim]) -> str:
     """Write the table, and below it what the numbers in it stand for."""
-    claims = list(claims)
+    claims = list(made)
     notes = sorted({(min([*COLUMNS].index(name) for name in claim.columns), claim.what) for claim in claims})
     numbers = {what: number for number, (_, what) in enumerate(notes, 1)}
     head = ["family", *COLUMNS.values()]

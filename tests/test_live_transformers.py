@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,8 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from family_models import FOLDER  # type: ignore[import-not-found]
 from test_golden import MAX_FACTOR, MEAN_FACTOR, root_mean_square  # type: ignore[import-not-found]
 
+from dllama.config import DType
 from dllama.engine import Engine
 
 LENGTH = 150
@@ -52,6 +56,36 @@ def random_settings(rng: np.random.Generator, model_type: str) -> dict[str, Any]
         "rope_parameters": rope,
         "tie_word_embeddings": bool(rng.integers(2)),
     }
+
+
+def resized(rng: np.random.Generator, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Draw other sizes for a model of `tests/golden/families`, whose heads have 16 values if it does not say."""
+    heads = int(rng.choice([4, 6, 8]))
+    return {
+        **settings,
+        "vocab_size": int(rng.integers(50, 200)),
+        "hidden_size": heads * 16,
+        "intermediate_size": int(rng.choice([32, 96, 160])),
+        "num_attention_heads": heads,
+        "num_key_value_heads": int(rng.choice([size for size in (1, 2, 3, 4, 8) if heads % size == 0])),
+        "rms_norm_eps": float(rng.choice([1e-5, 1e-6])),
+    }
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.json")))
+def test_random_family(name: str, seed: int, hf_models: ModuleType, tmp_path: Path) -> None:
+    make_families = import_module("make_families")
+    case = make_families.CASES[name]
+    case = replace(case, seed=seed, settings=resized(np.random.default_rng([seed, len(name)]), case.settings))
+    model, theirs = make_families.make_model(case, tmp_path)
+    ids = hf_models.token_ids(seed, LENGTH, model.config["vocab_size"])
+    exact = hf_models.logits_float64(theirs, ids)
+    spread = np.abs(hf_models.logits_float32(theirs, ids) - exact).max(axis=1)
+    with Engine.load(tmp_path, weight_type=DType.F32, max_seq_len=case.max_seq_len, max_batch_tokens=32) as engine:
+        errors = np.abs(engine.logits(ids.tolist()) - exact).max(axis=1)
+    assert errors.max() <= MAX_FACTOR * spread.max(), case.settings
+    assert root_mean_square(errors) <= MEAN_FACTOR * root_mean_square(spread), case.settings
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -1,7 +1,7 @@
 """From a Hugging Face ``config.json`` and its tensor names to ``ModelConfig`` and our names.
 
-One module per ``model_type``, named after it; modules with an underscore are what they share. Pure: parsed JSON in, data
-out, no file opened. What a config asks for and the core lacks is refused by name, never ignored.
+One module per ``model_type``, named after it; modules with an underscore are what they share. Pure: parsed JSON in,
+data out, no file opened. What a config asks for and the core lacks is refused by name, never ignored.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MODEL_TYPES = (
     *("llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe"),
     *("gemma2", "gemma3_text", "phi3", "olmo2", "granite"),
 )
-_TEXT_ALONE = "gemma3_text, as the gemma3 vision tower is not supported; use a checkpoint or GGUF file of the text model"
+_TEXT_ALONE = "gemma3_text, as the gemma3 vision tower is not supported; use a checkpoint or GGUF of the text model"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Where each of our tensors lies in a Hugging Face checkpoint: the names that all families share, and how some differ."""
+"""Where each of our tensors lies in a Hugging Face checkpoint: names that all families share, and how some differ."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from dllama.formats.m_layout import tensors_in_order
 
 EMBEDDING = "model.embed_tokens.weight"
 _ENDS = {"embed_tokens": EMBEDDING, "norm": "model.norm.weight", "lm_head": "lm_head.weight"}
-# Of a layer, behind "model.layers.{i}."; "{}" is the number of an expert. ``post_attention_layernorm`` is what most call
-# the norm before the feed-forward network; families with norms behind attention mean those by it.
+# Of a layer, behind "model.layers.{i}."; "{}" is the number of an expert. ``post_attention_layernorm`` is what most
+# call the norm before the feed-forward network; families with norms behind attention mean those by it.
 _IN_LAYER = {
     "q_proj": "self_attn.q_proj.weight",
     "k_proj": "self_attn.k_proj.weight",

@@ -1,7 +1,7 @@
 """Rotary settings of a ``config.json``.
 
-transformers 4 has ``rope_theta`` and ``rope_scaling`` beside the sizes, transformers 5 all of it in ``rope_parameters``;
-what is absent follows from the rules of transformers 5.4's ``modeling_rope_utils``.
+transformers 4 has ``rope_theta`` and ``rope_scaling`` beside the sizes, transformers 5 all of it in
+``rope_parameters``; what is absent follows from the rules of transformers 5.4's ``modeling_rope_utils``.
 """
 
 from __future__ import annotations
@@ -12,13 +12,18 @@ from dllama.families._fields import Fields
 from dllama.rope import MAX_PAIRS, RopeScaling
 
 _LLAMA3_FACTORS = ("factor", "low_freq_factor", "high_freq_factor")
+_MOST_STRETCH = 1 << 12  # keeps lengths small enough to be named as too large
 _ORIGINAL = "original_max_position_embeddings"
 _KINDS = "'default', 'llama3', 'linear', 'yarn' or 'longrope'"
 
 
 def rotary_fields(fields: Fields) -> Fields:
     """Give the object with the rotary settings, by either of its names."""
-    return fields.group("rope_parameters" if fields.has("rope_parameters") else "rope_scaling")
+    if not fields.has("rope_parameters"):
+        return fields.group("rope_scaling")
+    if fields.has("rope_scaling"):
+        raise fields.bad("rope_scaling", "no such field beside rope_parameters, which holds what belongs there", "both")
+    return fields.group("rope_parameters")
 
 
 def rope_theta(fields: Fields, rope: Fields, default: float) -> float:
@@ -32,6 +37,14 @@ def rotary_share(fields: Fields, rope: Fields) -> float:
     if not 0 < share <= 1:
         raise fields.bad("partial_rotary_factor", "more than 0, at most 1", str(share))
     return share
+
+
+def context_length(fields: Fields, scaling: RopeScaling | None) -> int:
+    """Give the longest context: makers add yarn to a config and leave the context that it stretches as it was."""
+    length = fields.integer("max_position_embeddings")
+    if scaling is None or scaling.kind != "yarn":
+        return length
+    return max(length, int(min(scaling.factor, _MOST_STRETCH) * scaling.original_max_seq_len))
 
 
 def rope_scaling(fields: Fields, rope: Fields) -> RopeScaling | None:
@@ -86,8 +99,8 @@ def _yarn_mscale(factor: float, mscale: float) -> float:
 
 
 def _longrope(fields: Fields, rope: Fields) -> RopeScaling:
-    original = _length(rope if rope.has(_ORIGINAL) else fields, _ORIGINAL)
-    factor = _length(fields, "max_position_embeddings") / original
+    original = _length(fields if fields.has(_ORIGINAL) else rope, _ORIGINAL)
+    factor = rope.positive("factor", _length(fields, "max_position_embeddings") / original)
     attention_factor = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
     return RopeScaling(
         1.0,

@@ -1,4 +1,7 @@
-"""``model_type`` "gemma2": norms behind attention and FFN too, soft caps, every other layer a window. transformers 5.4."""
+"""``model_type`` "gemma2": norms behind attention and FFN too, soft caps, windows in every other layer.
+
+Written against transformers 5.4.
+"""
 
 from __future__ import annotations
 

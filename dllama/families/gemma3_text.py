@@ -1,4 +1,7 @@
-"""``model_type`` "gemma3_text": Gemma 2 with q/k norms for caps, and a rotation of its own in windows. transformers 5.4."""
+"""``model_type`` "gemma3_text": Gemma 2 with q/k norms for caps, and a rotation of its own in windows.
+
+Written against transformers 5.4.
+"""
 
 from __future__ import annotations
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from os import PathLike
-
 from dataclasses import replace
+from os import PathLike
 
 from dllama.config import LayerSpec
 from dllama.families import Checkpoint

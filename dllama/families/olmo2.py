@@ -1,4 +1,4 @@
-"""``model_type`` "olmo2": OLMo 2. Norms behind attention and FFN only, one over all heads of q and of k. transformers 5.4."""
+"""``model_type`` "olmo2": Norms behind attention and FFN only, and over all heads of q and of k. transformers 5.4."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``model_type`` "phi3": Phi-3, 3.5 and 4-mini. Llama with fused matrices and rotation by longrope. transformers 5.4."""
+"""``model_type`` "phi3": Phi-3 to Phi-4-mini. Llama with fused matrices and rotation by longrope. transformers 5.4."""
 
 from __future__ import annotations
 

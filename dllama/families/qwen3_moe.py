@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from os import PathLike
-
 from dataclasses import replace
+from os import PathLike
 
 from dllama.config import LayerSpec, QkNorm
 from dllama.families import Checkpoint
@@ -17,11 +16,10 @@ def describe(raw: Mapping[str, object], path: str | PathLike[str]) -> Checkpoint
     """Map a Qwen3-MoE config: every ``decoder_sparse_step``-th layer has experts, but for ``mlp_only_layers``."""
     fields = Fields(raw, path)
     refuse_common(fields)
-    fields.require_off("use_sliding_window")
     config = base_config(fields, _layers(fields), num_kv_heads=4)
     config = replace(
         config,
-        num_experts=fields.integer("num_experts", 128),
+        num_experts=fields.integer("num_experts", fields.integer("num_local_experts", 128)),
         num_experts_per_tok=fields.integer("num_experts_per_tok", 8),
         moe_intermediate_size=fields.integer("moe_intermediate_size", 768),
         norm_topk_prob=fields.flag("norm_topk_prob"),
@@ -31,8 +29,10 @@ def describe(raw: Mapping[str, object], path: str | PathLike[str]) -> Checkpoint
 
 def _layers(fields: Fields) -> list[LayerSpec]:
     step, dense = fields.integer("decoder_sparse_step", 1), set(fields.integers("mlp_only_layers"))
+    window = fields.window("sliding_window", 4096) if fields.flag("use_sliding_window") else 0
     if step < 1:
         raise fields.bad("decoder_sparse_step", "1 or more", str(step))
     return [
-        LayerSpec(QkNorm.HEAD, has_experts=(i + 1) % step == 0 and i not in dense) for i in range(num_layers(fields))
+        LayerSpec(QkNorm.HEAD, window=window, has_experts=(i + 1) % step == 0 and i not in dense)
+        for i in range(num_layers(fields))
     ]

@@ -96,10 +96,11 @@ def _phi3(seed: int, original: int, max_seq_len: int | None) -> Case:
 _GEMMA: Settings = {
     **_SMALL,
     "head_dim": 32,
-    "query_pre_attn_scalar": 24,
+    "query_pre_attn_scalar": 32,
     "sliding_window": 40,
     "tie_word_embeddings": True,
 }
+_CAPS: Settings = {"attn_logit_softcapping": 4.0, "final_logit_softcapping": 3.0}
 _MOE: Settings = {
     **_SMALL,
     "head_dim": 16,
@@ -138,31 +139,31 @@ CASES = {
     "qwen2_window": Case(
         "qwen2",
         27,
-        {**_SMALL, "tie_word_embeddings": True, "use_sliding_window": True, "sliding_window": 40, "max_window_layers": 1},
+        {
+            **_SMALL,
+            "tie_word_embeddings": True,
+            "use_sliding_window": True,
+            "sliding_window": 40,
+            "max_window_layers": 1,
+        },
         embedding=0.2,
     ),
     "qwen3": Case("qwen3", 28, {**_SMALL, "head_dim": 32}, gains=_NORMED_QK),
-    "qwen3_moe": Case(
+    "qwen3_moe": Case("qwen3_moe", 38, {**_MOE, "norm_topk_prob": True}, gains=_NORMED_QK),
+    "qwen3_moe_unscaled": Case(
         "qwen3_moe",
-        29,
-        {**_MOE, "num_hidden_layers": 3, "mlp_only_layers": [1], "norm_topk_prob": True},
+        30,
+        {**_MOE, "num_hidden_layers": 3, "mlp_only_layers": [1], "norm_topk_prob": False},
         gains=_NORMED_QK,
     ),
-    "qwen3_moe_unscaled": Case("qwen3_moe", 30, {**_MOE, "norm_topk_prob": False}, gains=_NORMED_QK),
-    "gemma2": Case(
-        "gemma2",
-        31,
-        {**_GEMMA, "attn_logit_softcapping": 4.0, "final_logit_softcapping": 3.0},
-        embedding=0.2,
-        norm=0.0,
-    ),
+    "gemma2": Case("gemma2", 31, {**_GEMMA, **_CAPS}, embedding=0.2, norm=0.0),
+    "gemma2_scalar": Case("gemma2", 39, {**_GEMMA, **_CAPS, "query_pre_attn_scalar": 24}, embedding=0.2, norm=0.0),
     "gemma3_text": Case(
         "gemma3_text",
         32,
         {
             **_GEMMA,
-            "num_hidden_layers": 3,
-            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+            "num_hidden_layers": 7,
             "rope_parameters": {
                 "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
                 "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1000000.0},
