@@ -129,6 +129,7 @@ def test_a_tokenizer_may_have_more_names_than_the_model_rows(tiny: Files, tmp_pa
     tokenizer["added_tokens"].append({"id": last + 1, "content": "<image_soft_token>", "special": True})
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer), "utf-8")
     with Engine.load(tiny.model, folder) as engine:
+        assert engine.tokenizer is not None
         ids = engine.tokenizer.encode("a<image_soft_token>", parse_special=True)
         assert ids[-1] == last + 1 == engine.config.vocab_size
         with pytest.raises(UsageError, match=f"expected token ids from 0 to {last}, found {last + 1}"):
