@@ -55,7 +55,10 @@ def folder_of(files: Files, folder: Path, **content: Any) -> Path:
         if kinds[token_id] != 1
     ]
     model = {"type": "BPE", "vocab": vocab, "merges": metadata["tokenizer.ggml.merges"], "ignore_merges": True}
-    tokenizer = {"added_tokens": added, **PRE_TOKENIZERS["llama-bpe"].parts(), "model": model}
+    bos = metadata["tokenizer.ggml.bos_token_id"]
+    starts = [{"SpecialToken": {"id": tokens[bos], "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    ends = {"type": "TemplateProcessing", "single": starts, "special_tokens": {tokens[bos]: {"ids": [bos]}}}
+    tokenizer = {"added_tokens": added, **PRE_TOKENIZERS["llama-bpe"].parts(), "post_processor": ends, "model": model}
     config = {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>"}
     for name, value in {"tokenizer": tokenizer, "tokenizer_config": config, **content}.items():
         (folder / f"{name}.json").write_text(json.dumps(value), "utf-8")
@@ -73,7 +76,7 @@ def test_a_folder_says_what_ends_an_answer(tiny: Files, tmp_path: Path) -> None:
     tokenizer = open_tokenizer(folder)
     assert tokenizer.eos_ids == tuple(ends)
     assert tokenizer.generation.settings() == {"top_k": 7}
-    assert tokenizer.encode("hello", add_bos=False) == stored.encode("hello", add_bos=False)
+    assert tokenizer.encode("hello") == stored.encode("hello")
 
 
 def test_settings_of_the_model_are_used_and_shown(dllama: Command, tiny: Files, tmp_path: Path) -> None:
