@@ -221,7 +221,7 @@ def _defined(raw: bytes) -> list[int]:
     """Give the ids of user-defined pieces."""
     from dllama.formats import spm_model
 
-    fields = [spm_model._parse_piece(0, content) for field, content in spm_model._fields(raw) if field == 1]  # type: ignore[arg-type]
+    fields = [spm_model._parse_piece(0, content) for field, content in spm_model._fields(raw) if field == 1]
     return [place for place, (_, _, kind) in enumerate(fields) if kind == spm_model.USER_DEFINED]
 
 
