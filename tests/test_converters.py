@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,15 @@ import numpy as np
 import peer_converter as peer  # type: ignore[import-not-found]
 import pytest
 from checkpoints import bf16, from_bf16, write_folder, write_pth  # type: ignore[import-not-found]
+from family_models import FOLDER, FamilyGolden  # type: ignore[import-not-found]
 
 from dllama.config import DType
+from dllama.formats.hf_folder import open_hf_folder
+from dllama.formats.m_copy import copy_to_m_file
 from dllama.formats.m_file import open_m_file
+from dllama.formats.peer_header import header_of_config
 
+GOLDENS = [FamilyGolden.load(path.stem) for path in sorted(FOLDER.glob("*.npz"))]
 CONVERTERS = Path(__file__).resolve().parent.parent / "converters"
 LLAMA3 = {
     "rope_type": "llama3",
@@ -118,6 +125,7 @@ CONFIGS = {
 }
 
 
+@pytest.mark.verifies("Files equal distributed-llama's byte by byte.", "converters", families=peer.ARCHS)
 @pytest.mark.parametrize("kind", ["q40", "q80", "f16", "f32"])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_hugging_face_folders_equal_the_peer(tmp_path: Path, name: str, kind: str) -> None:
@@ -143,6 +151,37 @@ def test_name_of_the_file(tmp_path: Path) -> None:
     assert convert("convert_hf.py", folder, "q80", "tiny", cwd=tmp_path).returncode == 0
     with open_m_file(tmp_path / "dllama_model_tiny_q80.m") as model:
         assert model.config.weight_type is DType.Q80
+
+
+@pytest.mark.verifies("A converted file has the model and the numbers of its folder.", "converters")
+@pytest.mark.parametrize("golden", GOLDENS, ids=lambda golden: golden.name)
+def test_every_family_is_converted_whole(tmp_path: Path, golden: FamilyGolden) -> None:
+    folder = golden.model.write(tmp_path / "source")
+    path = tmp_path / "x.m"
+    for weight_type in (DType.F32, DType.Q40):
+        with open_hf_folder(folder, weight_type) as source:
+            copy_to_m_file(source, path, header_of_config(golden.model.config, source.config))
+            with open_m_file(path) as model:
+                # What distributed-llama's header does not tell is how a family is called.
+                assert replace(model.config, model_type=golden.family) == source.config
+                assert {*model.tensors} == {*source.tensors}
+                for name, tensor in model.tensors.items():
+                    rows = source.tensors[name].read_rows(0, tensor.rows)
+                    assert np.array_equal(tensor.read_rows(0, tensor.rows), rows), name
+
+
+def test_reads_from_where_python_has_no_packages(tmp_path: Path) -> None:
+    """A checkout that is not set up says what to do; one that is has its own Python."""
+    shutil.copytree(CONVERTERS, tmp_path / "converters", ignore=shutil.ignore_patterns("__pycache__"))
+    bare = [sys.executable, "-S", "-E", str(tmp_path / "converters" / "convert_hf.py"), "a", "q40", "b"]
+    result = subprocess.run(bare, capture_output=True, encoding="utf-8")
+    assert (result.returncode, result.stderr) == (1, "🚨 dllama is not set up here; run: python3 launch.py setup\n")
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\necho "$@"\n')
+    python.chmod(0o755)
+    result = subprocess.run(bare, capture_output=True, encoding="utf-8")
+    assert (result.returncode, result.stdout) == (0, f"{bare[3]} a q40 b\n")
 
 
 # --- Meta's -------------------------------------------------------------------------------------
@@ -185,6 +224,7 @@ def meta_pairs(kind: str, kv_heads: int) -> list[tuple[int, int]]:
     return [(2, 64), (5, 4), (4, 2), (9, 160), (10, 4096), (6, kv_heads), *own]
 
 
+@pytest.mark.verifies("So do those of Meta's checkpoints, in one file or several.", "converters", families=["llama"])
 @pytest.mark.parametrize("kind", ["q40", "q80", "f16", "f32"])
 @pytest.mark.parametrize(("shards", "cut"), [(1, 0), (2, 0), (2, 1)])
 def test_meta_folders_equal_the_peer(tmp_path: Path, shards: int, cut: int, kind: str) -> None:
@@ -252,6 +292,10 @@ def test_broken_checkpoints_of_meta(tmp_path: Path) -> None:
     params = {**PARAMS, "max_seq_len": 64}
     weights = meta_weights(kv_heads=4)
     folder = write_meta(tmp_path / "m", params, weights, 2, cut=1)
+    uneven = {**weights, "layers.1.attention.wv.weight": weights["layers.1.attention.wv.weight"][:62]}
+    write_meta(tmp_path / "uneven", params, uneven, 2, cut=1)
+    message = complaint(convert("convert_llama.py", tmp_path / "uneven", "q40", cwd=tmp_path), 3)
+    assert "layers.1.attention.wv.weight: expected 2 equal slices of [64, 64], found BF16 [31, 64]" in message
     (folder / "consolidated.01.pth").unlink()
     assert "are all consolidated files there" in complaint(convert("convert_llama.py", folder, "q40", cwd=tmp_path), 3)
     write_pth(folder / "consolidated.00.pth", weights, b"\x80\x02cposix\nsystem\nX\x02\x00\x00\x00id\x85R.")

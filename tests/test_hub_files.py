@@ -25,7 +25,7 @@ from dllama.hub.file_check import check_file
 from dllama.hub.progress import Progress, size_text, time_text
 
 
-@pytest.mark.parametrize("model_type", ["llama", "qwen3"])
+@pytest.mark.parametrize("model_type", ["llama", "qwen3", "qwen3_moe"])
 @pytest.mark.parametrize("weight_type", list(DType))
 @pytest.mark.parametrize("changes", [{}, {"num_layers": 5, "num_kv_heads": 4, "intermediate_size": 160}])
 def test_size_is_that_of_the_real_arithmetic(

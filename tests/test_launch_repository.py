@@ -13,6 +13,7 @@ import pytest
 from checkpoints import write_safetensors  # type: ignore[import-not-found]
 from download_server import DownloadServer, serve  # type: ignore[import-not-found]
 
+from dllama.cli.models import state_of
 from dllama.errors import UnsupportedModel, UsageError
 from dllama.hub import checkout, folders, launcher, model_plan, repository_plan
 from dllama.hub.part_file import NotEnoughDisk
@@ -137,14 +138,15 @@ def test_what_is_there_is_run(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_an_interrupted_download_stays_with_its_commit(hub: Hub) -> None:
     shards = publish_sharded(hub)
-    hub.server.faults.statuses = [200, 200, 404]  # replaced below by what the second shard gets
-    hub.server.faults.statuses = []
     second = f"/{PAGE}/resolve/{COMMIT}/model-00002-of-00002.safetensors"
     data = hub.server.files[second]
     hub.server.files[second] = data[:-1] + b"!"
     hub.server.faults.wrong_hash_of = second
     assert hub.run(f"hf:{PAGE}", "-y") == DownloadFailed.exit_code
     assert folders.find_model(NAME) is None
+    unfinished = folders.find_installed(NAME)
+    assert unfinished is not None
+    assert state_of(unfinished).problem == f"python3 launch.py hf:{PAGE} goes on with the download"
     hub.server.files[second], hub.server.faults.wrong_hash_of = data, ""
     publish_sharded(hub, OTHER, seed=5)  # main moves on
     assert hub.run(f"hf:{PAGE}", "-y") == 0
@@ -155,7 +157,7 @@ def test_another_revision_needs_room_made(hub: Hub, capsys: pytest.CaptureFixtur
     publish_sharded(hub)
     assert hub.run(f"hf:{PAGE}", "-y") == 0
     assert hub.run(f"hf:{PAGE}@v2", "-y") == 2
-    assert f"holds {PAGE} at main; remove it first: dllama models remove {NAME}" in capsys.readouterr().err
+    assert f"holds hf:{PAGE}; remove it first: dllama models remove {NAME}" in capsys.readouterr().err
 
 
 def test_revision_with_a_slash(hub: Hub) -> None:

@@ -60,10 +60,10 @@ QWEN_SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 def corpus() -> list[str]:
     """Give lines of made-up words, numbers and code, always the same."""
     rng = random.Random(3)
-    words = ["".join(rng.choices(_SYLLABLES, k=rng.randint(1, 4))) for _ in range(1500)]
+    words = ["".join(rng.choices(_SYLLABLES, k=rng.randint(1, 4))) for _ in range(5000)]
     weights = [1 / (place + 3) for place in range(len(words))]
     lines = []
-    for _ in range(1500):
+    for _ in range(2500):
         line = rng.choices(words, weights, k=9)
         line += [
             str(rng.randint(0, 99999)),
@@ -142,11 +142,11 @@ def with_bos(library: Library, bos: str) -> Library:
     return library
 
 
-def save(library: Library, folder: Path, config: dict[str, Any] | None = None, **files: Any) -> Path:
+def save(library: Library, folder: Path, tokenizer_config: dict[str, Any] | None = None, **files: Any) -> Path:
     """Write ``tokenizer.json`` and, if given, ``tokenizer_config.json`` and others; give the first."""
     folder.mkdir(parents=True, exist_ok=True)
     library.save(str(folder / "tokenizer.json"))
-    for name, content in {"tokenizer_config": config, **files}.items():
+    for name, content in {"tokenizer_config": tokenizer_config, **files}.items():
         if content is not None:
             (folder / f"{name}.json").write_text(json.dumps(content), "utf-8")
     return folder / "tokenizer.json"
@@ -161,6 +161,7 @@ def spm_bytes(model_type: str, **options: Any) -> bytes:
         "remove_extra_whitespaces": False,
         "byte_fallback": True,
         "split_digits": True,
+        "split_by_unicode_script": False,
         "allow_whitespace_only_pieces": True,
         **options,
     }
@@ -187,10 +188,9 @@ def spm_as_json(raw: bytes, prefix: str | None = "always", gemma: bool = False) 
     processor = sentencepiece.SentencePieceProcessor(model_proto=raw)
     pieces = [processor.id_to_piece(token_id) for token_id in range(processor.vocab_size())]
     vocab = {piece: token_id for token_id, piece in enumerate(pieces)}
+    defined = set(_defined(raw))
     is_plain = [
-        not (
-            processor.is_control(each) or processor.is_unknown(each) or processor.is_byte(each) or each in _defined(raw)
-        )
+        not (processor.is_control(each) or processor.is_unknown(each) or processor.is_byte(each) or each in defined)
         for each in range(len(pieces))
     ]
     merges = []
@@ -213,7 +213,7 @@ def spm_as_json(raw: bytes, prefix: str | None = "always", gemma: bool = False) 
     else:
         library.normalizer = marks
     library.add_special_tokens([piece for each, piece in enumerate(pieces) if processor.is_control(each)] + ["<unk>"])
-    library.add_tokens([pieces[each] for each in _defined(raw)] if gemma else [])
+    library.add_tokens([pieces[each] for each in defined] if gemma else [])
     return library
 
 

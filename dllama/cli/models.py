@@ -8,6 +8,7 @@ from dllama.cli.parser import suggestion
 from dllama.errors import DllamaError, UnsupportedModel, UsageError
 from dllama.hub import folders
 from dllama.hub.catalogue import CATALOGUE, Entry, find_entry
+from dllama.hub.repository_plan import origin_of
 
 if TYPE_CHECKING:
     from dllama.hub.folders import Installed
@@ -26,6 +27,8 @@ def state_of(model: Installed) -> State:
         missing = model.model if not model.model.is_file() else model.tokenizer
         if find_entry(model.name):
             return State("unfinished", f"python3 launch.py {model.name} goes on with the download")
+        if origin := origin_of(model.folder):
+            return State("unfinished", f"python3 launch.py {origin.reference} goes on with the download")
         if model.leftovers:
             return State("unfinished", "its download did not end, and python3 launch.py has no model of this name")
         return State("incomplete", f"there is no {missing.name}")

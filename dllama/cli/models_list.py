@@ -52,10 +52,10 @@ def describe_entry(entry: Entry) -> dict[str, Any]:
     """Describe a model of the catalogue."""
     return {
         "name": entry.name,
-        "state": "unsupported" if entry.refusal else "absent",
-        "problem": entry.refusal or None,
+        "state": "absent",
+        "problem": None,
         "bytes": entry.model_bytes,
-        "memory_bytes": entry.memory_bytes or None,
+        "memory_bytes": entry.memory_bytes,
         "folder": None,
     }
 

@@ -78,8 +78,7 @@ def lines(facts: dict[str, Any]) -> list[str]:
 
 def _entry_lines(facts: dict[str, Any]) -> list[str]:
     written = [f"download: {size_text(facts['bytes'])}; python3 launch.py {facts['name']}"]
-    if facts["memory_bytes"]:
-        written.append(f"memory: {size_text(facts['memory_bytes'])} with a context of {CONTEXT}")
+    written.append(f"memory: {size_text(facts['memory_bytes'])} with a context of {CONTEXT}")
     return written
 
 

@@ -189,17 +189,18 @@ def _merged(
     place = f"tensor {name}"
     if len(slices) != len(shards):
         raise BadFile(folder, place, f"it in {len(shards)} files", f"{len(slices)}")
-    shapes, number_types = {part.shape for part in slices}, {part.number_type for part in slices}
-    is_vector, count = len(info.shape) == 1, len(slices)
-    by_rows = info.shape if is_vector else (info.rows // count, info.cols)
-    by_columns = info.shape if is_vector else (info.rows, info.cols // count)
-    if len(shapes) != 1 or not shapes & {by_rows, by_columns} or len(number_types) != 1:
+    count, shape = len(slices), slices[0].shape
+    is_vector = len(info.shape) == len(shape) == 1
+    is_by_rows = (shape[0] if is_vector else shape[0] * count, *shape[1:]) == info.shape
+    is_by_columns = not is_vector and (*shape[:-1], shape[-1] * count) == info.shape
+    kinds = {(part.shape, part.number_type) for part in slices}
+    if len(kinds) != 1 or not (is_by_rows or is_by_columns):
         found = ", ".join(f"{part.number_type.name} {list(part.shape)}" for part in slices[:4])
-        raise BadFile(folder, place, f"{len(shards)} equal slices of {list(info.shape)}", found)
+        raise BadFile(folder, place, f"{count} equal slices of {list(info.shape)}", found)
     if is_vector:  # every file has all of it
         slices = slices[:1]
     head_dim = config.head_dim if is_rotated(info.name) else 0
-    return MetaTensor(info.name, info.dtype, info.shape, slices, by_rows not in shapes, head_dim)
+    return MetaTensor(info.name, info.dtype, info.shape, slices, not is_by_rows, head_dim)
 
 
 def _meta_name(name: str, shard: Mapping[str, PthTensor]) -> str:

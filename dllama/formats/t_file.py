@@ -233,16 +233,16 @@ def write_t_file(path: str | os.PathLike[str], data: TokenizerData) -> None:
     if problem:
         raise UsageError(f"a .t file cannot hold this tokenizer: {problem}")
     template = (data.chat_template or "").encode("utf-8")
+    # In the order in which distributed-llama writes them, so that files are equal byte by byte.
     pairs = {
+        _KEY_BOS_ID: data.bos_id,
         _KEY_VERSION: _VERSION,
         _KEY_VOCAB_SIZE: data.vocab_size,
         _KEY_MAX_TOKEN_LENGTH: data.max_token_length,
-        _KEY_BOS_ID: data.bos_id,
+        **({_KEY_CHAT_TEMPLATE: len(template)} if template else {}),
         _KEY_NUM_EOS_IDS: len(data.eos_ids),
         _KEY_ADD_BOS: int(data.add_bos),
     }
-    if template:
-        pairs[_KEY_CHAT_TEMPLATE] = len(template)
     parts = [struct.pack("<Ii", _MAGIC, 8 + 8 * len(pairs))]
     parts += [struct.pack("<ii", key, value) for key, value in pairs.items()]
     parts += [template, struct.pack(f"<{len(data.eos_ids)}i", *data.eos_ids)]

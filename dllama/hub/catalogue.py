@@ -11,7 +11,6 @@ from string import ascii_lowercase
 
 OWNER = "b4rtaz"
 CONTEXT = 4096  # tokens, for which `memory_bytes` is given
-_EXPERTS = "a mixture of experts, which this version of dllama cannot run"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +23,7 @@ class Entry:
         model_files: The parts of its ``.m`` file, which are joined in this order.
         tokenizer_file: Its ``.t`` file.
         model_bytes: Size of the joined ``.m`` file.
-        memory_bytes: Memory that it needs on one machine with a context of ``CONTEXT``; 0 if it cannot be run.
-        refusal: Why it cannot be run; empty if it can.
+        memory_bytes: Memory that it needs on one machine with a context of ``CONTEXT``.
     """
 
     name: str
@@ -34,7 +32,6 @@ class Entry:
     tokenizer_file: str
     model_bytes: int
     memory_bytes: int
-    refusal: str = ""
 
     @property
     def page(self) -> str:
@@ -87,9 +84,8 @@ _ENTRIES = (
         "Qwen3-30B-A3B-Q40-Distributed-Llama",
         _parts("dllama_model_qwen3_30b_a3b_", 5),
         "dllama_tokenizer_qwen3_30b_a3b.t",
-        model_bytes=18287927456,
-        memory_bytes=0,
-        refusal=_EXPERTS,
+        model_bytes=18287927448,
+        memory_bytes=17552213504,
     ),
     Entry(
         "llama3_2_1b_instruct_q40",

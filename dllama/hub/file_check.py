@@ -11,12 +11,12 @@ from pathlib import Path
 
 from dllama.errors import BadFile
 
-_M_MAGIC, _LLAMA, _QWEN3 = 0x0A00ABCD, 0xABCD00, 0xABCD01
+_M_MAGIC, _LLAMA, _QWEN3, _QWEN3_MOE = 0x0A00ABCD, 0xABCD00, 0xABCD01, 0xABCD02
 _T_MAGICS = (0x567124, 0x567123)
 _BLOCK_BYTES = {0: 128, 1: 64, 2: 18, 3: 34}  # of 32 values, by number type
 _MAX_HEADER = 8 + 8 * 1024
 # Keys of the header.
-_ARCH, _EXPERTS, _WEIGHTS, _HEAD_DIM = 1, 7, 13, 19
+_ARCH, _EXPERTS, _WEIGHTS, _HEAD_DIM, _EXPERT_FFN = 1, 7, 13, 19, 21
 _DIMS = (2, 3, 4, 5, 6, 9)  # hidden size, FFN size, layers, heads, KV heads, vocabulary
 
 
@@ -70,14 +70,17 @@ def _check_start(path: Path, suffix: str, head: bytes, size: int) -> None:
 def _m_size(values: dict[int, int]) -> int | None:
     """Bytes of all tensors; 0 if there can be none, None for a kind of model that is not known here."""
     arch, weights = values.get(_ARCH), values.get(_WEIGHTS)
-    if arch not in (_LLAMA, _QWEN3) or weights not in _BLOCK_BYTES or values.get(_EXPERTS, 0):
+    experts, expert_ffn = values.get(_EXPERTS, 0), values.get(_EXPERT_FFN, 0)
+    is_known = expert_ffn > 0 if arch == _QWEN3_MOE else arch in (_LLAMA, _QWEN3) and not experts
+    if not is_known or weights not in _BLOCK_BYTES:
         return None
     dims = [values.get(key, 0) for key in _DIMS]
     if min(dims) < 1:
         return 0
     hidden, ffn, layers, heads, kv_heads, vocab = dims
     head_dim = values.get(_HEAD_DIM, hidden // heads)
+    ffn = experts * expert_ffn if arch == _QWEN3_MOE else ffn
     matrices = hidden * (2 * heads * head_dim + 2 * kv_heads * head_dim + 3 * ffn)
-    norms = 2 * hidden + (2 * head_dim if arch == _QWEN3 else 0)
-    values_4_bytes = vocab * hidden + layers * norms + hidden
+    floats = 2 * hidden + (0 if arch == _LLAMA else 2 * head_dim) + (experts * hidden if arch == _QWEN3_MOE else 0)
+    values_4_bytes = vocab * hidden + layers * floats + hidden
     return 4 * values_4_bytes + (layers * matrices + vocab * hidden) // 32 * _BLOCK_BYTES[weights]

@@ -179,9 +179,9 @@ def list_models(*, as_json: bool) -> int:
         return 0
     print(f"{'name':34}{'download':>10}{'memory':>10}")
     for entry in CATALOGUE.values():
-        memory = size_text(entry.memory_bytes) if entry.memory_bytes else "-"
-        remark = "is here" if folders.find_model(entry.name) else "cannot be run yet" if entry.refusal else ""
-        print(f"{entry.name:34}{size_text(entry.model_bytes):>10}{memory:>10}  {remark}".rstrip())
+        remark = "is here" if folders.find_model(entry.name) else ""
+        sizes = f"{size_text(entry.model_bytes):>10}{size_text(entry.memory_bytes):>10}"
+        print(f"{entry.name:34}{sizes}  {remark}".rstrip())
     print("\nMemory is for a context of 4096 tokens. Run one: python3 launch.py NAME", flush=True)
     return 0
 
@@ -191,8 +191,7 @@ def _listed(entry: Entry) -> dict[str, object]:
         "name": entry.name,
         "repository": entry.page,
         "model_bytes": entry.model_bytes,
-        "memory_bytes": entry.memory_bytes or None,
-        "refusal": entry.refusal or None,
+        "memory_bytes": entry.memory_bytes,
         "is_here": folders.find_model(entry.name) is not None,
     }
 

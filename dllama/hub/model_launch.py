@@ -29,17 +29,11 @@ def dry_run(entry: Entry, options: argparse.Namespace) -> int:
     """Say what ``launch_model`` would fetch, and whether there is room; write nothing."""
     plan = make_plan(entry, Server.from_environment(), is_offline=is_offline())
     problems = [*_bad_files(plan), *plan.problems(is_run=not options.skip_run)]
-    if entry.refusal and not options.skip_run:
-        problems.insert(0, UsageError(_refused(entry)))
     if options.json:
         print(json.dumps({**plan.as_json(), "problems": [str(problem) for problem in problems]}, indent=1), flush=True)
     else:
         print("\n".join([*plan.lines(), *(f"❌ {problem}" for problem in problems)]), flush=True)
     return problems[0].exit_code if problems else 0
-
-
-def _refused(entry: Entry) -> str:
-    return f"{entry.name}: {entry.refusal}; with -skip-run it is downloaded all the same"
 
 
 def _bad_files(plan: ModelPlan) -> list[DllamaError]:
@@ -56,8 +50,6 @@ def _bad_files(plan: ModelPlan) -> list[DllamaError]:
 
 def launch_model(entry: Entry, options: argparse.Namespace) -> int:
     """Fetch what is missing of a model, write its script and run it, but for what is not wanted."""
-    if entry.refusal and not options.skip_run:
-        raise UsageError(_refused(entry))
     found = folders.find_model(entry.name)
     if found is not None:
         _check_present(found)
@@ -114,8 +106,6 @@ def _agree(entry: Entry, options: argparse.Namespace) -> ModelPlan:
         raise problem
     for problem in plan.problems(is_run=not options.skip_run):
         raise problem
-    if entry.refusal:
-        print(f"⚠️ {entry.name} is {entry.refusal}", flush=True)
     if not options.yes:
         ask(plan.files, plan.folder)
     return plan

@@ -124,13 +124,9 @@ class ModelPlan:
         if self.trouble:
             lines.append(f"⚠️ {self.trouble}: these sizes are the catalogue's")
         lines.append(f"💾 Disk: {size_text(self.missing)} to fetch, {size_text(self.free_disk)} free")
-        if self.entry.refusal:
-            lines.append(f"⚠️ This model is {self.entry.refusal}")
-        else:
-            free = "unknown" if self.free_memory is None else size_text(self.free_memory)
-            need = size_text(self.entry.memory_bytes)
-            lines.append(f"📀 Memory: {need} at a context of {CONTEXT} tokens, {free} free")
-        return lines
+        free = "unknown" if self.free_memory is None else size_text(self.free_memory)
+        need = size_text(self.entry.memory_bytes)
+        return [*lines, f"📀 Memory: {need} at a context of {CONTEXT} tokens, {free} free"]
 
     def as_json(self) -> dict[str, object]:
         """Say it for programs."""
@@ -139,9 +135,8 @@ class ModelPlan:
             "folder": str(self.folder),
             "files": [file.as_json() for file in self.files],
             "disk": {"needed_bytes": self.missing, "free_bytes": self.free_disk},
-            "memory": {"needed_bytes": self.entry.memory_bytes or None, "free_bytes": self.free_memory},
+            "memory": {"needed_bytes": self.entry.memory_bytes, "free_bytes": self.free_memory},
             "server_trouble": self.trouble or None,
-            "refusal": self.entry.refusal or None,
         }
 
 

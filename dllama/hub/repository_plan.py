@@ -26,10 +26,14 @@ _CONVERTED_SHARE = 18 / 64  # of 16-bit numbers, as Q40
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a folder's files are from."""
+    """Where a folder's files are from.
 
-    repository: str
-    revision: str
+    Attributes:
+        reference: As the user named it.
+        commit: What that meant when the download began.
+    """
+
+    reference: str
     commit: str
 
 
@@ -125,7 +129,7 @@ def make_plan(reference: Reference, server: Server) -> RepositoryPlan:
     folder = folder_of(reference.name)
     origin = read_origin(folder, reference)
     listing = read_listing(server, reference.page, origin.commit if origin else reference.revision)
-    origin = origin or Origin(reference.page, reference.revision, listing.commit)
+    origin = origin or Origin(str(reference), listing.commit)
     names = choose_files(server, reference, listing)
     is_converted = not any(name.endswith(".gguf") for name in names)
     if is_converted and (folder / reference.model_name).exists():  # its weights are not needed again
@@ -149,15 +153,20 @@ def read_origin(folder: Path, reference: Reference) -> Origin | None:
     Raises:
         UsageError: They are of another repository or revision.
     """
+    origin = origin_of(folder)
+    if origin is not None and origin.reference != str(reference):
+        again = f"remove it first: dllama models remove {reference.name}"
+        raise UsageError(f"{reference}: {folder} holds {origin.reference}; {again}")
+    return origin
+
+
+def origin_of(folder: Path) -> Origin | None:
+    """Read what ``write_origin`` wrote; None if there is nothing of use."""
     try:
         raw = json.loads((folder / ORIGIN).read_text("utf-8"))
-        origin = Origin(str(raw["repository"]), str(raw["revision"]), str(raw["commit"]))
-    except (OSError, ValueError, TypeError, KeyError):
+        return Origin(str(raw["reference"]), str(raw["commit"]))
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
-    if (origin.repository, origin.revision) != (reference.page, reference.revision):
-        held = f"{origin.repository} at {origin.revision}"
-        raise UsageError(f"{reference}: {folder} holds {held}; remove it first: dllama models remove {reference.name}")
-    return origin
 
 
 def write_origin(plan: RepositoryPlan) -> None:

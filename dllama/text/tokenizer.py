@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 # What Unicode calls white space; Python's \s takes four separators more.
 _WHITE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 _LEADING = re.compile(f"[{_WHITE}]*")
-_WORD = re.compile(r"\w")
+_IN_WORDS = {"Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "Pc"}  # categories
 
 
 class Tokenizer:
@@ -203,5 +204,5 @@ class Tokenizer:
 
 def _stands_alone(text: str, match: re.Match[str]) -> bool:
     """Whether no part of a word is beside a name."""
-    before, behind = text[match.start() - 1 : match.start()], text[match.end() : match.end() + 1]
-    return not (_WORD.match(before) or _WORD.match(behind))
+    beside = text[max(match.start() - 1, 0) : match.start()] + text[match.end() : match.end() + 1]
+    return not any(unicodedata.category(each) in _IN_WORDS for each in beside)
