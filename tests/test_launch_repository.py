@@ -207,7 +207,7 @@ def test_gguf_choices_are_told(hub: Hub, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_the_only_gguf_needs_no_choice(hub: Hub) -> None:
-    hub.publish({"model-Q8_0.gguf": GGUFS["model-Q8_0.gguf"], "README.md": b"x"})
+    hub.publish({name: GGUFS["model-Q8_0.gguf"] for name in ("model-Q8_0.gguf", "mmproj-F16.gguf", "README.md")})
     assert hub.run(f"hf:{PAGE}", "-y") == 0
     assert hub.command[3].endswith(f"{NAME}/model-Q8_0.gguf")
 
@@ -326,6 +326,7 @@ def test_references() -> None:
         "hf:a/b@",
         "hf:a/b:",
         "hf:a b/c",
+        "hf:-/_",
         "hf:a/b@../..",
         "hf:ä/b",
     ):
