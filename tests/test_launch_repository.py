@@ -207,7 +207,7 @@ def test_gguf_choices_are_told(hub: Hub, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_the_only_gguf_needs_no_choice(hub: Hub) -> None:
-    hub.publish({name: GGUFS["model-Q8_0.gguf"] for name in ("model-Q8_0.gguf", "mmproj-F16.gguf", "README.md")})
+    hub.publish(dict.fromkeys(("model-Q8_0.gguf", "mmproj-F16.gguf", "README.md"), GGUFS["model-Q8_0.gguf"]))
     assert hub.run(f"hf:{PAGE}", "-y") == 0
     assert hub.command[3].endswith(f"{NAME}/model-Q8_0.gguf")
 
