@@ -30,6 +30,7 @@ from benchmarks.models import DENSE_SHAPES, LLAMA_1B, Shape, make_model
 from benchmarks.records import Record, comparison, is_met, show, write
 from benchmarks.workload import Side, Workload
 from dllama import machine
+from dllama.cli.parser import whole
 
 ROUNDS = 5
 _LEAST_COSINE = 0.99
@@ -63,7 +64,7 @@ RACES = [
 
 def problem() -> str | None:
     """Say why nothing can be compared here, or None."""
-    missing = [name for name in ("gguf", "llama_cpp") if importlib.util.find_spec(name) is None]
+    missing = [name for name in ("llama_cpp",) if importlib.util.find_spec(name) is None]
     if missing:
         return f"missing: {', '.join(missing)}; run: PIP_NO_BINARY=llama-cpp-python python3 launch.py setup compare"
     return None
@@ -71,11 +72,13 @@ def problem() -> str | None:
 
 def make_copy(model: Path) -> Path:
     """Write the model's copy in GGUF unless it is there, and give its path."""
-    from benchmarks.gguf_copy import write_gguf
+    from dllama.formats.gguf_export import export_gguf
+    from dllama.formats.open_model import open_model
 
     copy = model.with_suffix(".gguf")
     if not copy.is_file():
-        write_gguf(model, copy)
+        with open_model(model) as source:
+            export_gguf(source, copy)
     return copy
 
 
@@ -147,8 +150,10 @@ def main() -> int:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=DENSE_SHAPES, default=LLAMA_1B.name)
-    parser.add_argument("--threads", type=int, nargs="+", metavar="N", help="default: 1 and all physical cores")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help="default: %(default)s")
+    parser.add_argument(
+        "--threads", type=whole(1, 1024), nargs="+", metavar="N", help="default: 1 and all physical cores"
+    )
+    parser.add_argument("--rounds", type=whole(1, 1024), default=ROUNDS, metavar="N", help="default: %(default)s")
     names = [race.workload.name for race in RACES]
     parser.add_argument("--only", default="", metavar="NAME", choices=names, help=f"one of {', '.join(names)}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep all figures in a file")

@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.models import DLLAMA, MODEL, ROOT, make_model
 from benchmarks.records import figure, is_met, line
 from dllama.cli.bench import Bench, Case
+from dllama.cli.parser import whole
 from dllama.config import DType
 from dllama.engine import Engine
 from dllama.plan.wire import Exchange, step_traffic
@@ -225,7 +226,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=MODEL)
     parser.add_argument("--tokenizer", type=Path, help="default: beside the model, with suffix .t")
-    parser.add_argument("--rounds", type=int, default=5, help="measured rounds (default 5)")
+    parser.add_argument("--rounds", type=whole(1, 1024), default=5, help="measured rounds (default 5)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to a file, too")
     parser.add_argument("--workers", nargs="+", help=argparse.SUPPRESS)  # this is the program on host 1
     args = parser.parse_args()

@@ -104,6 +104,7 @@ class Cases {
     cases_.push_back({"sum_squares", [this] { out_[0] = k_.sum_squares(x_.data(), kSize); }});
     cases_.push_back({"scale_mul", [this] { k_.scale_mul(x_.data(), x_.data(), 0.5f, out_.data(), kSize); }});
     cases_.push_back({"silu_mul", [this] { k_.silu_mul(x_.data(), x_.data(), out_.data(), kSize); }});
+    cases_.push_back({"gelu_mul", [this] { k_.gelu_mul(x_.data(), x_.data(), out_.data(), kSize); }});
     cases_.push_back({"exp_sum", [this] { k_.exp_sum(x_.data(), 1.0f, 1.0f, out_.data(), kSize); }});
     cases_.push_back({"rotate_half", [this] { k_.rotate_half(out_.data(), x_.data(), x_.data(), kHeadDim / 2); }});
   }

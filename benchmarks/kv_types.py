@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.models import LLAMA_1B, ROOT, make_model
 from benchmarks.records import Record, figure, is_met, show, write
+from dllama.cli.parser import whole
 from dllama.cli.perplexity import results
 from dllama.config import DType
 from dllama.engine import Engine, SamplingParams
@@ -64,7 +65,7 @@ def measures(stories: int) -> Iterator[Record]:
 def main() -> int:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="stories (default: %(default)s)")
+    parser.add_argument("--rounds", type=whole(1, 1024), default=5, metavar="N", help="stories (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep all figures in a file")
     args = parser.parse_args()
     records = show(measures(args.rounds))

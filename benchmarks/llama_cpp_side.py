@@ -19,15 +19,20 @@ import numpy.typing as npt
 
 from benchmarks.workload import BATCH, Workload
 
+_QUIET = llama_cpp.llama_log_callback(lambda level, text, data: None)  # llama.cpp may call it as long as it lives
 _SPARE = 64  # positions in a sequence beyond those of a workload
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What may be chosen of a context: flash attention, and whether sequences share one stream of keys and values."""
+    """What may be chosen of a context.
+
+    Flash attention, whether sequences share one stream of keys and values, and whether these are F32, not F16.
+    """
 
     flash: bool
     unified: bool = False
+    exact: bool = False
 
     def __str__(self) -> str:
         """Name it, e.g. ``flash attention``."""
@@ -50,7 +55,7 @@ class Context:
         params.n_threads = params.n_threads_batch = threads
         params.flash_attn_type = int(setting.flash)
         params.kv_unified = setting.unified
-        params.type_k = params.type_v = llama_cpp.GGML_TYPE_F16
+        params.type_k = params.type_v = llama_cpp.GGML_TYPE_F32 if setting.exact else llama_cpp.GGML_TYPE_F16
         self._context = llama_cpp.llama_init_from_model(model, params)
         if not self._context:
             raise RuntimeError("llama.cpp made no context")
@@ -107,8 +112,7 @@ class LlamaCpp:
     """
 
     def __init__(self, gguf: Path) -> None:
-        self._quiet = llama_cpp.llama_log_callback(lambda level, text, data: None)
-        llama_cpp.llama_log_set(self._quiet, ctypes.c_void_p())
+        llama_cpp.llama_log_set(_QUIET, ctypes.c_void_p())
         llama_cpp.llama_backend_init()
         self._model = llama_cpp.llama_model_load_from_file(str(gguf).encode(), llama_cpp.llama_model_default_params())
         if not self._model:
@@ -122,9 +126,9 @@ class LlamaCpp:
         features = llama_cpp.llama_print_system_info().decode()
         return {"version": f"llama-cpp-python {llama_cpp.__version__}", "features": features.strip(" |")}
 
-    def logits(self, tokens: list[int], threads: int) -> npt.NDArray[np.float32]:
-        """Give the logits ``[vocab_size]`` after ``tokens``."""
-        context = Context(self._model, Workload(prompt=len(tokens)), Setting(True), threads)
+    def logits(self, tokens: list[int], threads: int, exact: bool = False) -> npt.NDArray[np.float32]:
+        """Give the logits ``[vocab_size]`` after ``tokens``, with keys and values in F32 if ``exact``."""
+        context = Context(self._model, Workload(prompt=len(tokens)), Setting(not exact, exact=exact), threads)
         logits = context.read(0, tokens).copy()
         context.close()
         return logits

@@ -39,12 +39,14 @@ from benchmarks.models import (
 from benchmarks.records import Record, figure, is_met, show, write
 from benchmarks.workload import BATCH, Workload
 from dllama import machine
+from dllama.cli.parser import whole
 
 ROUNDS = 7
 PREFILL, LONG_PREFILL = Workload(prompt=BATCH), Workload(prompt=4096)
 DECODE, LONG_DECODE = Workload(gen=32), Workload(gen=32, depth=4096)
 TOKENS = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]  # in a step, for the roofline
 MIB = 1 << 20
+_STEADY, _MOST_LOOKS = 0.05, 8  # how far two readings of the bandwidth may lie apart, and tries to get such a pair
 SHORT_CONTEXT = 512  # of a short inference, so that keys and values which are planned but never written hide nothing
 
 
@@ -66,14 +68,24 @@ def bandwidth_share(side: Dllama, workload: Workload, threads: int, rounds: int,
     side.prepare(workload, threads)
     step_bytes = side.bytes_per_step(workload, threads)
 
-    def one_round(_number: int) -> tuple[float, float]:
-        return side.read_bandwidth(threads), workload.tokens / side.seconds(workload)
-
-    found, disturbed = quiet.rounds(rounds, one_round)
+    found, disturbed = quiet.rounds(rounds, lambda _number: _steady_round(side, workload, threads))
     bandwidths, rates = columns(found)
     shares = [rate * step_bytes / bandwidth for rate, bandwidth in zip(rates, bandwidths, strict=True)]
     more = {"threads": threads, "rates": rates, "bandwidths": bandwidths, "bytes_per_step": step_bytes}
     return spread(f"{workload.name}, share of read bandwidth", shares, required, "", disturbed=disturbed, **more)
+
+
+def _steady_round(side: Dllama, workload: Workload, threads: int) -> tuple[float, float]:
+    """Give read bandwidth, and tokens per second between two looks at it that agree: shared memory changes its pace."""
+    for _ in range(_MOST_LOOKS):
+        before, rate, after = side.read_bandwidth(threads), _rate(side, workload), side.read_bandwidth(threads)
+        if abs(before - after) <= _STEADY * max(before, after):
+            break
+    return (before + after) / 2, rate
+
+
+def _rate(side: Dllama, workload: Workload) -> float:
+    return workload.tokens / side.seconds(workload)
 
 
 def products_share(side: Dllama, costs: TokenCosts, threads: int, rounds: int) -> Record:
@@ -93,7 +105,7 @@ def long_prompt(side: Dllama, threads: int, rounds: int) -> Record:
     side.prepare(PREFILL, threads)
 
     def one_round(_number: int) -> float:
-        long, short = (workload.tokens / side.seconds(workload) for workload in (LONG_PREFILL, PREFILL))
+        long, short = (_rate(side, workload) for workload in (LONG_PREFILL, PREFILL))
         return long / short
 
     ratios, disturbed = quiet.rounds(rounds, one_round)
@@ -107,7 +119,7 @@ def many(side: Dllama, threads: int, rounds: int) -> Iterator[Record]:
         side.prepare(workload, threads)
 
     def one_round(_number: int) -> list[float]:
-        return [workload.tokens / side.seconds(workload) for workload in workloads.values()]
+        return [_rate(side, workload) for workload in workloads.values()]
 
     found, disturbed = quiet.rounds(rounds, one_round)
     rates = dict(zip(workloads, columns(found), strict=True))
@@ -140,14 +152,21 @@ def products(side: Dllama, costs: TokenCosts, threads: int, rounds: int) -> Iter
     """Give the pace of the products alone by the tokens of a step: the roofline."""
     side.prepare(PREFILL, threads)
     for tokens in TOKENS:
-        seconds, disturbed = quiet.rounds(rounds, partial(_product_seconds, side, tokens))
+        found, disturbed = quiet.rounds(rounds, partial(_product_round, side, tokens, threads))
+        bandwidths, seconds = columns(found)
         rates = [tokens * costs.multiplies / spent / 1e9 for spent in seconds]
-        more = {"tokens": tokens, "multiplies": costs.multiplies, "bytes": costs.layer_bytes, "disturbed": disturbed}
+        more: dict[str, Any] = {
+            "tokens": tokens,
+            "multiplies": costs.multiplies,
+            "bytes": costs.layer_bytes,
+            "disturbed": disturbed,
+        }
+        more["read_bandwidth"] = statistics.median(bandwidths)
         yield spread(f"products of {tokens} tokens", rates, None, "GMAC/s", threads=threads, **more)
 
 
-def _product_seconds(side: Dllama, tokens: int, _number: int) -> float:
-    return side.product_seconds(tokens)
+def _product_round(side: Dllama, tokens: int, threads: int, _number: int) -> tuple[float, float]:
+    return side.read_bandwidth(threads), side.product_seconds(tokens)
 
 
 # --- starting -----------------------------------------------------------------------------------
@@ -226,8 +245,10 @@ def main() -> int:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default=LLAMA_1B.name)
-    parser.add_argument("--threads", type=int, nargs="+", metavar="N", help="default: 1 and all physical cores")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help="default: %(default)s")
+    parser.add_argument(
+        "--threads", type=whole(1, 1024), nargs="+", metavar="N", help="default: 1 and all physical cores"
+    )
+    parser.add_argument("--rounds", type=whole(1, 1024), default=ROUNDS, metavar="N", help="default: %(default)s")
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep all figures in a file")
     args = parser.parse_args()
     shape = SHAPES[args.shape]

@@ -6,7 +6,7 @@ The same records give the same bytes. Lines and letters are of colours that can 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ def draw(name: str, records: Sequence[Record], folder: Path) -> None:
         _threads(races, folder / f"{name}-threads.svg")
         _context([record for record in widest if record["workload"]["sequences"] == 1], folder / f"{name}-context.svg")
         _batch([record for record in widest if record["workload"]["depth"] == 128], folder / f"{name}-batch.svg")
-        _roofline([record for record in mine if "tokens" in record], mine, folder / f"{name}-roofline.svg")
+        _roofline([record for record in mine if "tokens" in record], folder / f"{name}-roofline.svg")
 
 
 def _threads(races: Sequence[Record], path: Path) -> None:
@@ -62,7 +62,7 @@ def _context(races: Sequence[Record], path: Path) -> None:
     )
     depths = [record["workload"]["depth"] for record in found]
     roof = [statistics.median(record["bandwidths"]) / record["bytes_per_step"] for record in found]
-    pane.plot(depths, roof, color=ROOF, linestyle="--", label="roof: read bandwidth")
+    pane.plot(depths, roof, color=ROOF, linestyle="--", label="roof, by the bandwidth in the same rounds")
     _both(pane, depths, found)
     pane.set(xlabel="tokens in the context", ylabel="tokens/s, generating", ylim=0)
     _save(figure, path, bool(found))
@@ -76,24 +76,21 @@ def _batch(races: Sequence[Record], path: Path) -> None:
     _save(figure, path, bool(races))
 
 
-def _roofline(products: Sequence[Record], mine: Iterable[Record], path: Path) -> None:
+def _roofline(products: Sequence[Record], path: Path) -> None:
     """Draw multiply-adds per second over multiply-adds per byte of weights."""
     figure, pane = plt.subplots(figsize=(5, 3))
-    found = [record for record in mine if "bandwidths" in record and "values" in record]
-    if products and found:
-        widest = max(found, key=lambda record: int(record["threads"]))
-        bandwidth = statistics.median(widest["bandwidths"]) / 1e9
+    if products:
         per_byte = [record["multiplies"] * record["tokens"] / record["bytes"] for record in products]
         rates = [record["value"] for record in products]
-        pane.plot(
-            per_byte, [min(bandwidth * x, max(rates)) for x in per_byte], color=ROOF, linestyle="--", label="roof"
-        )
+        floors = [record["read_bandwidth"] / 1e9 * x for record, x in zip(products, per_byte, strict=True)]
+        roof = [min(floor, max(rates)) for floor in floors]
+        pane.plot(per_byte, roof, color=ROOF, linestyle="--", label="roof, by the bandwidth beside each")
         pane.plot(per_byte, rates, color=OURS, marker="o", markersize=4, label="products of 1 to 512 tokens")
     pane.set(xscale="log", yscale="log", xlabel="multiply-adds per byte of weights", ylabel="GMAC/s")
     for axis in (pane.xaxis, pane.yaxis):
         axis.set_major_formatter("{x:g}")
         axis.set_minor_formatter(NullFormatter())
-    _save(figure, path, bool(products and found))
+    _save(figure, path, bool(products))
 
 
 def _both(pane: Any, places: Sequence[int], found: Sequence[Record]) -> None:

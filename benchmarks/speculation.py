@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.facts import machine_facts
 from benchmarks.models import LLAMA_1B, MODEL, ROOT, make_model
 from benchmarks.records import Record, comparison, is_met, show, write
+from dllama.cli.parser import whole
 from dllama.engine import Engine, Output, SamplingParams
 from dllama.engine.sampling import Row, Sampler
 from dllama.engine.step_times import StepTimes
@@ -164,8 +165,10 @@ def main() -> int:
     parser.add_argument("--model", type=Path, default=MODEL)
     parser.add_argument("--case", nargs="+", choices=list(REQUIRED), default=list(REQUIRED))
     parser.add_argument("--tokens", choices=["words", "demo"], default="words")
-    parser.add_argument("--rounds", type=int, default=4, metavar="N", help="made even (default: %(default)s)")
-    parser.add_argument("--nthreads", type=int)
+    parser.add_argument(
+        "--rounds", type=whole(1, 1024), default=4, metavar="N", help="made even (default: %(default)s)"
+    )
+    parser.add_argument("--nthreads", type=whole(1, 1024))
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep all figures in a file")
     args = parser.parse_args()
     make_model(args.model, args.model.with_suffix(".t"))

@@ -215,6 +215,8 @@ class ModelConfig:
                 return Problem("window", f"0 to {_LIMITS['max_seq_len']}", str(layer.window))
         if self.q80_tensors and self.weight_type is not DType.Q40:
             return Problem("q80_tensors", "none, as weight_type is not Q40", str(len(self.q80_tensors)))
+        if self.rope_scaling and self.rope_scaling.kind == "yarn" and self.rope_theta <= 1:
+            return Problem("rope_theta", "a number above 1, as rope_scaling is yarn", str(self.rope_theta))
         fault = self.rope_scaling.fault(self.rotated_size // 2) if self.rope_scaling else None
         return Problem("rope_scaling", *fault) if fault else None
 

@@ -15,6 +15,8 @@ import numpy.typing as npt
 Frequencies = npt.NDArray[np.float64]
 RopeKind = Literal["llama3", "linear", "yarn", "longrope"]
 MAX_PAIRS = 1 << 11  # of a head that can be rotated; bounds the lists of factors
+_MOST_POSITIONS = 1 << 28
+_MOST_TURNS = 1e6  # of a pair in the original context: far above what any model asks for
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +54,12 @@ class RopeScaling:
         numbers = (self.factor, self.attention_factor, *self.short_factors, *self.long_factors)
         if not all(0 < number < math.inf for number in numbers):
             return "positive finite factors", f"{self.kind} with {numbers[:4]}"
-        if self.kind != "linear" and self.original_max_seq_len < 1:
-            return "original_max_seq_len > 0", str(self.original_max_seq_len)
+        if self.kind != "linear" and not 1 <= self.original_max_seq_len <= _MOST_POSITIONS:
+            return f"original_max_seq_len from 1 to {_MOST_POSITIONS}", str(self.original_max_seq_len)
         if self.kind == "llama3" and not 0 <= self.low_freq_factor < self.high_freq_factor < math.inf:
             return "0 <= low < high_freq_factor", f"{self.low_freq_factor} and {self.high_freq_factor}"
-        if self.kind == "yarn" and not 0 < self.beta_slow <= self.beta_fast < math.inf:
-            return "0 < beta_slow <= beta_fast", f"{self.beta_slow} and {self.beta_fast}"
+        if self.kind == "yarn" and not 0 < self.beta_slow <= self.beta_fast <= _MOST_TURNS:
+            return f"0 < beta_slow <= beta_fast <= {_MOST_TURNS}", f"{self.beta_slow} and {self.beta_fast}"
         lengths = {len(self.short_factors), len(self.long_factors)}
         if self.kind == "longrope" and lengths != {num_pairs}:
             return f"{num_pairs} short and long factors", f"{len(self.short_factors)} and {len(self.long_factors)}"
@@ -88,7 +90,8 @@ def rope_frequencies(theta: float, rotary_dim: int, scaling: RopeScaling | None,
             return _yarn(freqs, theta, rotary_dim, scaling)
         case "longrope":
             is_long = max_seq_len > scaling.original_max_seq_len
-            return freqs / np.asarray(scaling.long_factors if is_long else scaling.short_factors)
+            factors: Frequencies = np.asarray(scaling.long_factors if is_long else scaling.short_factors)
+            return freqs / factors
 
 
 def _llama3(freqs: Frequencies, scaling: RopeScaling) -> Frequencies:
@@ -112,6 +115,5 @@ def _yarn(freqs: Frequencies, theta: float, rotary_dim: int, scaling: RopeScalin
     low, high = max(low, 0), min(high, rotary_dim - 1)
     if low == high:
         high += 0.001  # as transformers does, against dividing by 0
-    divided = np.clip((np.arange(rotary_dim // 2) - low) / (high - low), 0.0, 1.0)
-    blended: Frequencies = freqs / scaling.factor * divided + freqs * (1 - divided)
-    return blended
+    divided: Frequencies = np.clip((np.arange(rotary_dim // 2) - low) / (high - low), 0.0, 1.0)
+    return freqs / scaling.factor * divided + freqs * (1 - divided)

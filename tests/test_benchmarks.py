@@ -32,7 +32,7 @@ def found() -> list[Record]:
     own = {"model": MODEL, "threads": 2}
     share = {"rates": [7.0], "bandwidths": [8e9], "bytes_per_step": 1e9, "values": [0.875]}
     whole = {"rates": [500.0], "gmac_per_second": 600.0, "values": [0.85]}
-    product = {"multiplies": 9e8, "bytes": 5e8, "values": [40.0]}
+    product = {"multiplies": 9e8, "bytes": 5e8, "values": [40.0], "read_bandwidth": 5e10}
     return [
         figure("one_machine", "tg32, share of read bandwidth", 0.875, 0.93, "", **own, **share),
         figure("one_machine", "pp512, its products alone / all of it", 0.85, 0.88, "", **own, **whole),

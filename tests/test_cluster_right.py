@@ -99,7 +99,7 @@ def test_seeds_give_the_same_tokens(model, nodes, params):
             assert ours.logprob == pytest.approx(theirs.logprob, abs=1e-4)
 
 
-@pytest.mark.parametrize("model_type", ["llama", "qwen3"])
+@pytest.mark.parametrize("model_type", ["llama", "qwen3", "qwen3_moe"])
 @pytest.mark.parametrize("weight_type", [DType.F16, DType.Q80, DType.Q40])
 def test_weights_of_every_type(nodes, tmp_path, model_type, weight_type):
     """Quantized products round their inputs too, so a sum that differs in its last bit can move one by a step."""

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from model_files import tiny_config, write_tiny_model  # type: ignore[import-not-found]
 
 from dllama.cluster.reading import TileReader
-from dllama.cluster.tiles import Tile, overlap, tiles_for, tiles_of
+from dllama.cluster.tiles import Tile, num_tiles, overlap, tiles_for, tiles_of
 from dllama.config import DType, ModelConfig
 from dllama.formats.m_file import open_m_file
 from dllama.formats.m_layout import tensors_in_order
@@ -26,13 +26,14 @@ def configs(draw) -> ModelConfig:
     group_size, head_dim = draw(st.integers(1, 6)), 2 * draw(st.integers(1, 48))
     num_kv_heads = 32 // math.gcd(32, group_size * head_dim) * draw(st.integers(1, 6))
     config = tiny_config(
-        model_type=draw(st.sampled_from(["llama", "qwen3"])),
+        model_type=draw(st.sampled_from(["llama", "qwen3", "qwen3_moe"])),
         weight_type=draw(st.sampled_from(DType)),
         num_heads=num_kv_heads * group_size,
         num_kv_heads=num_kv_heads,
         head_dim=head_dim,
         hidden_size=32 * draw(st.integers(1, 140)),
         intermediate_size=32 * draw(st.integers(1, 300)),
+        moe_intermediate_size=32 * draw(st.integers(1, 30)),
         vocab_size=draw(st.integers(1, 9000)),
     )
     assert config.problem() is None
@@ -94,6 +95,16 @@ def test_sizes_of_a_real_model():
     assert len(tensors["layers.0.down_proj"]) == 64
 
 
+def test_experts_are_cut_into_few_tiles():
+    config = tiny_config("qwen3_moe", hidden_size=2048, moe_intermediate_size=768)
+    tensors = by_tensor(tiles_of(config))
+    sizes = {name: [(tile.rows.size, tile.columns.size) for tile in tiles] for name, tiles in tensors.items()}
+    assert sizes["layers.0.experts.7.gate_proj"] == sizes["layers.0.experts.7.up_proj"] == [(128, 2048)] * 6
+    assert sizes["layers.0.experts.7.down_proj"] == [(2048, 128)] * 6
+    assert sizes["layers.0.router"] == [(8, 2048)]
+    assert num_tiles(config) == sum(map(len, tensors.values()))
+
+
 def test_small_heads_are_cut_between_blocks():
     tiles = by_tensor(tiles_of(tiny_config()))["layers.0.o_proj"]
     assert [tile.columns for tile in tiles] == [Range(0, 32), Range(32, 64)]
@@ -115,7 +126,7 @@ def test_an_owner_of_nothing_needs_only_norms():
     assert {tiles[index].tensor.rpartition("norm")[1] for index in tiles_for(config, shard, tiles)} == {"norm"}
 
 
-@pytest.mark.parametrize("model_type", ["llama", "qwen3"])
+@pytest.mark.parametrize("model_type", ["llama", "qwen3", "qwen3_moe"])
 def test_the_bytes_of_tiles_are_those_of_the_rows(tmp_path, model_type):
     write_tiny_model(tmp_path / "model.m", tiny_config(model_type, intermediate_size=160))
     with open_m_file(tmp_path / "model.m") as file:

@@ -11,6 +11,8 @@ from model_files import LLAMA3_SCALING, tiny_config  # type: ignore[import-not-f
 
 from dllama.config import DType, RopeScaling
 
+YARN = RopeScaling(4.0, original_max_seq_len=64, kind="yarn", beta_fast=32.0, beta_slow=1.0)
+
 
 def test_a_sound_model_has_no_problem():
     for model_type in ("llama", "qwen3"):
@@ -41,6 +43,9 @@ def test_derived_sizes():
         ({"rope_scaling": RopeScaling(math.nan, 1.0, 4.0, 8192)}, "rope_scaling: expected"),
         ({"rope_scaling": RopeScaling(8.0, 4.0, 4.0, 8192)}, "rope_scaling: expected"),
         ({"rope_scaling": RopeScaling(8.0, 1.0, 4.0, 0)}, "rope_scaling: expected"),
+        ({"rope_scaling": RopeScaling(8.0, 1.0, 4.0, 1 << 2000)}, "rope_scaling: expected"),
+        ({"rope_scaling": YARN, "rope_theta": 1.0}, "rope_theta: expected"),
+        ({"rope_scaling": replace(YARN, beta_fast=1e300)}, "rope_scaling: expected"),
     ],
 )
 def test_what_does_not_fit_is_named(changes, text):

@@ -11,6 +11,7 @@ from model_files import tiny_config  # type: ignore[import-not-found]
 from ranks import ranks  # type: ignore[import-not-found]
 from reference import Array, Reference  # type: ignore[import-not-found]
 
+from dllama import _native
 from dllama.config import Activation, DType, LayerSpec, ModelConfig, QkNorm, RopeScaling
 from dllama.engine import SamplingParams
 from dllama.plan import Exchange, exchanges_of, step_traffic
@@ -202,3 +203,36 @@ def test_the_plan_counts_what_the_root_sends() -> None:
         sent = engine.counters()["sent_bytes"] - before
     assert exchanges_of(model.config) == [Exchange.DIRECT]
     assert sent == step_traffic(model.config, 3, DType.F32, Exchange.DIRECT, 128, 1)[0].sent
+
+
+def test_windows_over_segments_on_any_number_of_threads() -> None:
+    """As ``test_long_contexts`` of ``test_engine_bits``: the window begins in an earlier segment than it ends."""
+    layers = (LayerSpec(window=1500), LayerSpec(window=70))
+    model = model_of(layers=layers, num_kv_heads=1, max_seq_len=4096, weight_type=DType.Q40)
+    prompt = np.random.default_rng(5).integers(0, 320, 2100).tolist()
+    found = []
+    for num_threads, max_batch_tokens in ((1, 512), (2, 512), (5, 2)):
+        with ranks(model, 1, num_threads=num_threads, max_batch_tokens=max_batch_tokens, kv_tokens=4096) as engine:
+            params = SamplingParams(temperature=0.0, max_tokens=6, logprobs=5, ignore_eos=True)
+            outputs = list(engine.generate(prompt, params))
+            found.append([(output.token_id, output.top_logprobs) for output in outputs])
+    assert found[0] == found[1] == found[2]
+
+
+def test_a_window_reaches_back_as_far_as_it_says() -> None:
+    """Through two layers of windows of 40, a token depends on 78 tokens before it, and on no other."""
+    model = model_of(layers=(LayerSpec(window=40),) * 2)
+    changed = [(token + 1) % 320 for token in TOKEN_IDS[:20]] + TOKEN_IDS[20:]
+    with ranks(model, 1) as engine:
+        same = (engine.logits(TOKEN_IDS) == engine.logits(changed)).all(axis=1)
+    assert not same[:98].any()
+    assert same[98:].all()
+
+
+def test_fields_that_there_are_not_are_refused() -> None:
+    with pytest.raises(TypeError, match="no field named scale"):
+        _native.LayerSpec(scale=1)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="window has a value of a wrong type"):
+        _native.LayerSpec(window=-1)
+    with pytest.raises(ValueError, match="qk_norm must be a number from 0 to 2"):
+        _native.LayerSpec(qk_norm=3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -382,6 +383,13 @@ def test_yarn() -> None:
     assert config_of(rope_scaling=both).rope_scaling == replace(expected, attention_factor=ratio)
 
 
+def test_yarn_stretches_a_context_that_was_left_as_it_was() -> None:
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}
+    assert config_of(rope_scaling=yarn).max_seq_len == 2048
+    assert config_of(rope_scaling=yarn, max_position_embeddings=8192).max_seq_len == 8192
+    assert config_of(rope_scaling={"rope_type": "linear", "factor": 4.0}).max_seq_len == 512
+
+
 def test_granite_multipliers() -> None:
     settings = {
         "embedding_multiplier": 12.0,
@@ -400,6 +408,40 @@ def test_olmo2_norms() -> None:
     assert checkpoint.config.layers[0] == LayerSpec(QkNorm.ALL, has_input_norms=False, has_output_norms=True)
     assert checkpoint.tensors["layers.0.attention_output_norm"].name == "model.layers.0.post_attention_layernorm.weight"
     assert "layers.0.input_layernorm" not in checkpoint.tensors
+
+
+# What a field of another kind, size or sign may hold.
+ODD: list[Any] = [
+    *(None, True, False, 0, 1, 2, 3, -1, 7, 64, 2**31, 2**63, 10**400, 0.0, -0.5, 0.5, 1e-300, 1e308),
+    *(float("inf"), float("nan"), "", "silu", "yarn", "x" * 1000, [], [0], [1, 2], [1.0] * 5000, [None]),
+    *(
+        ["full_attention"] * 2,
+        ["sliding_attention"] * 2,
+        {},
+        {"rope_type": "longrope"},
+        {"full_attention": 3},
+        [[]],
+        {"": {}},
+    ),
+]
+
+
+def test_odd_configs_by_the_thousand() -> None:
+    """Two fields at a time, at random, are something else: an error that names what is wrong, or a model."""
+    rng, count = random.Random(5), 0
+    for _ in range(20_000):
+        config = dict(rng.choice(FAMILY_CONFIGS))
+        for _ in range(2):
+            owner, key = config, rng.choice(sorted(config))
+            if isinstance(owner[key], dict) and owner[key]:
+                config[key] = owner = dict(owner[key])
+                key = rng.choice(sorted(owner))
+            owner[key] = rng.choice(ODD)
+        try:
+            describe(config, "config.json")
+        except BadFile:
+            count += 1
+    assert 5_000 < count < 20_000
 
 
 JUNK = st.recursive(

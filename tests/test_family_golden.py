@@ -119,7 +119,7 @@ def assert_is_transformers(engine: Engine, golden: FamilyGolden) -> None:
 
 
 @pytest.mark.verifies(
-    "Logits in F32 are transformers' to float32 rounding, greedy tokens are the same.", "folder", "one node"
+    "A folder in F32 gives transformers' logits, to float32 rounding, and its greedy tokens.", "folder", "one node"
 )
 @every_golden
 def test_folder_on_one_node(golden: FamilyGolden, folders: Mapping[str, Path]) -> None:
@@ -128,7 +128,7 @@ def test_folder_on_one_node(golden: FamilyGolden, folders: Mapping[str, Path]) -
 
 
 @pytest.mark.verifies(
-    "The same on three nodes that share heads, columns and experts, joined by sockets.", "folder", "three nodes"
+    "It does so on three nodes, joined by sockets, each with its part of the model.", "folder", "three nodes"
 )
 @every_golden
 def test_folder_on_three_nodes(golden: FamilyGolden, folders: Mapping[str, Path]) -> None:
@@ -137,7 +137,11 @@ def test_folder_on_three_nodes(golden: FamilyGolden, folders: Mapping[str, Path]
         assert_is_transformers(engine, golden)
 
 
-@pytest.mark.verifies("The same from a file that convert_hf.py made of the folder.", ".m", "converters")
+@pytest.mark.verifies(
+    "The file that convert_hf.py makes of a folder in F32 gives transformers' logits and greedy tokens.",
+    ".m",
+    "converters",
+)
 @every_golden
 def test_converted(golden: FamilyGolden, folders: Mapping[str, Path], tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.syspath_prepend(Path(__file__).parents[1] / "converters")
@@ -147,7 +151,9 @@ def test_converted(golden: FamilyGolden, folders: Mapping[str, Path], tmp_path: 
         assert_is_transformers(engine, golden)
 
 
-@pytest.mark.verifies("The same from a GGUF file that was exported from the folder.", "gguf", "export")
+@pytest.mark.verifies(
+    "The GGUF file that a folder is exported to in F32 gives transformers' logits and greedy tokens.", "gguf", "export"
+)
 @pytest.mark.parametrize(
     "golden", [golden for golden in GOLDENS if golden.name not in NOT_IN_GGUF], ids=lambda golden: golden.name
 )
@@ -159,13 +165,14 @@ def test_exported(golden: FamilyGolden, folders: Mapping[str, Path], tmp_path: P
 
 
 @pytest.mark.verifies(
-    "Logits in Q40 are those of a plain evaluation of the same quantized weights in float64, but for roundings of "
-    "activations that fall the other way.",
+    "A folder in Q40 gives the logits of a plain float64 evaluation of the same quantized weights, but for activations "
+    "that are rounded the other way.",
+    "folder",
     "Q40",
 )
 @every_golden
 def test_quantized_folder(golden: FamilyGolden, folders: Mapping[str, Path]) -> None:
-    ids, checkpoint = golden.token_ids.tolist(), checkpoint_of(golden)
+    ids, checkpoint = golden.token_ids[: golden.prompt_len].tolist(), checkpoint_of(golden)
     model = CheckpointModel(golden, checkpoint, DType.Q40)
     exact = Reference(model).logits(ids)
     drift = errors_of(RandomRounding(model).logits(ids), exact)

@@ -191,11 +191,11 @@ def refusal(folder: Path, kind: type[Exception] = BadFile) -> str:
 
 
 def test_folders_without_a_model(tmp_path):
-    assert "expected a config.json, as Hugging Face models have, found an empty folder" in refusal(tmp_path)
+    assert "expected a config.json, as Hugging Face models have, found an empty directory" in refusal(tmp_path)
     (tmp_path / "notes.txt").write_text("")
-    assert "is the download complete, and is it this folder?" in refusal(tmp_path)
+    assert "found a directory without it; is the download complete" in refusal(tmp_path)
     (tmp_path / "x.gguf").write_text("")
-    assert "found none; name the file itself: x.gguf" in refusal(tmp_path)
+    assert "name the file itself: x.gguf" in refusal(tmp_path)
     assert "no such file or directory" in refusal(tmp_path / "gone", UsageError).lower()
 
 

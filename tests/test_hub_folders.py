@@ -175,3 +175,39 @@ def test_needs_the_standard_library_only() -> None:
         "assert names <= sys.stdlib_module_names, names"
     )
     subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True)
+
+
+def test_hugging_face_folders_and_gguf_files_are_models(home: Path) -> None:
+    own = ("config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "tokenizer.json")
+    make_model(home / "models/hf", *own, "README.md")
+    make_model(home / "models/gguf", "x-q4_0.gguf", "notes.txt")
+    make_model(home / "models/none", "config.json", "pytorch_model.bin")
+    make_model(home / "models/bare", "config.json", "model.safetensors")
+    assert [model.name for model in folders.installed_models()] == ["bare", "gguf", "hf"]
+    found, gguf = folders.find_model("hf"), folders.find_model("gguf")
+    assert found is not None
+    assert gguf is not None
+    assert found.model == found.tokenizer == found.folder
+    assert [path.name for path in found.files] == [*own]
+    assert found.num_bytes == 5 * len(own)
+    assert gguf.model == gguf.tokenizer == home / "models/gguf/x-q4_0.gguf"
+    assert gguf.files == [gguf.model]
+    assert folders.find_model("bare") is None  # it has no tokenizer
+    make_model(home / "models/bare", "any.t")
+    bare = folders.find_model("bare")
+    assert bare is not None
+    assert bare.tokenizer == home / "models/bare/any.t"
+    assert {path.name for path in bare.files} == {"config.json", "model.safetensors", "any.t"}
+
+
+def test_copies_are_found_by_where_the_model_is(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+    make_model(home / "a/model", "config.json")
+    make_model(home / "b/model", "config.json")
+    (home / "link").symlink_to(home / "a/model")
+    places = [folders.copy_path(home / name, "q40") for name in ("a/model", "b/model", "link")]
+    assert places[0] == places[2] != places[1]
+    assert folders.copies_of(home / "a/model") == []
+    make_model(places[0].parent, places[0].name)
+    assert folders.copies_of(home / "link") == [places[0]]
+    assert folders.copies_of(home / "b/model") == []

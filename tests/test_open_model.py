@@ -66,7 +66,7 @@ def test_what_is_no_model(tmp_path):
     with pytest.raises(UsageError, match="no such model file"):
         open_model(tmp_path / "gone")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(BadFile, match="an empty folder"):
+    with pytest.raises(BadFile, match="an empty directory"):
         open_model(tmp_path / "empty")
 
 

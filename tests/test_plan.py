@@ -12,10 +12,14 @@ from dllama.errors import NotEnoughMemory, UsageError
 from dllama.plan import Axis, MemoryPlan, Range, kv_heads_per_unit, make_plan, max_world_size, tensor_slice
 
 MATRICES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"]
+EXPERT_MATRICES = [f"experts.3.{name}" for name in ("gate_proj", "up_proj", "down_proj")]
 NORMS = ["layers.1.input_layernorm", "layers.1.post_attention_layernorm", "norm", "layers.1.q_norm", "layers.1.k_norm"]
 
 
-def make_config(num_kv_heads=8, group_size=4, head_dim=64, ffn_units=256, vocab_size=128256) -> ModelConfig:
+def make_config(
+    num_kv_heads=8, group_size=4, head_dim=64, ffn_units=256, vocab_size=128256, expert_units=0
+) -> ModelConfig:
+    """Give a model of two layers, the second with experts if they have columns."""
     return ModelConfig(
         model_type="llama",
         hidden_size=64,
@@ -29,7 +33,10 @@ def make_config(num_kv_heads=8, group_size=4, head_dim=64, ffn_units=256, vocab_
         rms_norm_eps=1e-5,
         rope_theta=10000.0,
         weight_type=DType.Q40,
-        layers=(LayerSpec(QkNorm.HEAD),) * 2,
+        layers=(LayerSpec(QkNorm.HEAD), LayerSpec(QkNorm.HEAD, has_experts=expert_units > 0)),
+        num_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=32 * expert_units,
     )
 
 
@@ -43,6 +50,7 @@ def configs(draw) -> ModelConfig:
         head_dim=head_dim,
         ffn_units=draw(st.integers(1, 40)),
         vocab_size=draw(st.integers(1, 1500)),
+        expert_units=draw(st.integers(0, 40)),
     )
     assert config.problem() is None
     return config
@@ -80,10 +88,10 @@ def test_everything_is_owned_exactly_once(model):
     shards = make_plan(config, world_size, shares).shards
     assert len(shards) == world_size
     sizes = {"heads": config.num_heads, "ffn": config.intermediate_size, "vocab": config.vocab_size}
-    for field, size in sizes.items():
+    for field, size in (sizes | {"expert_ffn": config.moe_intermediate_size}).items():
         owned = [getattr(shard, field) for shard in shards]
         assert indices(owned) == list(range(size))  # ascending by rank, too
-        assert field == "heads" or all(part.size > 0 for part in owned)
+        assert field == "heads" or size == 0 or all(part.size > 0 for part in owned)
 
 
 @given(MODELS)
@@ -109,7 +117,7 @@ def test_cuts_lie_between_units(model):
     for shard in make_plan(config, world_size, shares).shards:
         assert shard.heads.begin * config.head_dim % 32 == 0
         assert shard.heads.size * config.head_dim % 32 == 0
-        assert shard.ffn.begin % 32 == 0
+        assert shard.ffn.begin % 32 == shard.expert_ffn.begin % 32 == 0
         assert shard.vocab.begin % 32 == 0
 
 
@@ -127,6 +135,8 @@ def test_shares_are_heeded_to_one_unit(model):
     weights = [Fraction(share) for share in shares or [1] * world_size]
     shards = make_plan(config, world_size, shares).shards
     assert_fair([shard.ffn.size // 32 for shard in shards], weights, 1)
+    if config.has_experts:
+        assert_fair([shard.expert_ffn.size // 32 for shard in shards], weights, 1)
     assert_fair([math.ceil(shard.vocab.size / 32) for shard in shards], weights, 1)
     unit = kv_heads_per_unit(config)
     if world_size <= config.num_kv_heads // unit:
@@ -164,7 +174,7 @@ def test_plans_are_deterministic(model):
 def test_slices_of_all_ranks_make_up_each_tensor(model):
     config, world_size, shares = model
     shards = make_plan(config, world_size, shares).shards
-    for name in MATRICES:
+    for name in MATRICES + EXPERT_MATRICES * config.has_experts:
         slices = [tensor_slice(config, shard, f"layers.1.{name}") for shard in shards]
         assert len({part.shape for part in slices}) == 1
         cut, whole = ("rows", "columns") if slices[0].axis is Axis.ROWS else ("columns", "rows")

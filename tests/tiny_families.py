@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from model_files import LLAMA3_SCALING, tiny_config  # type: ignore[import-not-found]
 
@@ -20,7 +21,7 @@ LONGROPE = RopeScaling(
     short_factors=(1.0, 1.01, 1.1, 1.3),
     long_factors=(1.0, 1.5, 3.2, 7.1),
 )
-EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 96}
+EXPERTS: dict[str, Any] = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 96}
 _PLAIN = LayerSpec()
 _GEMMA2 = LayerSpec(has_output_norms=True)
 _GEMMA3 = LayerSpec(QkNorm.HEAD, has_output_norms=True)
@@ -33,9 +34,13 @@ def family_configs(weight_type: DType = DType.F32) -> dict[str, ModelConfig]:
 
     def config(model_type: str, layer: LayerSpec = _PLAIN, **changes: object) -> ModelConfig:
         fields = {"layers": (layer,) * 2, "head_dim": 16} | changes
-        return tiny_config(model_type, weight_type, **fields)  # type: ignore[no-any-return]
+        return tiny_config(model_type, weight_type, **fields)
 
-    gemma = {"activation": Activation.GELU_TANH, "embedding_multiplier": 8.0, "attention_multiplier": 0.25}
+    gemma: dict[str, Any] = {
+        "activation": Activation.GELU_TANH,
+        "embedding_multiplier": 8.0,
+        "attention_multiplier": 0.25,
+    }
     return {
         "llama": config("llama"),
         "llama, llama3": config("llama", rope_scaling=LLAMA3_SCALING),

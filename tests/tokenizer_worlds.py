@@ -142,11 +142,11 @@ def with_bos(library: Library, bos: str) -> Library:
     return library
 
 
-def save(library: Library, folder: Path, config: dict[str, Any] | None = None, **files: Any) -> Path:
+def save(library: Library, folder: Path, tokenizer_config: dict[str, Any] | None = None, **files: Any) -> Path:
     """Write ``tokenizer.json`` and, if given, ``tokenizer_config.json`` and others; give the first."""
     folder.mkdir(parents=True, exist_ok=True)
     library.save(str(folder / "tokenizer.json"))
-    for name, content in {"tokenizer_config": config, **files}.items():
+    for name, content in {"tokenizer_config": tokenizer_config, **files}.items():
         if content is not None:
             (folder / f"{name}.json").write_text(json.dumps(content), "utf-8")
     return folder / "tokenizer.json"

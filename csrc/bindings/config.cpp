@@ -39,7 +39,8 @@ class Fields {
 
   // Throws if something was given that no field has taken.
   void check_all_taken() const {
-    for (const auto& item : values_) throw py::type_error("there is no field named " + std::string(py::str(item.first)));
+    for (const auto& item : values_)
+      throw py::type_error("there is no field named " + std::string(py::str(item.first)));
   }
 
  private:

@@ -52,7 +52,8 @@ DType stored_type(int dtype) {
 // Where `n` numbers of a stored type are to be written.
 void* room_for(DType type, size_t n, Array<uint8_t>& out) {
   void* room = out.mutable_data();
-  if (static_cast<size_t>(out.size()) != row_bytes(type, n) || reinterpret_cast<uintptr_t>(room) % alignof(uint16_t) != 0) {
+  if (static_cast<size_t>(out.size()) != row_bytes(type, n) ||
+      reinterpret_cast<uintptr_t>(room) % alignof(uint16_t) != 0) {
     throw py::value_error("out must have room for just these numbers, at an even address");
   }
   return room;
@@ -79,7 +80,8 @@ float recode_blocks(const Array<uint8_t>& blocks, int from, int dtype, Array<uin
   const DType type = stored_type(dtype);
   const GgmlBlock block = ggml_block(source);
   const auto size = static_cast<size_t>(blocks.size());
-  if (block.values == 0 || size % block.bytes != 0) throw py::value_error("blocks must be whole, of a type that is known");
+  if (block.values == 0 || size % block.bytes != 0)
+    throw py::value_error("blocks must be whole, of a type that is known");
   const size_t n = size / block.bytes * block.values;
   const void* in = blocks.data();
   void* room = room_for(type, n, out);

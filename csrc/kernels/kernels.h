@@ -92,13 +92,13 @@ struct Kernels {
   void (*add)(float* x, const float* y, size_t n);  // x += y
   // x += y * scale, rounded twice: the same bits on every level.
   void (*add_scaled)(float* x, const float* y, float scale, size_t n);
-  float (*sum_squares)(const float* x, size_t n);   // the same bits on every level, so that norms agree between nodes
+  float (*sum_squares)(const float* x, size_t n);  // the same bits on every level, so that norms agree between nodes
   void (*scale_mul)(const float* x, const float* weight, float scale, float* out, size_t n);  // x * scale * weight
   void (*silu_mul)(const float* gate, const float* up, float* out, size_t n);                 // silu(gate) * up
   void (*gelu_mul)(const float* gate, const float* up, float* out, size_t n);                 // gelu(gate) * up
   // x *= scale, then x = cap * tanh(x / cap), to some units in the last place; 0: no cap.
   void (*scale_and_cap)(float* x, float scale, float cap, size_t n);
-  float (*max)(const float* x, size_t n);                                                     // n >= 1
+  float (*max)(const float* x, size_t n);  // n >= 1
   // out[i] = exp((x[i] - shift) * scale), to 2 units in the last place, 0 where that is below the smallest normal float
   // (generic: a subnormal); returns their sum. `out` may be `x`.
   float (*exp_sum)(const float* x, float shift, float scale, float* out, size_t n);

@@ -1,5 +1,6 @@
-// Dot products of rows of floats whose bits are the same on every level, for vectors of any width: sixteen running sums,
-// each of every sixteenth product, of which halves join until one is left. Products are rounded before they are added.
+// Dot products of rows of floats whose bits are the same on every level, for vectors of any width: sixteen running
+// sums, each of every sixteenth product, of which halves join until one is left. Products are rounded before they are
+// added.
 #pragma once
 
 #include "kernels/kernels.h"

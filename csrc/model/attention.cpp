@@ -16,7 +16,7 @@ namespace {
 struct HeadTile {
   const AttentionTile& tile;
   size_t kv_head;
-  size_t rows;      // tokens x query heads
+  size_t rows;  // tokens x query heads
   size_t first_segment;
   size_t segments;  // that some token sees, from this one on
 };

@@ -16,8 +16,8 @@ size_t num_chunks(size_t size, size_t chunk) {
   return (size + chunk - 1) / chunk;
 }
 
-// The logits of all experts for all tokens: a chunk is some experts for some tokens, whose inputs a thread keeps for the
-// next one.
+// The logits of all experts for all tokens: a chunk is some experts for some tokens, whose inputs a thread keeps for
+// the next one.
 void compute_logits(Step& step, size_t thread, const float* router, const ActivationRows& x) {
   const size_t hidden = step.config.hidden_size, num_experts = step.config.num_experts;
   const size_t row_chunks = num_chunks(num_experts, kRouterRows);
@@ -51,8 +51,8 @@ void choose(Step& step, size_t thread) {
   own.routing.set(choices.first(step.num_tokens * per_token), per_token);
 }
 
-// The inputs of a tile as neighbouring rows: gathered, unless its tokens are neighbours already, and kept for the tile's
-// next chunk.
+// The inputs of a tile as neighbouring rows: gathered, unless its tokens are neighbours already, and kept for the
+// tile's next chunk.
 class TileInputs {
  public:
   TileInputs(const Routing& routing, const ActivationRows& x, ActivationRows& gathered)

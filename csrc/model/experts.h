@@ -16,7 +16,8 @@ namespace dllama {
 // * up_proj x. Ends in a barrier.
 void expert_gate_and_up(Step& step, size_t thread, const LayerWeights& w, const ActivationRows& x);
 
-// Rows `tokens` of buffers.update := for each token the sum of down_proj over its experts, ascending. No barrier behind.
+// Rows `tokens` of buffers.update := for each token the sum of down_proj over its experts, ascending; no barrier behind
+// it.
 void expert_down(Step& step, size_t thread, const LayerWeights& w, Range tokens);
 
 // What a thread reads first of a layer's experts: its part of the router.

@@ -12,8 +12,8 @@ namespace dllama {
 void gate_columns(Step& step, size_t thread, const FfnWeights& w, Range columns, const ActivationRows& x,
                   size_t first_token, ActivationRows& gated, Range rows);
 
-// The same of all tokens and this rank's columns of a layer without experts, into buffers.gated, split over threads. Ends
-// in a barrier.
+// The same of all tokens and this rank's columns of a layer without experts, into buffers.gated, split over threads.
+// Ends in a barrier.
 void gate_and_up(Step& step, size_t thread, const FfnWeights& w, const ActivationRows& x);
 
 }  // namespace dllama

@@ -120,10 +120,9 @@ const ActivationRows& run_layer(Step& step, size_t thread, size_t layer, const A
   project_qkv(step, thread, layer, x);
   if (step.shard.has_attention()) attention(step, thread, layer, first_weights(step, thread, w.o_proj));
   const bool has_experts = step.config.layers[layer].has_experts;
-  const ActivationRows& y =
-      project_and_norm(step, thread, w.o_proj, step.buffers.attended,
-                       {w.attention_output_norm, w.post_attention_layernorm},
-                       has_experts ? first_router_weights(step, thread, w) : first_weights(step, thread, w.ffn.gate_proj));
+  const ActivationRows& y = project_and_norm(
+      step, thread, w.o_proj, step.buffers.attended, {w.attention_output_norm, w.post_attention_layernorm},
+      has_experts ? first_router_weights(step, thread, w) : first_weights(step, thread, w.ffn.gate_proj));
   const bool is_last = layer + 1 == step.weights.layers.size();
   const LayerWeights* next = is_last ? nullptr : &step.weights.layers[layer + 1];
   return feed_forward(

@@ -43,7 +43,9 @@ void run_products(Step& step, size_t thread) {
     }
     run_product(step, thread, w.o_proj, buffers.attended, all);
     run_experts(step, thread, w);
-    for (const Matrix* matrix : {&w.ffn.gate_proj, &w.ffn.up_proj}) run_product(step, thread, *matrix, buffers.normed, all);
+    for (const Matrix* matrix : {&w.ffn.gate_proj, &w.ffn.up_proj}) {
+      run_product(step, thread, *matrix, buffers.normed, all);
+    }
     run_product(step, thread, w.ffn.down_proj, buffers.gated, all);
   }
 }

@@ -5,9 +5,8 @@
 
 namespace dllama {
 
-// Multiplies every matrix of every layer by what the buffers hold of step.num_tokens tokens, those of experts as if each
-// had as many, and keeps no result.
-// Every thread calls it; none waits for another.
+// Multiplies every matrix of every layer by what the buffers hold of step.num_tokens tokens, those of experts as if
+// each had as many, and keeps no result. Every thread calls it; none waits for another.
 void run_products(Step& step, size_t thread);
 
 }  // namespace dllama

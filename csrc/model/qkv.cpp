@@ -1,8 +1,8 @@
 // Products, biases, norms and rotation of queries, keys and values, and the way of the latter two into the cache.
 //
 // A chunk is a few heads of one of the three, whole row groups and whole heads, which its thread finishes. Only where
-// all heads of a token are normed together are queries and keys finished later, behind a barrier: the ranks first sum up
-// their squares.
+// all heads of a token are normed together are queries and keys finished later, behind a barrier: the ranks first sum
+// up their squares.
 #include "model/qkv.h"
 
 #include <algorithm>
@@ -31,8 +31,7 @@ bool norms_all_heads(const Step& step, size_t layer) {
 
 // Rotates one head of one token in place.
 void rotate(const Step& step, size_t layer, size_t token, float* head) {
-  const RotaryTable& table =
-      step.config.layers[layer].has_local_rope ? step.buffers.local_rope : step.buffers.rope;
+  const RotaryTable& table = step.config.layers[layer].has_local_rope ? step.buffers.local_rope : step.buffers.rope;
   const size_t pairs = step.config.rope_frequencies.size();
   step.kernels.rotate_half(head, table.cos.as<float>() + token * pairs, table.sin.as<float>() + token * pairs, pairs);
 }

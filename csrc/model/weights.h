@@ -21,11 +21,11 @@ struct FfnWeights {
 
 // Pointers are null where the layer has none of it (LayerSpec).
 struct LayerWeights {
-  float* input_layernorm = nullptr;           // [hidden_size]
+  float* input_layernorm = nullptr;  // [hidden_size]
   // The next nine only on ranks with heads.
-  Matrix q_proj, k_proj, v_proj;              // column-parallel: this rank's heads x hidden_size
-  float* q_bias = nullptr;                    // [this rank's query outputs]
-  float* k_bias = nullptr;                    // [this rank's KV outputs]
+  Matrix q_proj, k_proj, v_proj;  // column-parallel: this rank's heads x hidden_size
+  float* q_bias = nullptr;        // [this rank's query outputs]
+  float* k_bias = nullptr;        // [this rank's KV outputs]
   float* v_bias = nullptr;
   float* q_norm = nullptr;                    // [head_dim], or of all heads [this rank's query outputs]
   float* k_norm = nullptr;                    // [head_dim], or of all heads [this rank's KV outputs]
@@ -35,7 +35,7 @@ struct LayerWeights {
   FfnWeights ffn;                             // either this
   float* router = nullptr;                    // or with experts: [num_experts, hidden_size]
   std::vector<FfnWeights> experts;
-  float* feedforward_output_norm = nullptr;   // [hidden_size]
+  float* feedforward_output_norm = nullptr;  // [hidden_size]
 };
 
 class Weights {

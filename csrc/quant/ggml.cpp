@@ -60,7 +60,8 @@ void q2_k(const uint8_t* in, float* out) {
   for (size_t group = 0; group < 16; group++, out += 16) {
     const uint8_t* bytes = quants + group / 8 * 32 + group % 2 * 16;
     const size_t shift = group / 2 % 4 * 2;
-    const float scale = d * static_cast<float>(scales[group] & 15), minimum = m * static_cast<float>(scales[group] >> 4);
+    const float scale = d * static_cast<float>(scales[group] & 15),
+                minimum = m * static_cast<float>(scales[group] >> 4);
     for (size_t j = 0; j < 16; j++) out[j] = scale * static_cast<float>(bytes[j] >> shift & 3) - minimum;
   }
 }

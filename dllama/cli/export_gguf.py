@@ -28,7 +28,7 @@ def export(model: ModelSource, tokenizer: Tokenizer, output: str, is_quiet: bool
     """Write the file, and show how far it is unless told not to."""
     from dllama.formats.gguf_export import export_gguf
     from dllama.hub.progress import Progress
-    from dllama.text.gguf_vocabulary import gguf_metadata
+    from dllama.text.gguf_export import gguf_metadata
 
     metadata, name = gguf_metadata(tokenizer), Path(output).stem
     if is_quiet:

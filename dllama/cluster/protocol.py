@@ -15,7 +15,7 @@ import msgspec
 import dllama
 from dllama.config import DType, ModelConfig
 
-VERSION: Final = 1
+VERSION: Final = 2
 MAGIC: Final = b"dllama\r\n"
 PREAMBLE: Final = struct.Struct("<8sI20s")  # magic, protocol version, dllama's version
 SESSION_BYTES: Final = 16

@@ -8,7 +8,7 @@ from dllama.config import Activation, DType, LayerSpec, ModelConfig
 from dllama.families import Checkpoint
 from dllama.families._fields import Fields
 from dllama.families._parts import tensor_parts
-from dllama.families._rope import rope_scaling, rope_theta, rotary_fields, rotary_share
+from dllama.families._rope import context_length, rope_scaling, rope_theta, rotary_fields, rotary_share
 
 # bfloat16 needs F32: F16 has its precision but not its range.
 _DTYPES = {"float32": DType.F32, "bfloat16": DType.F32, "float16": DType.F16}
@@ -56,6 +56,7 @@ def base_config(
     share = rotary_share(fields, rope)
     if share != 1 and not may_rotate_partly:
         raise fields.refuse("partial_rotary_factor", "1, the only value supported in this family", share)
+    scaling = rope_scaling(fields, rope)
     return ModelConfig(
         model_type=fields.text("model_type", ""),
         hidden_size=hidden_size,
@@ -65,12 +66,12 @@ def base_config(
         num_kv_heads=fields.integer("num_key_value_heads", num_kv_heads or num_heads),
         head_dim=head_dim,
         vocab_size=fields.integer("vocab_size"),
-        max_seq_len=fields.integer("max_position_embeddings"),
+        max_seq_len=context_length(fields, scaling),
         rms_norm_eps=fields.number("rms_norm_eps", rms_norm_eps),
         rope_theta=rope_theta(fields, rope, theta),
         weight_type=_weight_type(fields),
         layers=tuple(layers),
-        rope_scaling=rope_scaling(fields, rope),
+        rope_scaling=scaling,
         rotary_dim=int(head_dim * share) if share != 1 else 0,
         activation=_activation(fields, activation, default_activation),
     )

@@ -12,6 +12,7 @@ from dllama.families._fields import Fields
 from dllama.rope import MAX_PAIRS, RopeScaling
 
 _LLAMA3_FACTORS = ("factor", "low_freq_factor", "high_freq_factor")
+_MOST_STRETCH = 1 << 12  # keeps lengths small enough to be named as too large
 _ORIGINAL = "original_max_position_embeddings"
 _KINDS = "'default', 'llama3', 'linear', 'yarn' or 'longrope'"
 
@@ -36,6 +37,14 @@ def rotary_share(fields: Fields, rope: Fields) -> float:
     if not 0 < share <= 1:
         raise fields.bad("partial_rotary_factor", "more than 0, at most 1", str(share))
     return share
+
+
+def context_length(fields: Fields, scaling: RopeScaling | None) -> int:
+    """Give the longest context: makers add yarn to a config and leave the context that it stretches as it was."""
+    length = fields.integer("max_position_embeddings")
+    if scaling is None or scaling.kind != "yarn":
+        return length
+    return max(length, int(min(scaling.factor, _MOST_STRETCH) * scaling.original_max_seq_len))
 
 
 def rope_scaling(fields: Fields, rope: Fields) -> RopeScaling | None:

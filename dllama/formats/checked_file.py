@@ -118,6 +118,19 @@ class CheckedFile:
             self.close()
 
 
+def read_whole(path: str | os.PathLike[str], what: str, most: int) -> bytes:
+    """Read a whole file of at most ``most`` bytes.
+
+    Raises:
+        UsageError: There is no such file, or it may not be opened.
+        BadFile: It is larger, or no regular file.
+    """
+    with CheckedFile(path, what) as file:
+        if file.size > most:
+            raise file.bad("size", f"at most {most} bytes", f"{file.size} bytes")
+        return file.read(0, file.size, "content")
+
+
 def _open(path: str, what: str) -> int:
     try:
         return os.open(path, _OPEN_FLAGS)

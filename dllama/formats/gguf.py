@@ -99,7 +99,9 @@ def _read_vector(placed: Placed) -> Floats:
     """Read a tensor of one dimension."""
     info = placed.info
     _check_type(placed)
-    return GgufTensor(info.name, DType.F32, info.shape, placed.file, info.offset, stored=info.type).read_floats()[0]
+    tensor = GgufTensor(info.name, DType.F32, info.shape, placed.file, info.offset, stored=info.type)
+    values: Floats = tensor.read_floats()[0]
+    return values
 
 
 def _find(path: str, stored: Stored, found: Mapping[str, Placed]) -> Placed:

@@ -128,7 +128,7 @@ def stored_tensors(config: ModelConfig, arch: GgufArch) -> Iterator[Stored]:
         groups[_stored_name(info.name, arch)].append(info)
     for name, parts in groups.items():
         rows, cols = sum(info.rows for info in parts), parts[0].cols
-        shape = (rows, cols) if len(parts[0].shape) == 2 else (cols,)
+        shape: tuple[int, ...] = (rows, cols) if len(parts[0].shape) == 2 else (cols,)
         if ".experts." in parts[0].name:
             shape = (len(parts), rows // len(parts), cols)
         yield Stored(name, shape, tuple(parts))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
 
 import numpy as np
 
 from dllama.config import DType
 from dllama.errors import UsageError
-from dllama.formats.gguf_arch import HEAD, GgufArch, Stored, interleaved_head_dim, stored_tensors
+from dllama.formats.gguf_arch import EMBEDDING, HEAD, GgufArch, Stored, interleaved_head_dim, stored_tensors
 from dllama.formats.gguf_metadata import arch_for, model_metadata
 from dllama.formats.gguf_types import GGML_TYPES
 from dllama.formats.gguf_writer import NewTensor, Value, write_container
@@ -19,6 +21,8 @@ from dllama.formats.tensor import interleaved_from_halves
 
 # For a file without a vocabulary, which is for token ids alone.
 NO_VOCABULARY: Mapping[str, Value] = {"tokenizer.ggml.model": "no_vocab"}
+_TOKENIZER = "tokenizer.ggml."
+_UNUSED, _LOWEST = 5, -1e4  # llama.cpp's kind of a token that is never written, and a score below all others
 _TYPE_IDS = {DType.F32: 0, DType.F16: 1, DType.Q40: 2, DType.Q80: 8}
 _PIECE_BYTES = 1 << 22
 
@@ -35,7 +39,7 @@ def export_gguf(
     Args:
         source: The model.
         path: Where to write.
-        tokenizer: Metadata of its vocabulary.
+        tokenizer: Metadata of its vocabulary, at most as large as the model's.
         name: What the file calls the model.
         progress: Called with the bytes of tensors written, and all of them.
 
@@ -47,16 +51,37 @@ def export_gguf(
     arch = arch_for(source.config)
     metadata, vectors = model_metadata(source.config)
     tensors = [
-        NewTensor(each, GGML_TYPES[0], values.shape, lambda values=values: [values.view(np.uint8)])
+        NewTensor(each, GGML_TYPES[0], values.shape, partial(iter, [values.view(np.uint8)]))
         for each, values in vectors.items()
     ]
     stored_as = [each for each in stored_tensors(source.config, arch) if each.name != HEAD or arch.has_head]
     tensors += [_new_tensor(source, arch, stored) for stored in stored_as]
-    write_container(path, ({"general.name": name} if name else {}) | {**metadata, **tokenizer}, tensors, progress)
+    named = {"general.name": name} if name else {}
+    write_container(path, named | metadata | _padded(tokenizer, source.config.vocab_size), tensors, progress)
+
+
+def _padded(tokenizer: Mapping[str, Any], vocab_size: int) -> dict[str, Any]:
+    """Give a vocabulary as many tokens as the model has, which is what llama.cpp wants."""
+    metadata = dict(tokenizer)
+    missing = range(len(metadata.get(f"{_TOKENIZER}tokens", ())), vocab_size)
+    fillers = {
+        "tokens": [f"[PAD{token_id}]" for token_id in missing],
+        "token_type": [_UNUSED] * len(missing),
+        "scores": [_LOWEST] * len(missing),
+    }
+    for name, filler in fillers.items():
+        if values := metadata.get(_TOKENIZER + name):
+            metadata[_TOKENIZER + name] = [*values, *filler]
+    if table := metadata.get(f"{_TOKENIZER}precompiled_charsmap"):
+        metadata[f"{_TOKENIZER}precompiled_charsmap"] = bytes(table)
+    return metadata
 
 
 def _new_tensor(source: ModelSource, arch: GgufArch, stored: Stored) -> NewTensor:
-    parts = [source.tensors[part.name] for part in stored.parts]
+    names = [part.name for part in stored.parts]
+    if stored.name == EMBEDDING and not arch.has_head and source.tensors["lm_head"].dtype is DType.F16:
+        names = ["lm_head"]  # the embedding too, in the type of all others
+    parts = [source.tensors[name] for name in names]
     dtypes = {part.dtype for part in parts}
     if len(dtypes) > 1:
         found = ", ".join(sorted(dtype.name for dtype in dtypes))

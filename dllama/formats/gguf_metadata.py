@@ -154,7 +154,9 @@ def _compared(config: ModelConfig, found: ModelConfig) -> Iterator[tuple[str, An
             yield field.name, getattr(config, field.name), getattr(found, field.name)
     for index, layers in enumerate(zip(config.layers, found.layers, strict=True)):
         for field in fields(layers[0]):
-            yield f"layers.{index}.{field.name}", *(getattr(layer, field.name) for layer in layers)
-    yield "rope_scaling.attention_factor", *(_attention_factor(each.rope_scaling) for each in (config, found))
+            wanted, there = (getattr(layer, field.name) for layer in layers)
+            yield f"layers.{index}.{field.name}", wanted, there
+    wanted, there = _attention_factor(config.rope_scaling), _attention_factor(found.rope_scaling)
+    yield "rope_scaling.attention_factor", wanted, there
     for max_seq_len in {1, config.max_seq_len}:  # longrope has a rule for short contexts and one for long ones
         yield "rope_scaling", config.rope_frequencies(max_seq_len), found.rope_frequencies(max_seq_len)

@@ -16,8 +16,8 @@ from dllama.formats.checked_file import new_file
 from dllama.formats.gguf_types import DEFAULT_ALIGNMENT, FIXED_SIZE, MAGIC, VERSION, GgmlType, ValueType
 from dllama.formats.quants import RawRows
 
-# What metadata may be: whole numbers are written in 32 bits if they fit, floats always.
-Value = bool | int | float | str | Sequence[str] | Sequence[bytes] | npt.NDArray[np.generic]
+# What metadata may be: whole numbers are written in 32 bits if they fit, floats always; bytes as an array of them.
+Value = bool | int | float | str | bytes | Sequence[str] | Sequence[int] | Sequence[float] | npt.NDArray[np.generic]
 _DTYPES = {np.dtype(code): kind for kind, code in FIXED_SIZE.items() if kind is not ValueType.BOOL}
 
 
@@ -91,8 +91,8 @@ def _padded(num_bytes: int) -> int:
     return -(-num_bytes // DEFAULT_ALIGNMENT) * DEFAULT_ALIGNMENT
 
 
-def _string(text: str | bytes) -> bytes:
-    raw = text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
+def _string(text: str) -> bytes:
+    raw = text.encode("utf-8", "surrogateescape")
     return struct.pack("<Q", len(raw)) + raw
 
 
@@ -108,9 +108,20 @@ def _value(value: Value) -> bytes:
             return _fixed(ValueType.FLOAT32, value)
         case str():
             return struct.pack("<I", ValueType.STRING) + _string(value)
+        case bytes():
+            return _array(ValueType.UINT8, len(value), value)
         case np.ndarray():
             return _array(_DTYPES[value.dtype], len(value), value.tobytes())
-    return _array(ValueType.STRING, len(value), b"".join(map(_string, value)))
+    return _list(value)
+
+
+def _list(values: Sequence[str] | Sequence[int] | Sequence[float]) -> bytes:
+    texts = [value for value in values if isinstance(value, str)]
+    if len(texts) == len(values):
+        return _array(ValueType.STRING, len(values), b"".join(map(_string, texts)))
+    is_whole = all(isinstance(value, int) for value in values)
+    kind, dtype = (ValueType.INT32, np.int32) if is_whole else (ValueType.FLOAT32, np.float32)
+    return _array(kind, len(values), np.array(values, dtype).tobytes())
 
 
 def _fits(value: int, kind: ValueType) -> bool:

@@ -159,8 +159,8 @@ def _advice(names: Sequence[str]) -> str:
     """Say what a folder is that is no Hugging Face model."""
     for name in names:
         if name.endswith((".m", ".gguf")):
-            return f"none; name the file itself: {name}"
-    return "none; is the download complete, and is it this folder?" if names else "an empty folder"
+            return f"a directory without it; name the file itself: {name}"
+    return "a directory without it; is the download complete, and is it this one?" if names else "an empty directory"
 
 
 def _open_shards(path: str, names: Sequence[str], files: list[CheckedFile]) -> dict[str, StoredArray]:

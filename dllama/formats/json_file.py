@@ -9,27 +9,14 @@ from typing import Any, Final
 import msgspec
 
 from dllama.errors import BadFile
-from dllama.formats.checked_file import CheckedFile
+from dllama.formats.checked_file import CheckedFile, read_whole
 
 MOST_JSON_BYTES: Final = 4 << 20  # of a configuration; some tokenizers list a thousand tokens there in 200 kB
 
 
-def read_bytes(path: str | os.PathLike[str], what: str, most: int) -> bytes:
-    """Read a whole file of at most ``most`` bytes.
-
-    Raises:
-        UsageError: There is no such file, or it may not be opened.
-        BadFile: It is larger, or no regular file.
-    """
-    with CheckedFile(path, what) as file:
-        if file.size > most:
-            raise file.bad("size", f"at most {most} bytes", f"{file.size} bytes")
-        return file.read(0, file.size, "content")
-
-
 def read_config(path: str | os.PathLike[str], what: str) -> dict[str, Any]:
-    """Read a small JSON object; errors as in ``read_bytes`` and ``parse``."""
-    return parse(path, "", read_bytes(path, what, MOST_JSON_BYTES), dict[str, Any])  # type: ignore[no-any-return]
+    """Read a small JSON object; errors as in ``read_whole`` and ``parse``."""
+    return parse(path, "", read_whole(path, what, MOST_JSON_BYTES), dict[str, Any])  # type: ignore[no-any-return]
 
 
 def parse(path: str | os.PathLike[str], place: str, raw: bytes | msgspec.Raw, kind: Any) -> Any:

@@ -32,7 +32,7 @@ from dllama.formats.m_writer import write_m_file
 from dllama.formats.opened import OpenModel
 from dllama.formats.tensor import Tensor
 
-__all__ = ["ModelFile", "open_m_file", "write_m_file"]
+__all__ = ["ModelFile", "open_m_file", "read_m_file", "write_m_file"]
 
 
 class ModelFile(OpenModel[Tensor]):
@@ -68,7 +68,11 @@ def open_m_file(path: str | os.PathLike[str]) -> ModelFile:
         BadFile: It is not a sound ``.m`` file.
         UnsupportedModel: It is sound and of a model that dllama cannot run.
     """
-    file = CheckedFile(path, "model")
+    return read_m_file(CheckedFile(path, "model"))
+
+
+def read_m_file(file: CheckedFile) -> ModelFile:
+    """Check an open file as ``open_m_file`` does; it is closed with the model, or at once if it is none."""
     try:
         header, config = _read_model(file)
         _check_file_size(file, header, config)

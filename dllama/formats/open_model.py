@@ -48,28 +48,29 @@ def open_model(path: str | os.PathLike[str], weight_type: DType | None = None) -
 
 
 def _open_file(path: str | os.PathLike[str]) -> ModelSource:
-    start = _first_bytes(path)
-    if start == _GGUF:
+    file = CheckedFile(path, "model")
+    try:
+        is_gguf = _is_gguf(file)
+    except BaseException:
+        file.close()
+        raise
+    if is_gguf:
         from dllama.formats.gguf import open_gguf
 
+        file.close()
         return open_gguf(path)
-    from dllama.formats.m_file import open_m_file
+    from dllama.formats.m_file import read_m_file
 
-    return open_m_file(path)
+    return read_m_file(file)
 
 
-def _first_bytes(path: str | os.PathLike[str]) -> bytes:
-    """Give what tells formats apart.
-
-    Raises:
-        BadFile: It is of a format that no model is read from.
-    """
+def _is_gguf(file: CheckedFile) -> bool:
+    """Whether it is a GGUF file; raises BadFile for what is a model of a kind that is not read."""
     expected = "a .m or .gguf file, or the folder of a Hugging Face model"
-    with CheckedFile(path, "model") as file:
-        start = file.read(0, min(4, file.size), "magic number")
-        if start == _ZIP or start[:2] == _PICKLE:
-            found = "a PyTorch file; converters/convert_llama.py reads those of Meta, others must become .safetensors"
-            raise file.bad("", expected, found)
-    if os.fspath(path).endswith(".safetensors"):
+    start = file.read(0, min(4, file.size), "magic number")
+    if start == _ZIP or start[:2] == _PICKLE:
+        found = "a PyTorch file; converters/convert_llama.py reads those of Meta, others must become .safetensors"
+        raise file.bad("", expected, found)
+    if file.path.endswith(".safetensors"):
         raise file.bad("", expected, "one file of such a folder; name the folder that has config.json")
-    return start
+    return start == _GGUF

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dllama.errors import BadFile, UnsupportedModel
-from dllama.formats.json_file import read_bytes
+from dllama.formats.checked_file import read_whole
 from dllama.formats.quants import Floats
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # kinds of pieces
@@ -71,7 +71,7 @@ def read_spm_model(path: str | os.PathLike[str]) -> SpmModel:
         UsageError: There is no such file, or it may not be opened.
         BadFile: It is not a sound one. UnsupportedModel: It cuts text as dllama cannot.
     """
-    raw = read_bytes(path, "tokenizer", _MAX_FILE_SIZE)
+    raw = read_whole(path, "tokenizer", _MAX_FILE_SIZE)
     try:
         return _parse(os.fspath(path), raw)
     except _Wrong as error:
@@ -106,7 +106,8 @@ def _model(
         raise UnsupportedModel(path, "trainer_spec", "spaces marked before words", "others")
     charsmap = normalizer.get(_CHARSMAP, b"")
     check_charsmap(path, charsmap if isinstance(charsmap, bytes) else b"?")
-    ids = [_signed(trainer.get(key, default)) for key, default in ((_BOS_ID, 1), (_EOS_ID, 2), (_PAD_ID, -1))]
+    defaults = ((_BOS_ID, 1), (_EOS_ID, 2), (_PAD_ID, -1))
+    ids = [_signed(trainer.get(key, each if each < len(pieces) else -1)) for key, each in defaults]
     if any(not -1 <= each < len(pieces) for each in ids):
         raise _Wrong(f"trainer_spec|BOS, EOS and padding ids below {len(pieces)}|{ids}")
     texts, scores, kinds = zip(*pieces, strict=True)

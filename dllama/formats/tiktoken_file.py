@@ -8,7 +8,7 @@ import os
 import re
 
 from dllama.errors import BadFile
-from dllama.formats.json_file import read_bytes
+from dllama.formats.checked_file import read_whole
 
 _MAX_FILE_SIZE = 1 << 25  # bytes; Llama 3's has 2 million
 _MAX_VOCAB_SIZE = 1 << 20
@@ -23,7 +23,7 @@ def read_tiktoken(path: str | os.PathLike[str]) -> list[bytes]:
         UsageError: There is no such file, or it may not be opened.
         BadFile: It is not a sound one.
     """
-    lines = read_bytes(path, "tokenizer", _MAX_FILE_SIZE).splitlines()
+    lines = read_whole(path, "tokenizer", _MAX_FILE_SIZE).splitlines()
     if len(lines) > _MAX_VOCAB_SIZE:
         raise BadFile(path, "", f"at most {_MAX_VOCAB_SIZE} lines", str(len(lines)))
     pieces: list[bytes] = []

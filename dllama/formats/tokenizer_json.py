@@ -15,7 +15,8 @@ from typing import Annotated, Any
 import msgspec
 
 from dllama.errors import BadFile, UnsupportedModel
-from dllama.formats.json_file import parse, read_bytes
+from dllama.formats.checked_file import read_whole
+from dllama.formats.json_file import parse
 
 _MAX_FILE_SIZE = 1 << 27  # bytes; the largest in use, of 260 thousand tokens, has 33 million
 _MAX_PART_SIZE = 1 << 22  # of a normalizer and the like
@@ -124,7 +125,7 @@ def read_tokenizer_json(path: str | os.PathLike[str]) -> TokenizerJson:
         UsageError: There is no such file, or it may not be opened.
         BadFile: It is not a sound one. UnsupportedModel: It does what dllama cannot.
     """
-    return parse_tokenizer_json(os.fspath(path), read_bytes(path, "tokenizer", _MAX_FILE_SIZE))
+    return parse_tokenizer_json(os.fspath(path), read_whole(path, "tokenizer", _MAX_FILE_SIZE))
 
 
 def parse_tokenizer_json(path: str, raw: bytes) -> TokenizerJson:

@@ -16,6 +16,9 @@ from dllama.config import ModelConfig, QkNorm
 from dllama.plan.partition import Range, Shard
 
 ROW_GROUP = 64  # pieces of slices begin at multiples of it; the core packs rows by 8 or 16, as its level has it
+_NORMS = frozenset(
+    {"norm", "input_layernorm", "post_attention_layernorm", "attention_output_norm", "feedforward_output_norm"}
+)
 
 
 class Axis(Enum):
@@ -51,10 +54,9 @@ def tensor_slice(config: ModelConfig, shard: Shard, name: str) -> TensorSlice:
     """Say which part of tensor ``name`` belongs to ``shard``. Raises KeyError for a name that no model has."""
     hidden, kind = config.hidden_size, name.rpartition(".")[2]
     queries, kv = shard.heads.scaled(config.head_dim), shard.kv_heads.scaled(config.head_dim)
-    is_expert = ".experts." in name
-    columns, ffn = (
-        (config.moe_intermediate_size, shard.expert_ffn) if is_expert else (config.intermediate_size, shard.ffn)
-    )
+    columns, ffn = config.intermediate_size, shard.ffn
+    if ".experts." in name:
+        columns, ffn = config.moe_intermediate_size, shard.expert_ffn
     match kind:
         case "q_proj":
             return TensorSlice((config.q_size, hidden), Axis.ROWS, queries)
@@ -76,13 +78,7 @@ def tensor_slice(config: ModelConfig, shard: Shard, name: str) -> TensorSlice:
             return TensorSlice((config.kv_size,), Axis.COLUMNS, kv)
         case "q_norm" | "k_norm":
             return _qk_norm(config, name, queries if kind == "q_norm" else kv)
-        case (
-            "norm"
-            | "input_layernorm"
-            | "post_attention_layernorm"
-            | "attention_output_norm"
-            | "feedforward_output_norm"
-        ):
+        case _ if kind in _NORMS:
             return TensorSlice((hidden,), Axis.WHOLE, Range(0, hidden))
     raise KeyError(f"no such tensor: {name}")
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from dllama.errors import BadFile, UnsupportedModel
 from dllama.formats.generation_config import generation_defaults
-from dllama.formats.spm_model import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, SpmModel, check_charsmap
+from dllama.formats.spm_model import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, SpmModel, check_charsmap
 from dllama.formats.tokenizer_json import AddedToken, TokenizerJson, parse_tokenizer_json
 from dllama.text.json_vocabulary import JsonVocabulary
 from dllama.text.pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
@@ -116,9 +116,10 @@ def _as_tokenizer_json(known: GgufMetadata, cuts: PreTokenizer) -> TokenizerJson
     merges = [str(merge) for merge in known.need("merges")]
     named = [] if kinds is None else np.flatnonzero((kinds == CONTROL) | (kinds == USER_DEFINED)).tolist()
     added = [AddedToken(each, tokens[each], special=bool(kinds[each] == CONTROL)) for each in named]  # type: ignore[index]
-    vocab = {token: each for each, token in enumerate(tokens)}
+    used = list(range(len(tokens))) if kinds is None else np.flatnonzero(kinds != UNUSED).tolist()
+    vocab = {tokens[each]: each for each in used}
     model = {"type": "BPE", "vocab": vocab, "merges": merges, "ignore_merges": cuts.ignores_merges}
-    if len(vocab) < len(tokens):
+    if len(vocab) < len(used):
         raise BadFile(known.path, _PREFIX + "tokens", "different tokens", "some that are there before")
     top = {"added_tokens": [msgspec.structs.asdict(token) for token in added], **cuts.parts(), "model": model}
     try:

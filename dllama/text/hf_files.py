@@ -13,8 +13,9 @@ from typing import Any
 import msgspec
 
 from dllama.errors import BadFile
+from dllama.formats.checked_file import read_whole
 from dllama.formats.generation_config import eos_ids_of, generation_defaults
-from dllama.formats.json_file import read_bytes, read_config
+from dllama.formats.json_file import read_config
 from dllama.formats.tokenizer_json import AddedToken
 from dllama.text.vocabulary import NO_ID, Facts
 
@@ -154,6 +155,6 @@ def _bos_of(config: Mapping[str, Any]) -> int:
 
 def _read_template(path: Path) -> str:
     try:
-        return read_bytes(path, "chat template", _MAX_TEMPLATE_SIZE).decode("utf-8")
+        return read_whole(path, "chat template", _MAX_TEMPLATE_SIZE).decode("utf-8")
     except UnicodeDecodeError as error:
         raise BadFile(path, f"byte {error.start}", "UTF-8 text", "another byte") from None

@@ -1,4 +1,7 @@
-"""From a path to a vocabulary: what kind of tokenizer file it is, and what lies beside it."""
+"""From a path to a vocabulary: what kind of tokenizer file it is, and what lies beside it.
+
+What reads a kind is imported when it is met: a ``.t`` file needs none of the others.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,19 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from dllama.errors import BadFile, UsageError
+from dllama.errors import BadFile, UnsupportedModel, UsageError
 from dllama.formats.checked_file import CheckedFile
-from dllama.formats.spm_model import SpmModel, read_spm_model
 from dllama.formats.t_file import read_t_file
-from dllama.formats.tokenizer_json import AddedToken, TokenizerJson, read_tokenizer_json
-from dllama.text.hf_files import HfFiles, missing_from, read_hf_files
 from dllama.text.t_vocabulary import TVocabulary
 from dllama.text.tokenizer import Tokenizer
 from dllama.text.vocabulary import NO_ID, Facts, Vocabulary
+
+if TYPE_CHECKING:
+    from dllama.formats.spm_model import SpmModel
+    from dllama.formats.tokenizer_json import AddedToken, TokenizerJson
+    from dllama.text.hf_files import HfFiles
 
 # The files of a folder in the order in which they are believed.
 _NAMES = ("tokenizer.json", "tokenizer.model")
@@ -97,13 +103,15 @@ def _open_tiktoken(path: Path) -> Vocabulary:
 
 
 def _open_json(path: Path) -> Vocabulary:
+    from dllama.formats.tokenizer_json import read_tokenizer_json
+    from dllama.text.hf_files import missing_from, read_hf_files
     from dllama.text.json_vocabulary import JsonVocabulary
 
     file, files = read_tokenizer_json(path), read_hf_files(path.parent)
     names = [token.content for token in file.added]
     file = file.with_added(missing_from([*names, *(piece for piece in file.pieces if piece)], files.added_tokens()))
     ids = file.ids()
-    before, behind = _ends(file)
+    before, behind = _ends(file, max(ids.values()))
     adds_bos, adds_eos = _adds(files, bool(before)), _adds(files, bool(behind), "eos")
     default = Facts(before[0] if before else NO_ID, tuple(behind[:1]), adds_bos, adds_eos)
     return JsonVocabulary(file, files.facts(ids.get, max(ids.values()) + 1, default))
@@ -115,14 +123,21 @@ def _adds(files: HfFiles, by_file: bool, what: str = "bos") -> bool:
     return flag if flag is not None and files.tokenizer_class in _ADD_BY_CONFIG else by_file
 
 
-def _ends(file: TokenizerJson) -> tuple[list[int], list[int]]:
-    """Give the ids that the post-processor puts before and behind a text."""
+def _ends(file: TokenizerJson, last: int) -> tuple[list[int], list[int]]:
+    """Give the ids that the post-processor puts before and behind a text, none of them above ``last``."""
     from dllama.formats.post_processor import added_ids
 
-    return added_ids(file.path, file.parts["post_processor"])
+    before, behind = added_ids(file.path, file.parts["post_processor"])
+    if max([*before, *behind], default=0) > last:
+        raise BadFile(file.path, "post_processor", f"ids up to {last}", str(max(before + behind)))
+    if len(before) > 1 or len(behind) > 1:
+        raise UnsupportedModel(file.path, "post_processor", "one token at most before and behind a text", "more")
+    return before, behind
 
 
 def _open_spm(path: Path) -> Vocabulary:
+    from dllama.formats.spm_model import read_spm_model
+    from dllama.text.hf_files import missing_from, read_hf_files
     from dllama.text.spm_vocabulary import SpmVocabulary
 
     model, files = read_spm_model(path), read_hf_files(path.parent)
@@ -134,7 +149,7 @@ def _open_spm(path: Path) -> Vocabulary:
     facts = files.facts(ids.get, len(ids), default)
     if not facts.token_texts:
         facts = replace(facts, token_texts=_spm_texts(model))
-    return SpmVocabulary(os.fspath(path), model, facts, added, space_everywhere=files.flag("legacy") is not False)
+    return SpmVocabulary(os.fspath(path), model, facts, added, space_everywhere=files.flag("legacy") is True)
 
 
 def _check_added(path: Path, model: SpmModel, added: Sequence[AddedToken]) -> None:

@@ -826,12 +826,12 @@ AttentionState attend(const Kernels& k, const AttentionCase& c, size_t first, si
       hidden[row] = static_cast<uint32_t>(begin < end ? begin - before : 0);
     }
     AttentionRows rows{c.q.data() + first * c.head_dim,
-                             valid.data(),
-                             state.max.data(),
-                             state.sum.data(),
-                             state.acc.data(),
-                             count,
-                             c.head_dim};
+                       valid.data(),
+                       state.max.data(),
+                       state.sum.data(),
+                       state.acc.data(),
+                       count,
+                       c.head_dim};
     if (c.window != 0) rows.hidden = hidden.data();
     rows.softcap = c.softcap;
     Page::attend(k, rows, keys.data(), values.data());

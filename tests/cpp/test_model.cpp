@@ -346,9 +346,12 @@ TEST(sums_that_are_normed_are_exchanged_directly) {
   CHECK_THROWS(cluster.root().set_scatter_from(1), InvalidArgument, "directly");
   CHECK_THROWS(cluster.root().probe(1, true), InvalidArgument, "directly");
   CHECK(cluster.root().probe(1, false) > 0.0);
-  Batch batch;
+  Batch batch;  // as a root that is hostile might send it
+  batch.spans = {{0, 0, 1}};
+  batch.embeddings.resize(kHidden);
+  batch.check(cluster.root().config());
   batch.scatter = true;
-  CHECK_THROWS(check_exchange(cluster.root().config(), batch.scatter), InvalidArgument, "directly");
+  CHECK_THROWS(batch.check(cluster.root().config()), InvalidArgument, "directly");
 }
 
 // Of two ranks with the same KV head the second has nothing to add to sums over keys.

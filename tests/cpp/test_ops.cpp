@@ -615,8 +615,10 @@ TEST(experts_are_chosen_by_their_logits) {
 
 TEST(experts_are_chosen_whatever_the_logits_are) {
   const float nan = std::nanf(""), inf = INFINITY;
-  const std::vector<std::vector<float>> cases{std::vector<float>(5, nan), {1.0f, nan, 2.0f, nan, 3.0f},
-                                              {-inf, -inf, -inf, -inf, -inf}, {inf, 1.0f, inf, -inf, nan}};
+  const std::vector<std::vector<float>> cases{std::vector<float>(5, nan),
+                                              {1.0f, nan, 2.0f, nan, 3.0f},
+                                              {-inf, -inf, -inf, -inf, -inf},
+                                              {inf, 1.0f, inf, -inf, nan}};
   for (const auto& logits : cases) {
     for (const size_t count : {1, 3, 5}) {
       std::vector<ExpertChoice> out(count);
@@ -644,7 +646,8 @@ TEST(routing_lays_tokens_out_by_expert) {
     }
     routing.set(choices, kPerToken);
     std::vector<std::tuple<size_t, size_t, float>> expected, found;
-    for (size_t i = 0; i < choices.size(); ++i) expected.emplace_back(choices[i].expert, i / kPerToken, choices[i].weight);
+    for (size_t i = 0; i < choices.size(); ++i)
+      expected.emplace_back(choices[i].expert, i / kPerToken, choices[i].weight);
     std::sort(expected.begin(), expected.end());
     for (const ExpertTile& tile : routing.tiles()) {
       CHECK(tile.rows.size() >= 1 && tile.rows.size() <= kTile);

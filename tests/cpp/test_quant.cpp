@@ -10,6 +10,7 @@
 
 #include "check.h"
 #include "quant/codec.h"
+#include "quant/ggml.h"
 
 using namespace dllama;
 
@@ -219,3 +220,68 @@ TEST(errors_are_bounded_by_the_step) {
 }
 
 CHECK_MAIN()
+
+namespace {
+
+struct Byte {
+  size_t at;
+  uint8_t value;
+};
+
+// One value of a block whose bytes are zeros but for these.
+struct GgmlValue {
+  GgmlType type;
+  std::vector<Byte> bytes;
+  size_t index;
+  float value;
+};
+
+const GgmlValue kGgmlValues[] = {
+    // d = 2, m = -1; 2 * 10 - 1 and 2 * 5 - 1
+    {GgmlType::Q4_1, {{1, 0x40}, {3, 0xbc}, {4, 0x5a}}, 0, 19.0f},
+    {GgmlType::Q4_1, {{1, 0x40}, {3, 0xbc}, {4, 0x5a}}, 16, 9.0f},
+    // d = 1 from here on; a fifth bit, and none
+    {GgmlType::Q5_0, {{1, 0x3c}, {2, 0x01}, {6, 0x03}}, 0, 3.0f},
+    {GgmlType::Q5_0, {{1, 0x3c}, {2, 0x01}, {6, 0x03}}, 16, -16.0f},
+    {GgmlType::Q5_1, {{1, 0x3c}, {3, 0x3c}, {7, 0x80}, {23, 0xf0}}, 31, 32.0f},
+    // group 9: scale 5, minimum 3
+    {GgmlType::Q2K, {{81, 0x3c}, {83, 0x3c}, {9, 0x35}, {67, 0x02}}, 147, 7.0f},
+    // group 13: scale 50 - 32; with and without the third bit
+    {GgmlType::Q3K, {{109, 0x3c}, {101, 0x20}, {105, 0xc0}, {81, 0x30}, {17, 0x40}}, 209, 54.0f},
+    {GgmlType::Q3K, {{109, 0x3c}, {101, 0x20}, {105, 0xc0}, {81, 0x30}}, 209, -18.0f},
+    // group 5: scale 23, minimum 35; group 1: scale 40, minimum 2
+    {GgmlType::Q4K, {{1, 0x3c}, {3, 0x3c}, {13, 0x37}, {5, 0x40}, {9, 0x80}, {111, 0x90}}, 191, 172.0f},
+    {GgmlType::Q4K, {{1, 0x3c}, {3, 0x3c}, {5, 40}, {9, 2}, {17, 0x30}}, 33, 118.0f},
+    {GgmlType::Q5K, {{1, 0x3c}, {3, 0x3c}, {13, 0x37}, {5, 0x40}, {9, 0x80}, {47, 0x20}, {143, 0x90}}, 191, 540.0f},
+    // group 11: scale -2, quant 45 - 32
+    {GgmlType::Q6K, {{209, 0x3c}, {203, 0xfe}, {114, 0x0d}, {178, 0x08}}, 178, -26.0f},
+};
+
+}  // namespace
+
+TEST(ggml_known_values) {
+  for (const GgmlValue& known : kGgmlValues) {
+    check::Scope scope("type", static_cast<int>(known.type));
+    const GgmlBlock block = ggml_block(known.type);
+    std::vector<uint8_t> bytes(1 + 2 * block.bytes);  // at an odd address, as the second of two
+    uint8_t* second = bytes.data() + 1 + block.bytes;
+    for (const Byte& byte : known.bytes) second[byte.at] = byte.value;
+    Values values(2 * block.values);
+    dequantize_ggml(known.type, bytes.data() + 1, values.data(), 2);
+    CHECK_EQ(values[block.values + known.index], known.value);
+  }
+}
+
+TEST(ggml_any_bytes_are_decoded) {
+  for (const GgmlType type : {GgmlType::Q4_1, GgmlType::Q5_0, GgmlType::Q5_1, GgmlType::Q2K, GgmlType::Q3K,
+                              GgmlType::Q4K, GgmlType::Q5K, GgmlType::Q6K}) {
+    const GgmlBlock block = ggml_block(type);
+    for (uint32_t byte = 0; byte < 256; byte++) {
+      const std::vector<uint8_t> bytes(block.bytes, static_cast<uint8_t>(byte));
+      Values values(block.values);
+      dequantize_ggml(type, bytes.data(), values.data(), 1);
+      CHECK_EQ(std::isfinite(values[0]), std::isfinite(f16_to_f32(static_cast<uint16_t>(byte << 8 | byte))));
+    }
+  }
+  CHECK_EQ(ggml_block(static_cast<GgmlType>(4)).values, size_t{0});
+}
