@@ -175,6 +175,19 @@ def test_a_model_that_was_made_needs_no_weights(hub: Hub) -> None:
     assert hub.fetched() == {"tokenizer.json", "config.json", "model.safetensors.index.json"}
 
 
+def test_weights_that_somebody_else_put_there_stay(hub: Hub) -> None:
+    folder = hub.models / NAME
+    folder.mkdir(parents=True)
+    for name in (f"{NAME}.m", f"{NAME}.t", "model.safetensors"):
+        (folder / name).write_bytes(b"x")
+    assert hub.run(f"hf:{PAGE}") == 0
+    assert "model.safetensors" in hub.files()
+    (folder / f"{NAME}.m").unlink()
+    publish_sharded(hub)
+    assert hub.run(f"hf:{PAGE}", "-y") == 2
+    assert hub.files() == [f"{NAME}.t", "model.safetensors"]
+
+
 def test_a_converter_that_fails_keeps_what_was_fetched(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
     publish_sharded(hub)
     hub.python.write_text("#!/bin/sh\nexit 3\n")

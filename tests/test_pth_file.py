@@ -147,7 +147,9 @@ HOSTILE = {
     "call without a function": b"\x80\x02))R.",
     "call with too little": b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n)R.",
     "text longer than the program": b"\x80\x02X\xff\xff\xff\x7fabc.",
-    "number longer than the program": b"\x80\x02\x8b\xff\xff\xff\x7f1.",
+    "number longer than the program": b"\x80\x02\x8a\xff1.",
+    "name without an end": b"\x80\x02ctorch" + b"x" * 1000 + b"\n.",
+    "name that is no text": b"\x80\x02c\xff\n\xff\n.",
 }
 
 
