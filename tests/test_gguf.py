@@ -42,6 +42,7 @@ def assert_same_config(found: ModelConfig, wanted: ModelConfig) -> None:
         ) == getattr(wanted, field.name), field.name
 
 
+@pytest.mark.verifies("A model of any number type that is exported and read back is the same model.", "gguf", "export")
 @pytest.mark.parametrize("weight_type", DType)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_family_comes_back(tmp_path, name, weight_type):

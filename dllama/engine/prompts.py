@@ -26,9 +26,9 @@ def open_tokenizer(source: str | PathLike[str] | Tokenizer | None, config: Model
         check_path("tokenizer", source)
         source = Tokenizer.from_file(source)
     tokenizer = source
-    if tokenizer.vocab_size > config.vocab_size:  # fewer is usual: models pad their vocabularies
+    if tokenizer.least_rows > config.vocab_size:  # fewer is usual: models pad their vocabularies
         raise UsageError(
-            f"tokenizer: expected at most the model's {config.vocab_size} tokens, found {tokenizer.vocab_size}; "
+            f"tokenizer: expected at most the model's {config.vocab_size} tokens, found {tokenizer.least_rows}; "
             "it belongs to another model"
         )
     return tokenizer

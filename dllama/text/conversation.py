@@ -117,7 +117,7 @@ class Conversation:
         if not self.marks:
             self._mark(text, self.template.encode_guarded(text))
         elif rest:
-            self._mark(rest, self.tokenizer.encode(rest, add_bos=False, parse_special=True, continues=True))
+            self._mark(rest, self._encoded_behind(self.known.token_ids, rest))
         return self.known
 
     def add_answer(self, text: str, token_ids: Sequence[int], is_exact: bool = True) -> None:
@@ -221,7 +221,10 @@ class Conversation:
         told = self.copy()
         told._keep(whole)
         rest = whole[len(told.known.text) : len(whole) - len(behind)]
-        return (*told.token_ids, *self.tokenizer.encode(rest, add_bos=False, parse_special=True, continues=True))
+        return (*told.token_ids, *self._encoded_behind(told.token_ids, rest))
+
+    def _encoded_behind(self, token_ids: Sequence[int], text: str) -> list[int]:
+        return self.tokenizer.encode(text, add_bos=False, parse_special=True, after=token_ids)
 
     def _forget(self) -> None:
         self.known, self.marks, self.base = Mark("", ()), [], None

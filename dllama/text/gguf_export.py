@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from dllama.errors import UnsupportedModel
 from dllama.formats.spm_model import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, SpmModel
 from dllama.formats.tokenizer_json import TokenizerJson, walk
@@ -160,7 +162,7 @@ def _of_spm(vocabulary: SpmVocabulary) -> dict[str, Any]:
 def _spm_settings(model: SpmModel) -> dict[str, Any]:
     settings: dict[str, Any] = {"add_space_prefix": model.adds_space, "remove_extra_whitespaces": model.removes_spaces}
     if model.charsmap:
-        settings["precompiled_charsmap"] = list(model.charsmap)
+        settings["precompiled_charsmap"] = np.frombuffer(model.charsmap, np.uint8)
     return {f"{_PREFIX}{name}": value for name, value in settings.items()}
 
 

@@ -7,7 +7,7 @@ can do no more than cut text.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from dllama.formats.json_file import parse
 from dllama.formats.tokenizer_json import AddedToken, TokenizerJson, walk
 from dllama.text.guard import GUARD
 from dllama.text.rank_bpe import cut_long_spaces
-from dllama.text.vocabulary import is_name
+from dllama.text.vocabulary import Place, is_name
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Library
@@ -38,15 +38,19 @@ class JsonEncoder:
         self._file = file
         self._has_words = any(each["type"] == "ByteLevel" for each in walk(file.parts["pre_tokenizer"]))
         spaces = [each for each in walk(file.parts["pre_tokenizer"]) if each["type"] == "Metaspace"]
-        self._starts_differ = any(each.get("prepend_scheme") == "first" for each in spaces)
+        prepends = any(each["type"] == "Prepend" for each in walk(file.parts["normalizer"]))
+        first_only = any(each.get("prepend_scheme") == "first" for each in spaces)
+        self._spaced = {Place.START} if first_only else {Place.START, Place.BEHIND_NAME}
+        if not (prepends or spaces):  # no place gets a space
+            self._spaced = set(Place)
 
-    def encode(self, text: str, is_start: bool) -> list[int]:
-        """Give the ids of ``text``; ``is_start``: nothing stands before it.
+    def encode(self, text: str, place: Place) -> list[int]:
+        """Give the ids of ``text``.
 
         Raises:
             BadFile: The library does not take the file, or fails.
         """
-        library = self._at_start if is_start or not self._starts_differ else self._behind
+        library = self._with_space if place in self._spaced else self._without_space
         ids: list[int] = []
         with _panics(self._file.path):
             # Byte-level vocabularies are cut by regular expressions, which fail in very long runs of white space.
@@ -55,16 +59,20 @@ class JsonEncoder:
         return ids
 
     @cached_property
-    def _at_start(self) -> Library:
-        return _build(self._file, self._file.parts["pre_tokenizer"])
+    def _with_space(self) -> Library:
+        return _build(self._file, self._file.parts)
 
     @cached_property
-    def _behind(self) -> Library:
-        pre_tokenizer = deepcopy(self._file.parts["pre_tokenizer"])
-        for each in walk(pre_tokenizer):
+    def _without_space(self) -> Library:
+        parts = deepcopy(dict(self._file.parts))
+        for each in walk(parts["pre_tokenizer"]):
             if each["type"] == "Metaspace":
                 each["prepend_scheme"] = _NO_STARTS
-        return _build(self._file, pre_tokenizer)
+        for each in walk(parts["normalizer"]):
+            if each["type"] == "Prepend":
+                each.clear()
+                each |= {"type": "Sequence", "normalizers": []}
+        return _build(self._file, parts)
 
 
 class _panics:  # noqa: N801 - reads as the word it is in `with`
@@ -84,14 +92,14 @@ class _panics:  # noqa: N801 - reads as the word it is in `with`
             raise BadFile(self._path, "", "a tokenizer.json that works", text) from None
 
 
-def _build(file: TokenizerJson, pre_tokenizer: dict[str, Any] | None) -> Library:
+def _build(file: TokenizerJson, parts: Mapping[str, dict[str, Any] | None]) -> Library:
     from tokenizers import Tokenizer as Library
 
     text = {
         "version": "1.0",
         "added_tokens": [_as_json(token) for token in _kept(file)],
-        "normalizer": file.parts["normalizer"],
-        "pre_tokenizer": pre_tokenizer,
+        "normalizer": parts["normalizer"],
+        "pre_tokenizer": parts["pre_tokenizer"],
         "model": _model(file),
     }
     with _panics(file.path):

@@ -12,7 +12,7 @@ from dllama.formats.tokenizer_json import TokenizerJson, walk
 from dllama.text import byte_level
 from dllama.text.guard import GUARD
 from dllama.text.json_encoder import JsonEncoder
-from dllama.text.vocabulary import NO_ID, Facts, SpecialName, is_name, is_silent
+from dllama.text.vocabulary import NO_ID, Facts, Place, SpecialName, is_name, is_silent
 
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _DECODERS = {"ByteLevel", "Metaspace", "Replace", "ByteFallback", "Fuse", "Strip", "Sequence"}
@@ -33,6 +33,7 @@ class JsonVocabulary:
         self.file, self.facts = file, facts
         self._added = {token.id: token for token in file.added}
         self.vocab_size = max([len(file.pieces), *(token.id + 1 for token in file.added)])
+        self.least_rows = len(file.pieces)
         self._encoder = JsonEncoder(file)
         decoders = list(walk(file.parts["decoder"]))
         self._check_decoders([str(each.get("type")) for each in decoders])
@@ -68,9 +69,9 @@ class JsonVocabulary:
             raw = raw.replace(pattern, content)
         return raw
 
-    def encode(self, text: str, is_start: bool) -> list[int]:
+    def encode(self, text: str, place: Place) -> list[int]:
         """Give the ids of ordinary text."""
-        return self._encoder.encode(text, is_start)
+        return self._encoder.encode(text, place)
 
     def to_t_data(self) -> TokenizerData:
         """Give the vocabulary as a ``.t`` file holds it."""

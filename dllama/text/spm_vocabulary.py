@@ -14,7 +14,7 @@ from dllama.formats.t_file import TokenizerData
 from dllama.formats.tokenizer_json import AddedToken
 from dllama.text.guard import GUARD
 from dllama.text.score_bpe import SPACE_MARK, load_processor
-from dllama.text.vocabulary import NO_ID, Facts, SpecialName, bad_vocabulary, is_name, is_silent
+from dllama.text.vocabulary import NO_ID, Facts, Place, SpecialName, bad_vocabulary, is_name, is_silent
 
 if TYPE_CHECKING:
     import sentencepiece
@@ -48,7 +48,7 @@ class SpmVocabulary:
         self._space_everywhere = space_everywhere
         self._added = {token.id: token for token in added}
         self.vocab_size = max([len(model.pieces), *(token.id + 1 for token in added)])
-        self.drops_written_space = False
+        self.least_rows, self.drops_written_space = len(model.pieces), False
         self._bytes = self._find_bytes()
         if model.kinds.count(UNKNOWN) != 1:
             found = f"{model.kinds.count(UNKNOWN)}"
@@ -70,10 +70,10 @@ class SpmVocabulary:
         raw = self.piece(token_id).replace(SPACE_MARK.encode(), b" ")
         return raw.removeprefix(b" ") if is_first and self.model.adds_space else raw
 
-    def encode(self, text: str, is_start: bool) -> list[int]:
+    def encode(self, text: str, place: Place) -> list[int]:
         """Give the ids of ordinary text."""
-        processor = self._at_start if is_start or self._space_everywhere else self._behind
-        ids: list[int] = processor.encode(text)
+        gets_space = place is Place.START or (place is Place.BEHIND_NAME and self._space_everywhere)
+        ids: list[int] = (self._with_space if gets_space else self._without_space).encode(text)
         return ids
 
     def to_t_data(self) -> TokenizerData:
@@ -124,11 +124,11 @@ class SpmVocabulary:
         return found
 
     @cached_property
-    def _at_start(self) -> sentencepiece.SentencePieceProcessor:
+    def _with_space(self) -> sentencepiece.SentencePieceProcessor:
         return self._load(self._unspellable)
 
     @cached_property
-    def _behind(self) -> sentencepiece.SentencePieceProcessor:
+    def _without_space(self) -> sentencepiece.SentencePieceProcessor:
         return self._load(replace(self._unspellable, adds_space=False))
 
     @cached_property

@@ -100,7 +100,7 @@ def _bytes_problem(vocabulary: JsonVocabulary) -> str | None:
         check_pieces(regular)
     except ValueError as error:
         return str(error).split(", found ", 1)[1]
-    if vocabulary.facts.bos_id < first:
+    if NO_ID < vocabulary.facts.bos_id < first:
         return "one whose BOS is a piece of text"
     return None if _merges_are_ranks(file, regular) else "one whose merges do not follow its ids"
 

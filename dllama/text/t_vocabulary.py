@@ -16,7 +16,7 @@ from dllama.formats.spm_model import SpmModel
 from dllama.formats.t_file import TokenizerData
 from dllama.text import rank_bpe, score_bpe
 from dllama.text.guard import GUARD
-from dllama.text.vocabulary import Facts, SpecialName, bad_vocabulary, is_silent
+from dllama.text.vocabulary import Facts, Place, SpecialName, bad_vocabulary, is_silent
 
 
 class _Encoder(Protocol):
@@ -38,7 +38,7 @@ class TVocabulary:
         self.data, self._path = data, path
         template = {"default": data.chat_template} if data.chat_template is not None else {}
         self.facts = Facts(data.bos_id, data.eos_ids, data.add_bos, chat_templates=template)
-        self.vocab_size = data.vocab_size
+        self.vocab_size = self.least_rows = data.vocab_size
         self.has_ranks = _has_ranks(data)
         self._first_byte = 0 if self.has_ranks else self._find_bytes()
         self._first_special = self._find_first_special() if self.has_ranks else 0
@@ -62,9 +62,9 @@ class TVocabulary:
         raw = piece.replace(score_bpe.SPACE_MARK.encode(), b" ")
         return raw.removeprefix(b" ") if is_first else raw
 
-    def encode(self, text: str, is_start: bool) -> list[int]:
+    def encode(self, text: str, place: Place) -> list[int]:
         """Give the ids of ordinary text; score vocabularies of this kind put a space before every text."""
-        del is_start
+        del place
         return self._encoder.encode(text)
 
     def to_t_data(self) -> TokenizerData:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from dllama.formats.t_file import TokenizerData
 from dllama.text.guard import GUARD
 from dllama.text.t_vocabulary import TVocabulary
-from dllama.text.vocabulary import NO_ID, Vocabulary
+from dllama.text.vocabulary import NO_ID, Place, SpecialName, Vocabulary
 
 if TYPE_CHECKING:
     from dllama.formats.generation_config import GenerationDefaults
@@ -73,6 +73,11 @@ class Tokenizer:
         return self._vocabulary.vocab_size
 
     @property
+    def least_rows(self) -> int:
+        """Tokens that a model of this tokenizer has at least."""
+        return self._vocabulary.least_rows
+
+    @property
     def bos_id(self) -> int:
         """The token before every text; -1 in a vocabulary that has none."""
         return self._vocabulary.facts.bos_id
@@ -108,7 +113,7 @@ class Tokenizer:
         return {name: special.token_id for name, special in self._vocabulary.names.items()}
 
     def encode(
-        self, text: str, add_bos: bool | None = None, parse_special: bool = False, continues: bool = False
+        self, text: str, add_bos: bool | None = None, parse_special: bool = False, after: Sequence[int] = ()
     ) -> list[int]:
         """Give the token ids of ``text``.
 
@@ -118,8 +123,8 @@ class Tokenizer:
             parse_special: Whether names of special tokens in ``text`` become these tokens, unless ``GUARD`` is in
                 them, which is left out. Only for text from templates: in text from users names stay text. A space
                 behind a special token is the one that a ``.t`` file's score vocabulary puts there anyway.
-            continues: Whether other text stands before this, so that no space is put there by vocabularies that put
-                one at the start alone.
+            after: Token ids of the text that stands before this: some vocabularies put a space at the start alone, and
+                some special tokens take the white space behind them with them.
 
         Raises:
             BadFile: The vocabulary proves unusable.
@@ -127,11 +132,15 @@ class Tokenizer:
         facts = self._vocabulary.facts
         ids = [self.bos_id] if (self.add_bos if add_bos is None else add_bos) and self.bos_id != NO_ID else []
         text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-        is_start = not continues
+        place = Place.START
+        if after:
+            before = self._by_id.get(after[-1])
+            place = Place.BEHIND_NAME if before else Place.INSIDE
+            text = text.lstrip(_WHITE) if before and before.takes_right else text
         for part, special_id in self._split(text) if parse_special else [(text, None)]:
-            ids += self._vocabulary.encode(part, is_start) if part else []
+            ids += self._vocabulary.encode(part, place) if part else []
             ids += [] if special_id is None else [special_id]
-            is_start = False
+            place = Place.BEHIND_NAME
         return [*ids, facts.eos_ids[0]] if facts.add_eos and add_bos is None and facts.eos_ids else ids
 
     def decode(self, token_ids: Iterable[int]) -> str:
@@ -174,6 +183,10 @@ class Tokenizer:
 
     def _named(self, token_id: int) -> str:
         return f"{token_id} ({self.piece(token_id).decode('utf-8', 'replace')})"
+
+    @cached_property
+    def _by_id(self) -> dict[int, SpecialName]:
+        return {special.token_id: special for special in self._vocabulary.names.values()}
 
     @cached_property
     def _special_pattern(self) -> re.Pattern[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import Protocol
 
 from dllama.errors import BadFile
@@ -21,6 +22,14 @@ _STEERING = re.compile(r"<\|.+\|>|<\uff5c.+\uff5c>|\[/?[A-Z_]+\]|</?[\w.\-@ ]+>"
 _HTML = re.compile(
     r"</?(table|caption|thead|tbody|tfoot|tr|th|td|h[1-6]|blockquote|strong|em|b|i|u|s|sub|sup|code|p|a|br|ul|ol|li)>"
 )
+
+
+class Place(Enum):
+    """Where a piece of ordinary text stands; vocabularies put a space before some and not before others."""
+
+    START = auto()  # nothing is before it
+    BEHIND_NAME = auto()  # a special token is
+    INSIDE = auto()  # other ordinary text is
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +84,10 @@ class Vocabulary(Protocol):
         """Number of tokens."""
 
     @property
+    def least_rows(self) -> int:
+        """Tokens that a model must have; some that were added later are not in all models (Gemma 3's images)."""
+
+    @property
     def special_ids(self) -> frozenset[int]:
         """Tokens that steer the model and are no text."""
 
@@ -92,8 +105,8 @@ class Vocabulary(Protocol):
     def text_bytes(self, token_id: int, is_first: bool) -> bytes:
         """Give the bytes that a token which is not special adds to a text, ``is_first`` at its start."""
 
-    def encode(self, text: str, is_start: bool) -> list[int]:
-        """Give the ids of ordinary text, in which no name is special; ``is_start``: nothing stands before it."""
+    def encode(self, text: str, place: Place) -> list[int]:
+        """Give the ids of ordinary text, in which no name is special."""
 
     def to_t_data(self) -> TokenizerData:
         """Give the vocabulary as a ``.t`` file holds it.
