@@ -32,8 +32,9 @@ from dllama.formats.gguf_types import (
 
 _VERSIONS = (2, 3)
 # Generous bounds; the largest vocabularies with their merges and a tokenizer.json take some 50 MB.
-_MAX_METADATA = 1 << 28  # bytes before the tensors' data
-_MAX_ENTRIES = 1 << 17  # keys, and tensors
+_MAX_METADATA = 1 << 27  # bytes before the tensors' data
+_MAX_ENTRIES = 1 << 16  # keys, and tensors
+_MAX_STRINGS = 1 << 22  # in an array
 _MAX_NAME = (1 << 16) - 1  # bytes of a key or the name of a tensor
 _MAX_DIMS = 4
 _MAX_ALIGNMENT = 1 << 16
@@ -267,9 +268,11 @@ def _read_array(reader: _Reader, what: str) -> object:
     if kind is ValueType.ARRAY:
         raise reader.bad(what, "an array of numbers or strings", "an array of arrays")
     size = 8 if kind is ValueType.STRING else struct.calcsize(f"<{FIXED_SIZE[kind]}")
-    left = min(reader.file.size, _MAX_METADATA) - reader.offset
-    if count > left // size:
-        raise reader.bad(f"length of {what}", f"at most {left // size}, as the file goes on", str(count))
+    most = (min(reader.file.size, _MAX_METADATA) - reader.offset) // size
+    if kind is ValueType.STRING:
+        most = min(most, _MAX_STRINGS)
+    if count > most:
+        raise reader.bad(f"length of {what}", f"at most {most}, as the file goes on", str(count))
     if kind is ValueType.STRING:
         return reader.strings(count, what)
     values = np.frombuffer(reader.take(count * size, what), f"<{FIXED_SIZE[kind]}")
