@@ -178,7 +178,7 @@ def _sizes(keys: Keys, arch: GgufArch, tensors: Tensors) -> ModelConfig:
         rms_norm_eps=keys.number("attention.layer_norm_rms_epsilon"),
         rope_theta=keys.number("rope.freq_base", 10000.0),
         weight_type=DType.F32,
-        layers=tuple(_layers(arch, num_layers, window, num_experts > 0)),
+        layers=tuple(_layers(keys, arch, num_layers, window, num_experts > 0)),
         local_rope_theta=keys.number("rope.freq_base_swa", 10000.0) if arch.name == "gemma3" else 10000.0,
         rotary_dim=0 if rotary_dim == head_dim else rotary_dim,
         activation=arch.activation,
@@ -200,9 +200,10 @@ def _model_type(arch: GgufArch, window: int, num_experts: int) -> str:
     return "mistral" if arch.name == "llama" and window else arch.model_types[0]
 
 
-def _layers(arch: GgufArch, num_layers: int, window: int, has_experts: bool) -> Iterator[LayerSpec]:
+def _layers(keys: Keys, arch: GgufArch, num_layers: int, window: int, has_experts: bool) -> Iterator[LayerSpec]:
+    period = keys.integer("attention.sliding_window_pattern", arch.window_period) if window else 0
     for index in range(min(num_layers, 1 << 12)):  # problem() names a count beyond that
-        is_local = bool(window) and (not arch.window_period or (index + 1) % arch.window_period != 0)
+        is_local = bool(window) and (not period or (index + 1) % period != 0)
         yield replace(
             arch.layer,
             window=window if is_local else 0,
