@@ -14,7 +14,7 @@ CPP_FILES := csrc tests/cpp benchmarks -name '*.h' -o -name '*.cpp'
 
 # Show the targets.
 help:
-	@awk '/^# /{remark=substr($$0,3)} /^[a-z-]+:/{sub(":.*",""); printf "make %-11s %s\n", $$0, remark}' Makefile
+	@awk '/^# /{remark=substr($$0,3)} /^[a-z-]+:/{sub(":.*",""); printf "make %-12s %s\n", $$0, remark}' Makefile
 
 # Prepare .venv with everything a developer needs: build tools, tests, linters.
 setup:

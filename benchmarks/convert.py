@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import shutil
 import statistics
 import struct
@@ -83,14 +82,10 @@ def convert(folder: Path, type_name: str) -> tuple[float, float]:
     process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - start
+    process.returncode = os.waitstatus_to_exitcode(status)  # which Popen did not see
     if status:
-        raise SystemExit(f"the converter ended with {status}")
-    return seconds, peak_mib(usage)
-
-
-def peak_mib(usage: resource.struct_rusage) -> float:
-    """Give the largest resident size of a program that has ended."""
-    return usage.ru_maxrss / 1024  # Linux counts KiB
+        raise SystemExit(f"the converter ended with {process.returncode}")
+    return seconds, usage.ru_maxrss / 1024  # Linux counts KiB
 
 
 def copy(folder: Path) -> float:

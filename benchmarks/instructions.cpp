@@ -106,6 +106,7 @@ class Cases {
     cases_.push_back({"silu_mul", [this] { k_.silu_mul(x_.data(), x_.data(), out_.data(), kSize); }});
     cases_.push_back({"gelu_mul", [this] { k_.gelu_mul(x_.data(), x_.data(), out_.data(), kSize); }});
     cases_.push_back({"exp_sum", [this] { k_.exp_sum(x_.data(), 1.0f, 1.0f, out_.data(), kSize); }});
+    cases_.push_back({"dots", [this] { k_.dots(x_.data(), 8, x_.data(), 4, kCols, out_.data(), 8); }});
     cases_.push_back({"rotate_half", [this] { k_.rotate_half(out_.data(), x_.data(), x_.data(), kHeadDim / 2); }});
   }
 

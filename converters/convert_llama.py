@@ -26,7 +26,8 @@ def main(words: list[str]) -> None:
     with open_meta_folder(folder, number_type(type_name)) as source:
         name = folder.resolve().name.lower()
         config = source.config
-        print(f"context {config.max_seq_len}, vocabulary {config.vocab_size}, rotary scaling {config.rope_scaling}")
+        scaling = f"scaled by {config.rope_scaling.factor:g}" if config.rope_scaling else "not scaled"
+        print(f"context {config.max_seq_len}, {config.vocab_size} tokens, rotary embedding {scaling}")
         write_model(source, f"dllama_model_{name}_{type_name}.m", header_of_params(source.params, config))
 
 

@@ -4,7 +4,9 @@ A test says so with one line, and `make models-table` writes the table when all 
 
     @pytest.mark.verifies("What it shows, in one sentence.", "gguf", "three nodes", families=["llama"])
 
-Without `families` the test has a parameter `family`, or one that knows its `family`. `conftest.py` imports the hooks.
+Without `families`, one of the test's parameters is a family's name, but for what follows a comma, or has a `family`.
+A test that needs what may not be installed is marked `skipif`, so that its claim is known wherever the page is checked;
+writing the page takes all of them. `conftest.py` imports the hooks.
 """
 
 from __future__ import annotations
@@ -104,9 +106,9 @@ def _claims_of(item: pytest.Item) -> Iterator[Claim]:
 
 
 def _family_of(item: pytest.Item) -> str:
-    values = item.callspec.params if isinstance(item, pytest.Function) else {}
-    found = [getattr(value, "family", None) for value in values.values()]
-    return str(values.get("family") or next(filter(None, found), None))
+    values = item.callspec.params.values() if isinstance(item, pytest.Function) else ()
+    names = [getattr(value, "family", str(value).partition(",")[0]) for value in values]
+    return next((name for name in names if name in MODEL_TYPES), "")
 
 
 def table(made: Iterable[Claim]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Files  # type: ignore[import-not-found]
+from model_files import tiny_config, write_tiny_model  # type: ignore[import-not-found]
 
 from benchmarks import facts, quiet, records, report, roof
 from benchmarks.models import ROOT, token_costs
@@ -250,6 +251,15 @@ def test_what_a_token_costs_is_read_from_the_model(tiny: Files) -> None:
     layer = attention + 3 * config.hidden_size * config.intermediate_size
     assert costs.multiplies == config.num_layers * layer
     assert costs.decode_bytes == costs.layer_bytes + head.nbytes
+
+
+def test_a_token_costs_as_many_experts_as_it_uses(tmp_path: Path) -> None:
+    config = tiny_config("qwen3_moe")
+    write_tiny_model(tmp_path / "model.m", config)
+    attention = 2 * config.hidden_size * (config.q_size + config.kv_size)
+    expert = 3 * config.hidden_size * config.moe_intermediate_size
+    layer = attention + config.num_experts * config.hidden_size + config.num_experts_per_tok * expert
+    assert token_costs(tmp_path / "model.m").multiplies == config.num_layers * layer
 
 
 def test_products_alone_disturb_nothing(tiny: Files) -> None:

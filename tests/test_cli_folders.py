@@ -114,13 +114,22 @@ def test_a_file_is_not_converted(small, tiny, capsys):
     assert "--weight-type" in fails(capsys, 2, "inference", *tiny.flags, *GREEDY, "--weight-type", "q4_0")
 
 
-def test_folders_that_are_no_model(models, tiny, capsys):
+def test_a_type_in_the_settings_is_for_folders(small, tiny, capsys, monkeypatch):
+    monkeypatch.setenv("DLLAMA_WEIGHT_TYPE", "q80")
+    assert json.loads(run(capsys, "inference", *tiny.flags, *GREEDY, "--json"))["text"] is not None
+    assert "WeightType: Q80, from BF16" in run(capsys, "inference", "--model", small, *GREEDY)
+    assert "context: 128" in run(capsys, "plan", "--model", tiny.model, "--nodes", "2")
+    (record,) = json.loads(run(capsys, "bench", "-m", small, "-p", "4", "-n", "0", "-r", "1", "-o", "json", "-t", "1"))
+    assert record["model_type"].endswith("Q80")
+
+
+def test_folders_that_are_no_model(models, capsys):
     def refused(*names: str) -> str:
         shutil.rmtree(models, ignore_errors=True)
         models.mkdir()
         for name in names:
             (models / name).write_text("{}" if name == "config.json" else "x")
-        return fails(capsys, 3, "inference", "--model", models, "--tokenizer", tiny.tokenizer, *GREEDY)
+        return fails(capsys, 3, "inference", "--model", models, *GREEDY)
 
     assert "expected a config.json, as Hugging Face models have, found an empty directory" in refused()
     assert "a directory without it" in refused("README.md")

@@ -128,7 +128,7 @@ def test_folder_on_one_node(golden: FamilyGolden, folders: Mapping[str, Path]) -
 
 
 @pytest.mark.verifies(
-    "It does so on three nodes, joined by sockets, each with its part of the model.", "folder", "three nodes"
+    "Three nodes, joined by sockets, give the same logits and tokens from a folder in F32.", "folder", "three nodes"
 )
 @every_golden
 def test_folder_on_three_nodes(golden: FamilyGolden, folders: Mapping[str, Path]) -> None:

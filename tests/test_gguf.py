@@ -42,6 +42,7 @@ def assert_same_config(found: ModelConfig, wanted: ModelConfig) -> None:
         ) == getattr(wanted, field.name), field.name
 
 
+@pytest.mark.verifies("A model of any number type that is exported and read back is the same model.", "gguf", "export")
 @pytest.mark.parametrize("weight_type", DType)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_family_comes_back(tmp_path, name, weight_type):
@@ -168,6 +169,12 @@ def assert_refused(path: Path, kind: type[DllamaError], *words: str) -> None:
         ("llama", "llama.logit_scale", 2.0, UnsupportedModel, ["llama.logit_scale"]),
         ("llama", "llama.attention.clamp_kqv", 0.0, None, []),
         ("llama", "llama.attention.clamp_kqv", 8.0, UnsupportedModel, ["clamp_kqv"]),
+        ("llama", "llama.attention.clamp_kqv", np.zeros(2, np.float32), UnsupportedModel, ["clamp_kqv"]),
+        ("llama", "general.type", np.zeros(2, np.float32), UnsupportedModel, ["general.type"]),
+        ("llama", "general.architecture", np.zeros(2, np.float32), BadFile, ["general.architecture"]),
+        ("llama", "llama.rope.scaling.type", np.zeros(2, np.float32), BadFile, ["a string"]),
+        ("llama", "llama.rope.scaling.finetuned", False, None, []),
+        ("llama", "split.count", np.zeros(2, np.float32), BadFile, ["split.count"]),
         ("llama", "llama.attention.causal", False, UnsupportedModel, ["causal"]),
         ("llama", "llama.expert_gating_func", 2, UnsupportedModel, ["expert_gating_func"]),
         ("qwen3", "qwen3.pooling_type", 4, UnsupportedModel, ["pooling_type"]),

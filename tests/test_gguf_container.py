@@ -144,6 +144,7 @@ BROKEN = {
     "key of 1 MiB": (RawFile([string("k" * (1 << 20)) + bytes(100)], num_pairs=1), "length of a key"),
     "empty key": (RawFile([pair("", U32, bytes(4))]), "length of a key"),
     "key not UTF-8": (RawFile([pair(b"\xff\xfe", U32, bytes(4))]), "UTF-8"),
+    "key of two lines": (RawFile([number_pair("a\nb", 1)]), r"'a\nb'"),
     "type of value unknown": (RawFile([pair("a", 13, bytes(4))]), "type of a"),
     "negative type of value": (RawFile([pair("a", 2**32 - 1, bytes(4))]), "type of a"),
     "key twice": (RawFile([number_pair("a", 1), number_pair("a", 2)]), "'a' again"),

@@ -1,6 +1,6 @@
 """GGUF files with changed bytes end in an error of ours or are read; nothing else happens, whatever they say.
 
-``DLLAMA_FUZZ=N`` tries N files of each kind.
+``FUZZ_FILES=N`` tries N files of each kind.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dllama.formats.gguf_container import read_container
 from dllama.formats.gguf_export import export_gguf
 from dllama.formats.gguf_writer import Value
 
-NUM_FILES = int(os.environ.get("DLLAMA_FUZZ", "300"))
+NUM_FILES = int(os.environ.get("FUZZ_FILES", "300"))
 FAMILIES = ("llama, llama3", "qwen3_moe", "gemma3_text", "phi3")
 EXTREMES = [bytes(8), b"\xff" * 8, b"\0\0\0\0\0\0\0\x80", b"\xff\xff\xff\xff\xff\xff\xff\x7f", b"\1\0\0\0\0\0\0\0"]
 

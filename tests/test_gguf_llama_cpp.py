@@ -5,6 +5,7 @@ Runs where the extra ``compare`` is installed. ``python tests/test_gguf_llama_cp
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,12 @@ from dllama.formats.gguf_export import export_gguf
 from dllama.hub.folders import find_model
 from dllama.text.opening import open_tokenizer
 
-llama_cpp = pytest.importorskip("llama_cpp")
+if HAS_LLAMA_CPP := find_spec("llama_cpp") is not None:
+    import llama_cpp
 
-from benchmarks.llama_cpp_side import LlamaCpp  # noqa: E402
+    from benchmarks.llama_cpp_side import LlamaCpp
+
+pytestmark = pytest.mark.skipif(not HAS_LLAMA_CPP, reason="needs llama_cpp, of the extra `compare`")
 
 PROMPT = [(index * 37 + 5) % 320 for index in range(12)]
 # Where weights have blocks, its activations are rounded otherwise than ours.
@@ -48,6 +52,7 @@ def continued(theirs: LlamaCpp, num_tokens: int) -> list[int]:
     return tokens[len(PROMPT) :]
 
 
+@pytest.mark.verifies("llama.cpp gives our greedy tokens from a file that was exported in F32.", "export")
 @pytest.mark.parametrize("name", family_configs())
 def test_greedy_tokens_are_the_same(tmp_path, name):
     path = exported(tmp_path, name, DType.F32)

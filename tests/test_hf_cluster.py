@@ -16,6 +16,11 @@ from dllama.hub import folders
 GREEDY = SamplingParams(max_tokens=6, temperature=0.0, ignore_eos=True)
 
 
+@pytest.mark.verifies(
+    "On three nodes, processes of their own, a folder gives the bits of the `.m` file of the same numbers.",
+    *(".m", "folder", "three nodes", "Q40"),
+    families=["llama"],
+)
 def test_three_nodes_give_the_bits_of_the_same_m_file(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     weights = tiny_folder(tmp_path / "hf")

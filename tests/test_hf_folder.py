@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from dllama.config import DType
 from dllama.errors import BadFile, UnsupportedModel, UsageError
 from dllama.families import Part
 from dllama.formats import hf_folder
-from dllama.formats.hf_folder import open_hf_folder
+from dllama.formats.hf_folder import HfModel, open_hf_folder
 from dllama.formats.m_file import open_m_file, write_m_file
 from dllama.formats.m_layout import tensors_in_order
 from dllama.formats.quants import encode
@@ -163,6 +164,13 @@ def test_identity_tells_every_change(tmp_path):
         before = identity()
         os.utime(tmp_path / name, (1, 1))
         assert identity() != before
+
+
+def test_identity_tells_how_the_files_are_read(tmp_path):
+    tiny_folder(tmp_path)
+    with open_hf_folder(tmp_path, DType.Q40) as model:
+        shifted = {**model.tensors, "norm": replace(model.tensors["norm"], added=1.0)}
+        assert HfModel(model.path, model.config, shifted, model._checked_files).identity() != model.identity()
 
 
 def test_files_that_an_index_does_not_list_are_left_alone(tmp_path):

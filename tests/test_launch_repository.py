@@ -175,6 +175,19 @@ def test_a_model_that_was_made_needs_no_weights(hub: Hub) -> None:
     assert hub.fetched() == {"tokenizer.json", "config.json", "model.safetensors.index.json"}
 
 
+def test_weights_that_somebody_else_put_there_stay(hub: Hub) -> None:
+    folder = hub.models / NAME
+    folder.mkdir(parents=True)
+    for name in (f"{NAME}.m", f"{NAME}.t", "model.safetensors"):
+        (folder / name).write_bytes(b"x")
+    assert hub.run(f"hf:{PAGE}") == 0
+    assert "model.safetensors" in hub.files()
+    (folder / f"{NAME}.m").unlink()
+    publish_sharded(hub)
+    assert hub.run(f"hf:{PAGE}", "-y") == 2
+    assert hub.files() == [f"{NAME}.t", "model.safetensors"]
+
+
 def test_a_converter_that_fails_keeps_what_was_fetched(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
     publish_sharded(hub)
     hub.python.write_text("#!/bin/sh\nexit 3\n")
@@ -207,7 +220,7 @@ def test_gguf_choices_are_told(hub: Hub, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_the_only_gguf_needs_no_choice(hub: Hub) -> None:
-    hub.publish({"model-Q8_0.gguf": GGUFS["model-Q8_0.gguf"], "README.md": b"x"})
+    hub.publish(dict.fromkeys(("model-Q8_0.gguf", "mmproj-F16.gguf", "README.md"), GGUFS["model-Q8_0.gguf"]))
     assert hub.run(f"hf:{PAGE}", "-y") == 0
     assert hub.command[3].endswith(f"{NAME}/model-Q8_0.gguf")
 
@@ -326,6 +339,7 @@ def test_references() -> None:
         "hf:a/b@",
         "hf:a/b:",
         "hf:a b/c",
+        "hf:-/_",
         "hf:a/b@../..",
         "hf:ä/b",
     ):

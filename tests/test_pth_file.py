@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
+import random
 import struct
 import time
 import zipfile
@@ -25,6 +27,7 @@ from hypothesis import strategies as st
 
 from dllama.errors import BadFile
 from dllama.formats.pth_file import PthTensor, open_pth
+from dllama.formats.torch_pickle import read_tensors
 
 RNG = np.random.default_rng(5)
 TENSORS = {
@@ -144,7 +147,9 @@ HOSTILE = {
     "call without a function": b"\x80\x02))R.",
     "call with too little": b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n)R.",
     "text longer than the program": b"\x80\x02X\xff\xff\xff\x7fabc.",
-    "number longer than the program": b"\x80\x02\x8b\xff\xff\xff\x7f1.",
+    "number longer than the program": b"\x80\x02\x8a\xff1.",
+    "name without an end": b"\x80\x02ctorch" + b"x" * 1000 + b"\n.",
+    "name that is no text": b"\x80\x02c\xff\n\xff\n.",
 }
 
 
@@ -194,3 +199,24 @@ def test_mutations_end_in_one_line_or_in_tensors_of_the_file(tmp_path: Path, dat
         for tensor in tensors.values():
             count = int(np.prod(tensor.shape))
             assert tensor.offset + count * tensor.number_type.num_bytes <= file.size
+
+
+def test_mutated_programs_end_in_one_line_or_in_tensors() -> None:
+    chance, program = random.Random(7), program_of(TENSORS)
+    for _ in range(10_000):
+        raw = bytearray(program)
+        for _ in range(chance.randint(1, 6)):
+            at, source = chance.randrange(len(raw)), chance.randrange(len(raw))
+            match chance.randrange(3):
+                case 0:
+                    raw[at] = chance.randrange(256)
+                case 1:
+                    del raw[at : at + chance.randint(1, 20)]
+                case _:
+                    raw[at:at] = raw[source : source + chance.randint(1, 60)]
+        try:
+            views = read_tensors(bytes(raw), "mutated.pth")
+        except BadFile:
+            continue
+        for view in views.values():
+            assert 0 <= view.first <= view.first + math.prod(view.shape) <= view.storage.count

@@ -52,7 +52,7 @@ def test_weights_have_the_size_of_real_ones(tool, tmp_path, weight_type):
     assert tokenizer.decode(tokenizer.encode("any text é")) == "any text é"
 
 
-@pytest.mark.parametrize("shape", ["llama3.2-1b", "llama3-8b"])
+@pytest.mark.parametrize("shape", ["llama3.2-1b", "llama3-8b", "qwen3-30b-a3b"])
 def test_the_shapes_are_sound(tool, shape):
     assert tool.SHAPES[shape].problem() is None
 

@@ -9,7 +9,7 @@
 //   gated = activation(gate_proj x) * up_proj x                                                    -- barrier
 //   residual += norm(sum over ranks of down_proj) * residual_multiplier                            -- barrier
 //
-// In a layer with experts these two lines are those of experts.h, behind a router and two barriers more.
+// In a layer with experts these two lines are those of experts.h, behind a router and one or two barriers more.
 //
 // A model has the norm before its products (LayerSpec::has_input_norms), that of what they give (has_output_norms), or
 // both. With more than kRedundantTokens tokens each norm ends in a barrier too; sync.h adds those of other ranks.

@@ -212,7 +212,7 @@ def _records_of(
     options: dict[str, Any] = {"num_threads": threads, "max_batch_tokens": batch, "max_seq_len": longest}
     if are_workers_given(args):
         options |= {"workers": args.workers, "shares": args.shares, "key_file": args.key_file}
-    options |= {"weight_type": weight_type(args), "kv_type": kv_type(args), "wire_type": wire_type(args)}
+    options |= {"weight_type": weight_type(args, model), "kv_type": kv_type(args), "wire_type": wire_type(args)}
     with Engine.load(model, kv_tokens=room, max_draft=0, **options) as engine:
         if engine.max_seq_len < longest:
             raise UsageError(f"{model} has a context of {engine.max_seq_len}, the tests need {longest}")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from dllama.cluster import Cluster
+    from dllama.config import ModelConfig
     from dllama.engine import Engine, Output
     from dllama.text.tokenizer import Tokenizer
 
@@ -125,12 +126,24 @@ def find_files(args: argparse.Namespace) -> None:
     """Put paths in place of ``--model NAME`` and of a ``--tokenizer`` that was left away.
 
     Raises:
-        UsageError: No model of that name is here, or no tokenizer is beside the model.
+        UsageError: No model of that name is here.
     """
     args.model, beside = find_model(args.model)
     args.tokenizer = args.tokenizer or beside
-    if args.tokenizer is None and Path(args.model).exists():
+
+
+def open_tokenizer(args: argparse.Namespace, config: ModelConfig) -> Tokenizer:
+    """Open the tokenizer that ``find_files`` found, once it is known that the model is one.
+
+    Raises:
+        UsageError: None was found, or it belongs to another model.
+    """
+    from dllama.engine import prompts
+
+    tokenizer = prompts.open_tokenizer(args.tokenizer, config)
+    if tokenizer is None:
         raise UsageError(f"--tokenizer: none is beside {args.model}, or several are; name one")
+    return tokenizer
 
 
 def add_prompt_flags(parser: argparse.ArgumentParser, what: str) -> None:
@@ -190,7 +203,6 @@ def prepare(args: argparse.Namespace, show: Callable[[str], None]) -> Prepared:
     """
     from dllama import machine
     from dllama.engine.opening import settle
-    from dllama.engine.prompts import open_tokenizer
     from dllama.engine.sizing import NodeOptions
     from dllama.formats.open_model import open_model
     from dllama.version import isa
@@ -203,9 +215,8 @@ def prepare(args: argparse.Namespace, show: Callable[[str], None]) -> Prepared:
         kv_type=kv_type(args),
         wire_type=cluster_flags.wire_type(args),
     )
-    with open_model(args.model, weight_type(args)) as model:
-        tokenizer = open_tokenizer(args.tokenizer, model.config)
-        assert tokenizer is not None
+    with open_model(args.model, weight_type(args, args.model)) as model:
+        tokenizer = open_tokenizer(args, model.config)
         cluster = cluster_flags.connect(args, show)
         try:
             size = settle(model.config, options, cluster)
@@ -241,7 +252,7 @@ def load_engine(
             prepared.tokenizer,
             num_threads=args.nthreads,
             max_seq_len=prepared.context,
-            weight_type=weight_type(args),
+            weight_type=weight_type(args, args.model),
             kv_type=kv_type(args),
             step_seconds=step_seconds,
             wire_type=cluster_flags.wire_type(args),

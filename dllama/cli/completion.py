@@ -2,7 +2,7 @@
 
 The script asks nobody when it completes: commands, flags and choices are written in it, and the names of models are
 those of the folders that are there. What a value is follows from its flag: its choices, or those that its metavar names
-(``0|1``); files if ``FILE`` is in its metavar.
+(``0|1``); files if ``FILE`` or ``PATH`` is in its metavar.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ def _completed(name: str, summary: str, actions: list[argparse.Action]) -> Compl
 def _value(action: argparse.Action) -> Value:
     metavar = str(action.metavar)
     words = action.choices or (metavar.split("|") if "|" in metavar and metavar == metavar.lower() else ())
-    return Value(tuple(map(str, words)), "FILE" in metavar, "NAME" in metavar and action.dest in ("model", "name"))
+    is_path = "FILE" in metavar or "PATH" in metavar
+    return Value(tuple(map(str, words)), is_path, "NAME" in metavar and action.dest in ("model", "name"))
 
 
 def run(args: argparse.Namespace) -> None:

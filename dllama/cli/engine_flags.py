@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dllama.cli.parser import whole
@@ -27,9 +28,13 @@ def add_weight_flag(group: argparse._ActionsContainer) -> None:
     )
 
 
-def weight_type(args: argparse.Namespace) -> Any:
-    """Give the number type of ``--weight-type``, None for the default."""
-    return number_type(args.weight_type)
+def weight_type(args: argparse.Namespace, model: str) -> Any:
+    """Give the number type of ``--weight-type`` for a model, None for the default.
+
+    One that is set elsewhere than on the command line is meant for folders, as files have their own.
+    """
+    is_meant = "weight_type" in args.given or Path(model).is_dir()
+    return number_type(args.weight_type) if is_meant else None
 
 
 def add_kv_flag(group: argparse._ActionsContainer) -> None:

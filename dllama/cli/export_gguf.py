@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dllama.cli.common import add_file_flags, find_files, say, to_json
+from dllama.cli.common import add_file_flags, find_files, open_tokenizer, say, to_json
 from dllama.cli.engine_flags import weight_type
 from dllama.cli.parser import file_name
 
@@ -45,13 +45,11 @@ def export(model: ModelSource, tokenizer: Tokenizer, output: str, is_quiet: bool
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
-    from dllama.engine.prompts import open_tokenizer
     from dllama.formats.open_model import open_model
 
     find_files(args)
-    with open_model(args.model, weight_type(args)) as model:
-        tokenizer = open_tokenizer(args.tokenizer, model.config)
-        assert tokenizer is not None
+    with open_model(args.model, weight_type(args, args.model)) as model:
+        tokenizer = open_tokenizer(args, model.config)
         export(model, tokenizer, args.output, is_quiet=args.json)
         facts = model.summary()
     size = Path(args.output).stat().st_size

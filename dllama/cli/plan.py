@@ -209,7 +209,8 @@ def run(args: argparse.Namespace) -> None:
         kv_type=kv_type(args),
         wire_type=wire_type(args),
     )
-    with open_model(find_model(args.model)[0], weight_type(args)) as file:
+    model = find_model(args.model)[0]
+    with open_model(model, weight_type(args, model)) as file:
         config = file.config
     names, free = _nodes(args)
     facts = describe(config, make_plan(config, len(free), args.shares), options, free, names)

@@ -22,12 +22,15 @@ from dllama.formats.quants import Floats
 
 ARCHITECTURE, TYPE = "general.architecture", "general.type"
 Tensors = Mapping[str, GgufTensorInfo]
+# Keys that change nothing here: the embedding says how many tokens there are, and all norms are by root mean square.
+_IGNORED = ("vocab_size", "tensor_data_layout", "attention.layer_norm_epsilon")
 # Keys of features that we lack, with the values that switch them off.
 _OFF: dict[str, tuple[object, ...]] = {
     "attention.causal": (True,),
     "rope.scaling.finetuned": (True,),
     "use_parallel_residual": (False,),
     "expert_shared_count": (0,),
+    "expert_shared_feed_forward_length": (0,),
     "expert_group_count": (0, 1),
     "expert_group_used_count": (0, 1),
     "expert_gating_func": (0, 1),  # 1 is softmax
@@ -48,7 +51,7 @@ class Keys:
 
     def __init__(self, path: str, metadata: Mapping[str, object], arch: GgufArch) -> None:
         self.path, self._metadata, self._prefix = path, metadata, f"{arch.name}."
-        self._known: set[str] = {"vocab_size", "tensor_data_layout"}
+        self._known = set(_IGNORED)
 
     def has(self, name: str) -> bool:
         """Whether there is such a key."""
@@ -86,7 +89,9 @@ class Keys:
         """Refuse the model if it has a key that was not asked for: it may change what the model computes."""
         for key, value in self._metadata.items():
             name = key.removeprefix(self._prefix)
-            if name == key or name in self._known or value in _OFF.get(name, ()):
+            if name == key or name in self._known:
+                continue
+            if isinstance(value, bool | int | float) and value in _OFF.get(name, ()):
                 continue
             expected = " or ".join(map(repr, _OFF[name])) if name in _OFF else "no such key, as it is not supported"
             raise UnsupportedModel(self.path, key, expected, brief(value))
@@ -107,7 +112,7 @@ def arch_of(path: str, metadata: Mapping[str, object]) -> GgufArch:
         UnsupportedModel: It is none that dllama runs, or no model.
     """
     kind, name = metadata.get(TYPE, "model"), metadata.get(ARCHITECTURE)
-    if kind != "model":
+    if not isinstance(kind, str) or kind != "model":
         raise UnsupportedModel(path, TYPE, "'model'", brief(kind))
     if not isinstance(name, str):
         raise BadFile(path, ARCHITECTURE, "the name of an architecture", "none" if name is None else brief(name))
@@ -140,6 +145,8 @@ def read_config(
         problem = config.problem()
     if problem is not None:
         raise BadFile(path, f"metadata ({problem.name})", problem.expected, problem.found)
+    if arch.name != "granite":  # whose files switch the rotation off by it
+        keys.has("rope.scaling.finetuned")
     keys.refuse_unknown()
     return config
 

@@ -184,7 +184,10 @@ class _Reader:
         length = self.integer("Q", f"length of {what}")
         if not 1 <= length <= _MAX_NAME:
             raise self.bad(f"length of {what}", f"1 to {_MAX_NAME}", str(length), self.offset - 8)
-        return self.text(length, what)
+        name = self.text(length, what)
+        if not name.isprintable():  # it would be printed in messages
+            raise self.bad(what, "printable text", ascii(name)[:50], self.offset - length)
+        return name
 
     def text(self, length: int, what: str) -> str:
         raw = self.take(length, what)

@@ -64,7 +64,7 @@ def _padded(tokenizer: Mapping[str, Any], vocab_size: int) -> dict[str, Any]:
     """Give a vocabulary as many tokens as the model has, which is what llama.cpp wants."""
     metadata = dict(tokenizer)
     missing = range(len(metadata.get(f"{_TOKENIZER}tokens", ())), vocab_size)
-    fillers = {
+    fillers: dict[str, list[Any]] = {
         "tokens": [f"[PAD{token_id}]" for token_id in missing],
         "token_type": [_UNUSED] * len(missing),
         "scores": [_LOWEST] * len(missing),

@@ -6,11 +6,12 @@ is found and its shape compared with the config's. What a config means is the bu
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -112,8 +113,16 @@ class HfModel(OpenModel[CheckpointTensor]):
         }
 
     def identity(self) -> str:
-        """Say which files these are, as of when, and what their weights become."""
-        return "; ".join([self.config.weight_type.name, *(file.identity() for file in self._checked_files)])
+        """Say which files these are, as of when, what is read from where in them, and what it becomes."""
+        return "; ".join([self._reading, *(file.identity() for file in self._checked_files)])
+
+    @cached_property
+    def _reading(self) -> str:
+        """Hash how tensors are read: another version may know better."""
+        total = hashlib.sha256()
+        for tensor in self.tensors.values():
+            total.update(f"{tensor.name} {tensor.dtype} {tensor.stored_name} {tensor.offset} {tensor.added}\n".encode())
+        return total.hexdigest()
 
 
 def open_hf_folder(path: str | os.PathLike[str], weight_type: DType) -> HfModel:

@@ -104,6 +104,7 @@ class _Copy:
         self.whole: CheckedFile | None = self._find()
         self._left = num_bytes
         self._rows_done: dict[str, int] = {}
+        self._last: _CopiedTensor | None = None
         self._growing: tuple[ExitStack, BinaryIO] | None = None
         self._is_given_up = False
         self._finisher: threading.Thread | None = None
@@ -118,8 +119,14 @@ class _Copy:
         return None
 
     def keep(self, tensor: _CopiedTensor, begin: int, rows: RawRows) -> None:
-        """Write rows of a tensor, if they are the next of it; the last of all make the copy whole."""
-        if self._is_given_up or begin != self._rows_done.get(tensor.name, 0) or not rows.size:
+        """Write rows of a tensor; the last of all make the copy whole.
+
+        Rows that do not follow on those before tell that the model is not read as a whole: there will be no copy.
+        """
+        if self._is_given_up or not rows.size:
+            return
+        if not self._follows(tensor, begin):
+            self._give_up()
             return
         try:
             _, file = self._growing = self._growing or self._begin()
@@ -127,10 +134,16 @@ class _Copy:
         except (DllamaError, OSError):  # no room, or no folder: the model is there all the same
             self._give_up()
             return
-        self._rows_done[tensor.name] = begin + len(rows)
+        self._rows_done[tensor.name], self._last = begin + len(rows), tensor
         self._left -= rows.nbytes
         if not self._left:
             self._complete()
+
+    def _follows(self, tensor: _CopiedTensor, begin: int) -> bool:
+        """Whether rows are the next of the tensor under way, or the first of another while none is."""
+        last = self._last
+        is_under_way = last is not None and self._rows_done[last.name] < last.rows
+        return begin == self._rows_done.get(tensor.name, 0) and (tensor is last or not is_under_way)
 
     def _begin(self) -> tuple[ExitStack, BinaryIO]:
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -154,15 +167,20 @@ class _Copy:
             self._give_up()
             return
         self._growing = None
-        self._finisher = threading.Thread(target=_close, args=(stack,), name="dllama-copy")
-        self._finisher.start()
+        finisher = threading.Thread(target=_close, args=(stack,), name="dllama-copy")
+        try:
+            finisher.start()
+        except RuntimeError:  # the system refuses threads
+            _close(stack)
+        else:
+            self._finisher = finisher
 
     def _give_up(self) -> None:
         self._is_given_up = True
         if self._growing is not None:
             stack, self._growing = self._growing[0], None
             error = DllamaError("given up")  # leaves no file behind
-            with suppress(DllamaError):
+            with suppress(DllamaError, OSError):
                 stack.__exit__(type(error), error, None)
 
     def close(self) -> None:
@@ -175,7 +193,7 @@ class _Copy:
 
 
 def _close(stack: ExitStack) -> None:
-    with suppress(DllamaError):  # a full disk: no copy
+    with suppress(DllamaError, OSError):  # a full disk: no copy
         stack.close()
 
 

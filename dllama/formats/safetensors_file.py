@@ -73,7 +73,9 @@ def open_safetensors(path: str | os.PathLike[str]) -> tuple[CheckedFile, dict[st
         if length > HEADER_LIMIT or start > file.size:
             limit = min(HEADER_LIMIT, file.size - _LENGTH.size)
             raise file.bad("byte 0 (length of the header)", f"at most {limit} in this file", str(length))
-        entries = _entries(file, file.read(_LENGTH.size, length, "header"))
+        raw = bytearray(length)
+        file.read_into(_LENGTH.size, memoryview(raw), "header")
+        entries = _entries(file, raw)
         _check_ranges(file, entries, start)
         arrays = {
             name: StoredArray(file, entry.dtype, tuple(entry.shape), start + entry.data_offsets[0])
@@ -85,7 +87,7 @@ def open_safetensors(path: str | os.PathLike[str]) -> tuple[CheckedFile, dict[st
     return file, arrays
 
 
-def _entries(file: CheckedFile, raw: bytes) -> Mapping[str, _Entry]:
+def _entries(file: CheckedFile, raw: bytearray) -> Mapping[str, _Entry]:
     """Parse the header, which may be anything: its colons bound what the parser can allocate."""
     most = MOST_TENSORS * _COLONS_PER_TENSOR + _SPARE_COLONS
     if raw.count(b":") > most:

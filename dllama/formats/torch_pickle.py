@@ -2,13 +2,12 @@
 
 A pickle is a program for a stack machine. This one knows the instructions that ``torch.save`` writes for a dictionary
 of tensors, and of the functions that such a program may ask for the three that rebuild a tensor or an ordered
-dictionary, by name; anything else ends in ``BadFile``. Written against Python's ``pickletools`` and what PyTorch 2
-writes.
+dictionary, XX
 """
 
 from __future__ import annotations
 
-import pickletools
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from reprlib import repr as brief
@@ -23,7 +22,8 @@ _STORAGES = {
 }
 _REBUILD, _PARAMETER = "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter"
 _ORDERED = "collections OrderedDict"
-_MOST_STEPS = 2_000_000  # some 30 for each tensor
+_MOST_STEPS = 1_000_000  # some 30 for each tensor
+_LONGEST_NAME = 256  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,52 +81,60 @@ def read_tensors(raw: bytes, path: str) -> dict[str, View]:
     Raises:
         BadFile: It is broken, or asks for anything else.
     """
-    machine, step = _Machine(), 0
+    machine = _Machine(raw)
     try:
-        for step, (opcode, argument, _) in enumerate(pickletools.genops(raw)):
-            if step > _MOST_STEPS:
-                raise _Bad(f"at most {_MOST_STEPS} steps", "more")
-            machine.run(opcode.name, argument)
-        return machine.tensors()
+        return machine.run()
     except _Bad as error:
         expected, found = error.args
     except (ValueError, IndexError, KeyError, TypeError, RecursionError) as error:
         expected, found = "a pickle of tensors", f"{type(error).__name__}: {error}"[:120]
-    raise BadFile(path, f"data.pkl, step {step}", expected, found)
+    raise BadFile(path, f"data.pkl, byte {machine.at}", expected, found)
 
 
 class _Machine:
-    """The stack, the memo, and what each instruction does with them."""
+    """The program, the stack, the memo, and what each instruction does with them.
 
-    def __init__(self) -> None:
+    Attributes:
+        at: The byte of the program that comes next.
+    """
+
+    def __init__(self, raw: bytes) -> None:
+        self.at = 0
+        self._raw = raw
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
-        self._is_over = False
 
-    def run(self, name: str, argument: Any) -> None:
-        if name in _CONSTANTS:
-            self._stack.append(_CONSTANTS[name]())
-        elif name in _LITERALS:
-            self._stack.append(argument)
-        elif name in _TUPLES:
-            self._push_tuple(_TUPLES[name])
-        elif name in _ACTIONS:
-            _ACTIONS[name](self, argument)
-        else:
-            raise _Bad("tensors alone", f"the instruction {name}")
+    def run(self) -> dict[str, View]:
+        """Run all of it, and give the tensors of the dictionary that is left."""
+        for _ in range(_MOST_STEPS):
+            code = self._take(1)
+            if code == _STOP:
+                return self._result()
+            if code not in _ACTIONS:
+                raise _Bad("tensors alone", f"the instruction {code!r}")
+            _ACTIONS[code](self)
+        raise _Bad(f"at most {_MOST_STEPS} steps", "more")
 
-    def tensors(self) -> dict[str, View]:
-        """Give the result: what was on the stack at the end."""
-        if not self._is_over or len(self._stack) != 1 or not isinstance(self._stack[0], dict):
+    def _result(self) -> dict[str, View]:
+        if len(self._stack) != 1 or not isinstance(self._stack[0], dict):
             raise _Bad("a dictionary of tensors", "something else")
         return {name: value for name, value in self._stack[0].items() if isinstance(value, View)}
 
-    def _push_tuple(self, size: int) -> None:
-        if size > len(self._stack):
-            raise _Bad("values for a tuple", "an empty stack")
-        values = tuple(self._stack[-size:])
-        del self._stack[-size:]
-        self._stack.append(values)
+    def _take(self, count: int) -> bytes:
+        """Take bytes of the program."""
+        if count > len(self._raw) - self.at:
+            raise _Bad(f"{count} bytes more of the program", f"{len(self._raw) - self.at}")
+        self.at += count
+        return self._raw[self.at - count : self.at]
+
+    def _number(self, form: str) -> Any:
+        return struct.unpack(form, self._take(struct.calcsize(form)))[0]
+
+    def _line(self) -> str:
+        end = self._raw.find(b"\n", self.at, self.at + _LONGEST_NAME)
+        if end < 0:
+            raise _Bad("the end of a name", "none")
+        return self._take(end + 1 - self.at)[:-1].decode("ascii")
 
     def _group(self) -> list[Any]:
         """Take the values above the last mark."""
@@ -138,27 +146,44 @@ class _Machine:
         self._stack.pop()
         return values[::-1]
 
-    def do_stop(self, _: Any) -> None:
-        self._is_over = True
+    def skip_version(self) -> None:
+        self._take(1)
 
-    def do_mark(self, _: Any) -> None:
-        self._stack.append(_Mark())
+    def push(self, value: Any) -> None:
+        self._stack.append(value)
 
-    def do_tuple(self, _: Any) -> None:
+    def push_number(self, form: str) -> None:
+        self._stack.append(self._number(form))
+
+    def push_long(self) -> None:
+        self._stack.append(int.from_bytes(self._take(self._number("B")), "little", signed=True))
+
+    def push_text(self, form: str) -> None:
+        self._stack.append(self._take(self._number(form)).decode("utf-8"))
+
+    def push_tuple(self, size: int) -> None:
+        if size > len(self._stack):
+            raise _Bad("values for a tuple", "an empty stack")
+        values = tuple(self._stack[-size:])
+        del self._stack[-size:]
+        self._stack.append(values)
+
+    def push_group(self) -> None:
         self._stack.append(tuple(self._group()))
 
-    def do_name(self, argument: str) -> None:
-        if argument not in (*_STORAGES, _REBUILD, _PARAMETER, _ORDERED):
-            raise _Bad("tensors of F32, F16 or BF16 alone", f"{brief(argument.replace(' ', '.'))}, which is never run")
-        self._stack.append(_Name(argument))
+    def push_name(self) -> None:
+        name = f"{self._line()} {self._line()}"
+        if name not in (*_STORAGES, _REBUILD, _PARAMETER, _ORDERED):
+            raise _Bad("tensors of F32, F16 or BF16 alone", f"{brief(name.replace(' ', '.'))}, which is never run")
+        self._stack.append(_Name(name))
 
-    def do_put(self, argument: int) -> None:
-        self._memo[argument] = self._stack[-1]
+    def put(self, form: str) -> None:
+        self._memo[self._number(form)] = self._stack[-1]
 
-    def do_get(self, argument: int) -> None:
-        self._stack.append(self._memo[argument])
+    def get(self, form: str) -> None:
+        self._stack.append(self._memo[self._number(form)])
 
-    def do_storage(self, _: Any) -> None:
+    def push_storage(self) -> None:
         """Take ``("storage", kind, key, place, count)``."""
         what, kind, key, _, count = self._stack.pop()
         dtype = _STORAGES.get(kind.text) if isinstance(kind, _Name) else None
@@ -166,7 +191,7 @@ class _Machine:
             raise _Bad("a storage of numbers", "something else")
         self._stack.append(Storage(key, dtype, count))
 
-    def do_call(self, _: Any) -> None:
+    def call(self) -> None:
         arguments, function = self._stack.pop(), self._stack.pop()
         if not isinstance(function, _Name) or not isinstance(arguments, tuple):
             raise _Bad("a tensor", "a call of something else")
@@ -179,11 +204,10 @@ class _Machine:
         else:
             raise _Bad("a tensor or an empty dictionary", f"a call of {function.text}")
 
-    def do_set_items(self, _: Any) -> None:
-        values = self._group()
-        self._set(values)
+    def set_items(self) -> None:
+        self._set(self._group())
 
-    def do_set_item(self, _: Any) -> None:
+    def set_item(self) -> None:
         values = self._stack[-2:]
         del self._stack[-2:]
         self._set(values)
@@ -197,7 +221,7 @@ class _Machine:
                 raise _Bad("names of tensors, each once", brief(name))
             target[name] = value
 
-    def do_build(self, _: Any) -> None:
+    def build(self) -> None:
         """Drop what an ordered dictionary holds beside its items: the versions of the modules that it was made of."""
         self._stack.pop()
         if not isinstance(self._stack[-1], dict):
@@ -219,28 +243,33 @@ def _view(storage: Any, first: Any, shape: Any, strides: Any) -> View:
     return View(storage, first, shape)
 
 
-_CONSTANTS: dict[str, Callable[[], Any]] = {
-    "NONE": lambda: None,
-    "NEWTRUE": lambda: True,
-    "NEWFALSE": lambda: False,
-    "EMPTY_DICT": dict,
-    "EMPTY_TUPLE": tuple,
-}
-_LITERALS = frozenset(("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE"))
-_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-_ACTIONS: dict[str, Callable[[_Machine, Any], None]] = {
-    "PROTO": lambda _machine, _argument: None,
-    "STOP": _Machine.do_stop,
-    "MARK": _Machine.do_mark,
-    "TUPLE": _Machine.do_tuple,
-    "GLOBAL": _Machine.do_name,
-    "BINPUT": _Machine.do_put,
-    "LONG_BINPUT": _Machine.do_put,
-    "BINGET": _Machine.do_get,
-    "LONG_BINGET": _Machine.do_get,
-    "BINPERSID": _Machine.do_storage,
-    "REDUCE": _Machine.do_call,
-    "SETITEM": _Machine.do_set_item,
-    "SETITEMS": _Machine.do_set_items,
-    "BUILD": _Machine.do_build,
+_STOP = b"."
+_ACTIONS: dict[bytes, Callable[[_Machine], None]] = {
+    b"\x80": _Machine.skip_version,
+    b"N": lambda machine: machine.push(None),
+    b"\x88": lambda machine: machine.push(True),
+    b"\x89": lambda machine: machine.push(False),
+    b"}": lambda machine: machine.push({}),
+    b")": lambda machine: machine.push(()),
+    b"(": lambda machine: machine.push(_Mark()),
+    b"K": lambda machine: machine.push_number("B"),
+    b"M": lambda machine: machine.push_number("<H"),
+    b"J": lambda machine: machine.push_number("<i"),
+    b"\x8a": _Machine.push_long,
+    b"\x8c": lambda machine: machine.push_text("B"),
+    b"X": lambda machine: machine.push_text("<I"),
+    b"\x85": lambda machine: machine.push_tuple(1),
+    b"\x86": lambda machine: machine.push_tuple(2),
+    b"\x87": lambda machine: machine.push_tuple(3),
+    b"t": _Machine.push_group,
+    b"c": _Machine.push_name,
+    b"q": lambda machine: machine.put("B"),
+    b"r": lambda machine: machine.put("<I"),
+    b"h": lambda machine: machine.get("B"),
+    b"j": lambda machine: machine.get("<I"),
+    b"Q": _Machine.push_storage,
+    b"R": _Machine.call,
+    b"s": _Machine.set_item,
+    b"u": _Machine.set_items,
+    b"b": _Machine.build,
 }

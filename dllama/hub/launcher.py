@@ -140,7 +140,7 @@ def _is_here(name: str | None) -> bool:
 
 
 def _unknown(name: str | None) -> str:
-    available = "available: demo (the bundled model) and those of python3 launch.py --list"
+    available = "available: demo (the bundled model), those of python3 launch.py --list, hf:ORG/MODEL, and paths"
     if name is None:
         return f"name a model; {available}. Run: python3 launch.py demo"
     close = difflib.get_close_matches(name.replace("-", "_"), CATALOGUE, 1)

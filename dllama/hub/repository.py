@@ -75,7 +75,10 @@ def parse_reference(text: str) -> Reference:
     if not found or any(set(part) == {"."} for part in re.split("[/@:]", text.removeprefix(PREFIX))):
         raise UsageError(f"{text!r:.100}: expected {_FORM}")
     owner, model, revision, choice = found.groups()
-    return Reference(f"{owner}/{model}", revision or "main", choice or "")
+    reference = Reference(f"{owner}/{model}", revision or "main", choice or "")
+    if not reference.name:
+        raise UsageError(f"{text!r:.100}: expected {_FORM}")
+    return reference
 
 
 def read_listing(server: Server, page: str, revision: str) -> Listing:
@@ -108,7 +111,7 @@ def choose_files(server: Server, reference: Reference, listing: Listing) -> list
         DownloadFailed: The list of the weights' files is not to be had.
     """
     names = set(listing.names)
-    ggufs = sorted(name for name in names if name.endswith(".gguf") and _is_plain_path(name))
+    ggufs = sorted(name for name in names if _is_gguf_model(name))
     if reference.choice or not any(name.endswith(".safetensors") for name in names):
         return _choose_gguf(reference, ggufs, names)
     if "config.json" not in names:
@@ -152,14 +155,14 @@ def _choose_gguf(reference: Reference, ggufs: list[str], names: set[str]) -> lis
         what = "no GGUF file or several are" if reference.choice else f"{len(short)} GGUF files are there, none is"
         example = f"{PREFIX}{reference.page}:{re.split('[-.]', short[-1])[-1]}"
         raise UsageError(f"{reference}: {what} chosen; choose one, e.g. {example}, of: {', '.join(short)[:1000]}")
-    return [*(name for name in SMALL_FILES if name in names), *groups[fitting[0]]]
+    return groups[fitting[0]]
 
 
 def _no_weights(reference: Reference, names: set[str]) -> Exception:
     if reference.choice:
         return UsageError(f"{reference}: the repository has no GGUF files")
     pickled = sorted(name for name in names if name.endswith((".bin", ".pth", ".pt")))
-    found = f"{pickled[0]} and no others: pickled files can run any program" if pickled else "neither"
+    found = f"{pickled[0]!r:.80} and no others: pickled files can run any program" if pickled else "neither"
     return _unsupported(reference, "weights as .safetensors or .gguf", f"{found}; choose another repository")
 
 
@@ -172,8 +175,11 @@ def _stem(name: str) -> str:
     return _SPLIT.sub("", name.removesuffix(".gguf"))
 
 
-def _is_plain_path(name: str) -> bool:
-    return all(_PLAIN.fullmatch(part) for part in name.split("/"))
+def _is_gguf_model(name: str) -> bool:
+    """Whether this is the plain path of a model, and not of what turns pictures into its input."""
+    parts = name.split("/")
+    is_plain = all(_PLAIN.fullmatch(part) for part in parts)
+    return is_plain and name.endswith(".gguf") and not parts[-1].lower().startswith("mmproj")
 
 
 def _read_json(server: Server, url: str) -> Any:

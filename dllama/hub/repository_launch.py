@@ -43,7 +43,8 @@ def launch_repository(reference: Reference, options: argparse.Namespace) -> int:
     """Fetch what is missing of a model, make what is run of it, write its script and run it."""
     found = folders.find_model(reference.name)
     if found is not None:
-        read_origin(found.folder, reference)
+        if (found.folder / folders.ORIGIN).exists():
+            read_origin(found.folder, reference)
         again = f"to download it again, remove it first: dllama models remove {reference.name}"
         print(f"✅ {reference} is in {found.folder}; {again}", flush=True)
     plan = _agree(reference, options) if found is None else None

@@ -148,12 +148,14 @@ def make_plan(reference: Reference, server: Server) -> RepositoryPlan:
 
 
 def read_origin(folder: Path, reference: Reference) -> Origin | None:
-    """Read where a folder's files are from; None if it does not say.
+    """Read where a folder's files are from; None if there are none.
 
     Raises:
-        UsageError: They are of another repository or revision.
+        UsageError: They are of another repository or revision, or nobody knows.
     """
     origin = origin_of(folder)
+    if origin is None and folder.is_dir() and any(folder.iterdir()):
+        raise UsageError(f"{reference}: {folder} holds files that are not of a repository; move them away")
     if origin is not None and origin.reference != str(reference):
         again = f"remove it first: dllama models remove {reference.name}"
         raise UsageError(f"{reference}: {folder} holds {origin.reference}; {again}")
@@ -178,9 +180,9 @@ def write_origin(plan: RepositoryPlan) -> None:
 
 
 def remove_weights(folder: Path) -> int:
-    """Remove the fetched weights of a model that was made of them; give the bytes that this freed."""
+    """Remove what was fetched of a model that is made of it, and nothing of others; give the bytes that this freed."""
     freed = 0
-    for path in folder.iterdir():
+    for path in folder.iterdir() if origin_of(folder) else ():
         if path.name.endswith(WEIGHTS):
             freed += folders.size_of(path)
             path.unlink(missing_ok=True)

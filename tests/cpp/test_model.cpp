@@ -25,7 +25,7 @@ using namespace dllama;
 
 namespace {
 
-constexpr size_t kHidden = 128, kHeadDim = 16, kHeads = 8, kKvHeads = 2, kFfn = 160, kVocab = 77;
+constexpr size_t kHidden = 128, kHeadDim = 16, kHeads = 8, kKvHeads = 2, kFfn = 160, kVocab = 77, kExperts = 11;
 
 // Any cut of 8 query heads (units of two: 2 x 16 = 32 outputs), 5 blocks of FFN columns and 77 rows. The two KV heads
 // are replicated where their query heads are split; the last of five ranks has no heads at all.
@@ -89,6 +89,16 @@ NodeConfig make_rich_config(size_t ranks, DType weights, DType wire) {
   return config;
 }
 
+// The first layer has experts, each of the FFN's size.
+NodeConfig make_expert_config(size_t ranks, DType weights, DType wire, size_t threads = 2) {
+  NodeConfig config = make_config(ranks, weights, wire, threads);
+  config.layers[0].has_experts = true;
+  config.num_experts = kExperts;
+  config.num_experts_per_tok = 3;
+  for (Shard& shard : config.shards) shard.expert_intermediate_size = shard.intermediate_size;
+  return config;
+}
+
 std::vector<float> random_values(size_t n, size_t seed, float scale) {
   std::mt19937_64 engine(seed);
   std::normal_distribution<float> normal(0.0f, scale);
@@ -133,6 +143,7 @@ Whole whole_tensor(const std::string& name, const NodeConfig& config) {
   if (ends_with(name, "o_proj")) cols = kHeads * kHeadDim;
   if (ends_with(name, "down_proj")) cols = kFfn;
   if (name == "lm_head") rows = kVocab;
+  if (ends_with(name, "router")) rows = kExperts;
   return {random_values(rows * cols, seed, 1.5f / std::sqrt(static_cast<float>(cols))), cols};
 }
 
@@ -389,6 +400,36 @@ TEST(scatter_gives_the_bits_of_direct_exchange) {
         cluster.root().set_scatter_from(1);
         CHECK(check::same_bits(logits_of(cluster.root(), tokens, chunk), expected));
       }
+    }
+  }
+}
+
+// The same of experts, whose tokens are gathered from all of a step or from a few.
+TEST(experts_on_several_ranks) {
+  const auto tokens = some_tokens(150);
+  Cluster one(make_expert_config(1, DType::F32, DType::F32));
+  const auto expected = logits_of(one.root(), tokens, 150);
+  for (const size_t ranks : {2, 3, 5}) {
+    const check::Scope scope("ranks", ranks);
+    Cluster cluster(make_expert_config(ranks, DType::F32, DType::F32));
+    CHECK_NEAR(largest_difference(logits_of(cluster.root(), tokens, 150), expected), 0.0, 1e-4);
+  }
+}
+
+TEST(experts_give_the_same_bits_in_chunks_of_any_size_and_by_any_exchange) {
+  const auto tokens = some_tokens(140);
+  for (const size_t ranks : {1, 3}) {
+    for (const size_t threads : {1, 3}) {
+      const check::Scope scope("ranks", ranks, "threads", threads);
+      Cluster cluster(make_expert_config(ranks, DType::Q40, DType::Q80, threads));
+      const auto expected = logits_of(cluster.root(), tokens, 140);
+      for (const size_t chunk : {1, 21, 139}) {
+        for (const size_t scatter_from : {0, 1}) {
+          cluster.root().set_scatter_from(scatter_from);
+          CHECK(check::same_bits(logits_of(cluster.root(), tokens, chunk), expected));
+        }
+      }
+      CHECK(cluster.root().time_products(140) > 0.0);
     }
   }
 }
@@ -990,6 +1031,19 @@ TEST(rows_of_wrong_names_ranges_or_sizes_are_refused) {
   CHECK_THROWS(node.load_rows("layers.0.q_proj", 0, SIZE_MAX, rows.data(), rows.size()), InvalidArgument, "outside");
   CHECK_THROWS(node.load_rows("layers.0.q_proj", 0, group, rows.data(), rows.size() - 1), InvalidArgument, "size");
   CHECK_THROWS(node.load_rows("norm", 0, 1, rows.data(), 4), InvalidArgument, "F32 row");
+  CHECK_THROWS(node.load_rows("norm", 1, 1, rows.data(), 4 * kHidden), InvalidArgument, "outside");
+}
+
+TEST(routers_are_loaded_by_rows) {
+  Cluster cluster(make_expert_config(1, DType::Q40, DType::F32));
+  Node& node = cluster.root();
+  const std::vector<std::byte> rows(kExperts * kHidden * sizeof(float));
+  CHECK(node.weights().shape("layers.0.router") == std::vector<size_t>({kExperts, kHidden}));
+  CHECK_THROWS(node.load_rows("layers.0.router", 0, kExperts, rows.data(), rows.size() - 1), InvalidArgument,
+               "F32 row");
+  CHECK_THROWS(node.load_rows("layers.0.router", 1, kExperts, rows.data(), rows.size()), InvalidArgument, "outside");
+  CHECK_THROWS(node.load_rows("layers.0.router", 2, SIZE_MAX, rows.data(), rows.size()), InvalidArgument, "outside");
+  node.load_rows("layers.0.router", kExperts - 1, 1, rows.data(), kHidden * sizeof(float));
 }
 
 TEST(configs_that_do_not_fit_together_are_refused) {

@@ -1,5 +1,6 @@
 // Ops against plain double arithmetic.
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <map>
@@ -16,6 +17,7 @@
 #include "ops/candidates.h"
 #include "ops/matmul.h"
 #include "ops/norm.h"
+#include "ops/recode.h"
 #include "ops/routing.h"
 #include "ops/sample.h"
 #include "quant/codec.h"
@@ -35,6 +37,37 @@ std::vector<float> random_values(size_t n, unsigned seed, float scale = 1.0f) {
 }
 
 }  // namespace
+
+// From any address, through chunks of any length, to the bytes of the codec.
+TEST(recoding_gives_the_bytes_of_the_codec) {
+  for (const size_t n : {size_t{32}, size_t{2048}, size_t{2080}, size_t{4096 + 96}}) {
+    auto values = random_values(n, 3);
+    for (float& v : values) v = std::bit_cast<float>(std::bit_cast<uint32_t>(v) & 0xffff0000u);  // as BF16 holds it
+    values[n / 2] = -40.0f;
+    std::vector<std::byte> wide(n * 4 + 1), narrow(n * 2 + 1);  // read from odd addresses
+    std::memcpy(wide.data() + 1, values.data(), n * 4);
+    for (size_t i = 0; i < n; ++i) {
+      const auto half = static_cast<uint16_t>(std::bit_cast<uint32_t>(values[i]) >> 16);
+      std::memcpy(narrow.data() + 1 + 2 * i, &half, 2);
+    }
+    for (const DType type : {DType::F32, DType::F16, DType::Q40, DType::Q80}) {
+      const check::Scope scope("n", n, "type", static_cast<int>(type));
+      std::vector<std::byte> expected(row_bytes(type, n)), out(row_bytes(type, n));
+      if (type == DType::F32) std::memcpy(expected.data(), values.data(), expected.size());
+      if (type == DType::F16) f32_to_f16(values.data(), reinterpret_cast<uint16_t*>(expected.data()), n);
+      if (type == DType::Q40) quantize_q40(values.data(), reinterpret_cast<BlockQ40*>(expected.data()), n / kBlockSize);
+      if (type == DType::Q80) quantize_q80(values.data(), reinterpret_cast<BlockQ80*>(expected.data()), n / kBlockSize);
+      CHECK_EQ(recode(kernels(), FloatType::F32, wide.data() + 1, type, out.data(), n), 40.0f);
+      CHECK(out == expected);
+      std::fill(out.begin(), out.end(), std::byte{0});
+      CHECK_EQ(recode(kernels(), FloatType::BF16, narrow.data() + 1, type, out.data(), n), 40.0f);
+      CHECK(out == expected);
+    }
+    values[n - 1] = std::nanf("");
+    std::vector<std::byte> out(row_bytes(DType::Q40, n));
+    CHECK(std::isnan(recode(kernels(), FloatType::F32, values.data(), DType::Q40, out.data(), n)));
+  }
+}
 
 TEST(rms_norm_is_the_formula) {
   for (const size_t n : {2, 31, 64, 2048}) {
