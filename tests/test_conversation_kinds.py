@@ -88,7 +88,9 @@ def test_a_conversation_has_the_ids_of_its_whole_text(tokenizer: Tokenizer) -> N
             assert list(told.token_ids) == template.encode(talk.messages), question
             said = tokenizer.encode(f" {answer}" if "INST" in told.text else answer, False, after=told.token_ids)
             talk.add_answer(answer, [*said, template.stop_ids[0]])
-        assert talk.is_answered
+        saved = Conversation(template, tokenizer)
+        saved.restore(talk.messages, talk.pieces())
+        assert saved.token_ids == talk.token_ids[: len(saved.token_ids)]  # what is not believed is encoded again
 
 
 def test_a_stream_is_the_text_that_all_ids_are(tokenizer: Tokenizer) -> None:

@@ -25,10 +25,12 @@ from tokenizer_worlds import (  # type: ignore[import-not-found]
 )
 
 from dllama.errors import BadFile, DllamaError, UnsupportedModel, UsageError
+from dllama.formats.patterns import is_risky
 from dllama.formats.spm_model import check_charsmap, read_spm_model
 from dllama.text.gguf_export import gguf_metadata
 from dllama.text.gguf_vocabulary import gguf_vocabulary
 from dllama.text.opening import open_tokenizer
+from dllama.text.pre_tokenizers import PRE_TOKENIZERS
 from dllama.text.rank_bpe import LLAMA3_PATTERN
 from dllama.text.tokenizer import Tokenizer
 
@@ -103,6 +105,32 @@ def test_a_broken_tokenizer_json_ends_in_one_line(tmp_path: Path, name: str) -> 
     with pytest.raises(BadFile, match=expected) as caught:
         open_tokenizer(path).encode("a text")
     assert "\n" not in str(caught.value)
+
+
+def test_patterns_that_could_take_forever_are_told() -> None:
+    for pattern in (
+        r"(a+)+b",
+        r"(a|aa)+b",
+        "((a*))*",
+        "(?:x{2,})+",
+        "(?i:a|b)*c",
+        r"(?<n>\w+)*",
+        "(" * 5000,
+        "[" * 4000 + "(a+)+",
+        "([)]+)+",
+    ):
+        assert is_risky(pattern), pattern
+    for cuts in PRE_TOKENIZERS.values():
+        assert not any(map(is_risky, cuts.patterns))
+    for pattern in (r"(?=(\d{3})+(?!\d))", "(a|b)?c+", r"[(a+)+]+", r"\(a+\)+", r"(?i:'s|'t)|\p{L}+", "(a+){2}", ")+"):
+        assert not is_risky(pattern), pattern
+
+
+def test_a_risky_pattern_is_refused_before_it_is_run(tmp_path: Path) -> None:
+    split = {"type": "Split", "pattern": {"Regex": "(a+)+b"}, "behavior": "Isolated", "invert": False}
+    (tmp_path / "tokenizer.json").write_bytes(changed(pre_tokenizer=split))
+    with pytest.raises(UnsupportedModel, match="patterns that match in one way, found"):
+        open_tokenizer(tmp_path)
 
 
 def test_names_that_text_can_spell_are_refused(tmp_path: Path) -> None:

@@ -114,8 +114,7 @@ def train_byte_level(
 ) -> Library:
     """Train a byte-level BPE; its special tokens come behind the pieces, or ``first``."""
     library = Library(models.BPE())
-    if composes:
-        library.normalizer = normalizers.NFC()
+    library.normalizer = normalizers.NFC() if composes else None
     library.pre_tokenizer = pre_tokenizer
     library.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -222,11 +221,8 @@ def _defined(raw: bytes) -> list[int]:
     """Give the ids of user-defined pieces."""
     from dllama.formats import spm_model
 
-    fields = [
-        spm_model._parse_piece(0, content)
-        for field, content in spm_model._fields(raw)
-        if field == 1 and isinstance(content, bytes)
-    ]
+    pieces = [content for field, content in spm_model._fields(raw) if field == 1 and isinstance(content, bytes)]
+    fields = [spm_model._parse_piece(0, content) for content in pieces]
     return [place for place, (_, _, kind) in enumerate(fields) if kind == spm_model.USER_DEFINED]
 
 

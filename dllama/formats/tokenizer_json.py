@@ -17,6 +17,7 @@ import msgspec
 from dllama.errors import BadFile, UnsupportedModel
 from dllama.formats.checked_file import read_whole
 from dllama.formats.json_file import parse
+from dllama.formats.patterns import is_risky
 
 _MAX_FILE_SIZE = 1 << 27  # bytes; the largest in use, of 260 thousand tokens, has 33 million
 _MAX_PART_SIZE = 1 << 22  # of a normalizer and the like
@@ -154,8 +155,11 @@ def walk(part: object) -> Iterator[dict[str, Any]]:
 
 
 def check_kinds(path: str, name: str, part: object, known: set[str]) -> None:
-    """Raise UnsupportedModel if a part has a kind that is not ``known``."""
+    """Raise UnsupportedModel if a part has a kind that is not ``known``, or a pattern that may take forever."""
     for each in walk(part):
+        pattern = each.get("pattern")
+        if isinstance(pattern, dict) and is_risky(str(pattern.get("Regex", ""))):
+            raise UnsupportedModel(path, name, "patterns that match in one way", f"{pattern['Regex']!r:.80}")
         if each.get("type") not in known:
             raise UnsupportedModel(path, name, f"one of {', '.join(sorted(known))}", f"{each.get('type')!r:.80}")
 

@@ -16,14 +16,11 @@ from typing import TYPE_CHECKING
 from dllama.formats.t_file import TokenizerData
 from dllama.text.guard import GUARD
 from dllama.text.t_vocabulary import TVocabulary
-from dllama.text.vocabulary import NO_ID, Place, SpecialName, Vocabulary
+from dllama.text.vocabulary import LEADING_SPACE, NO_ID, WHITE_SPACE, Place, SpecialName, Vocabulary
 
 if TYPE_CHECKING:
     from dllama.formats.generation_config import GenerationDefaults
 
-# What Unicode calls white space; Python's \s takes four separators more.
-_WHITE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
-_LEADING = re.compile(f"[{_WHITE}]*")
 _IN_WORDS = {"Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "Pc"}  # categories
 
 
@@ -136,7 +133,7 @@ class Tokenizer:
         if after:
             before = self._by_id.get(after[-1])
             place = Place.BEHIND_NAME if before else Place.INSIDE
-            text = text.lstrip(_WHITE) if before and before.takes_right else text
+            text = text.lstrip(WHITE_SPACE) if before and before.takes_right else text
         for part, special_id in self._split(text) if parse_special else [(text, None)]:
             ids += self._vocabulary.encode(part, place) if part else []
             ids += [] if special_id is None else [special_id]
@@ -204,10 +201,10 @@ class Tokenizer:
             if match.start() < begin or (special.is_word and not _stands_alone(text, match)):
                 continue
             part = text[begin : match.start()]
-            yield self._ordinary(part.rstrip(_WHITE) if special.takes_left else part), special.token_id
+            yield self._ordinary(part.rstrip(WHITE_SPACE) if special.takes_left else part), special.token_id
             begin = match.end()
             if special.takes_right:
-                begin = _LEADING.match(text, begin).end()  # type: ignore[union-attr] # matches nothing, too
+                begin = LEADING_SPACE.match(text, begin).end()  # type: ignore[union-attr] # matches nothing, too
         yield self._ordinary(text[begin:]), None
 
     def _ordinary(self, part: str) -> str:

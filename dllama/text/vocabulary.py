@@ -14,6 +14,9 @@ from dllama.formats.t_file import TokenizerData
 
 NO_ID = -1  # for a vocabulary without a BOS token
 MAX_VOCAB_SIZE = 1 << 20  # four times the largest in use
+# What Unicode calls white space; Python's \s takes four separators more.
+WHITE_SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
+LEADING_SPACE = re.compile(f"[{WHITE_SPACE}]*")
 # Tokens that look like these are silent: they steer the model and no reader wants them.
 _SILENT = re.compile(r"<\|.+\|>|<\uff5c.+\uff5c>|\s*</?s>\s*|<unk>|<pad>", re.DOTALL)
 # Of the tokens that a tokenizer adds without calling them special, these are no text either, though readers may want
