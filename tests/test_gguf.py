@@ -187,6 +187,9 @@ def assert_refused(path: Path, kind: type[DllamaError], *words: str) -> None:
         ("qwen3_moe", "qwen3moe.expert_count", 5, BadFile, ["shape"]),
         ("qwen3_moe", "qwen3moe.expert_shared_count", 1, UnsupportedModel, ["expert_shared_count"]),
         ("gemma2", "gemma2.attention.sliding_window", -5, BadFile, ["window"]),
+        ("gemma2", "gemma2.attention.sliding_window_pattern", 4, None, []),
+        ("gemma2", "gemma2.attention.sliding_window_pattern", np.ones(4, np.int8), None, []),
+        ("gemma2", "gemma2.attention.sliding_window_pattern", np.array([1, 0, 1, 0]), BadFile, ["the same for all"]),
     ],
 )
 def test_metadata_is_checked(tmp_path, name, key, value, kind, words):
@@ -202,6 +205,13 @@ def test_metadata_is_checked(tmp_path, name, key, value, kind, words):
         open_gguf(path).close()
     else:
         assert_refused(path, kind, *words)
+
+
+def test_a_window_has_the_period_that_is_said(tmp_path):
+    _, path = exported(tmp_path, CONFIGS["gemma2"])
+    rewritten(path, lambda metadata, _tensors: metadata.update({"gemma2.attention.sliding_window_pattern": 3}))
+    with open_gguf(path) as model:
+        assert [layer.window for layer in model.config.layers] == [16, 16, 0, 16]
 
 
 def renamed(old: str, new: str):

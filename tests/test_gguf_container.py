@@ -155,6 +155,7 @@ BROKEN = {
     "array whose bytes wrap": (RawFile([array_pair("a", U64, 2**61 + 1, bytes(16))]), "length of value of a"),
     "array of arrays": (RawFile([array_pair("a", ARRAY, 1, struct.pack("<IQ", U32, 0))]), "an array of arrays"),
     "array of unknown type": (RawFile([array_pair("a", 99, 1, bytes(16))]), "type of value of a"),
+    "five million strings": (RawFile([array_pair("a", STRING, 5_000_000, bytes(40_000_000))]), "at most 4194304"),
     "strings of an array cut": (RawFile([array_pair("a", STRING, 3, string("x") * 2 + b"\xff" * 7)]), "value of a"),
     "string of an array too long": (
         RawFile([array_pair("a", STRING, 2, string("x") + struct.pack("<Q", 2**64 - 1))]),

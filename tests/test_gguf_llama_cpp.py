@@ -1,6 +1,6 @@
 """llama.cpp loads what we export and computes the same: for a model of every family, and for the bundled one with text.
 
-Runs where the extra ``compare`` is installed. ``python tests/test_gguf_llama_cpp.py`` prints how close the two come.
+Runs where the extra ``compare`` is installed.
 """
 
 from __future__ import annotations
@@ -100,23 +100,3 @@ def test_the_bundled_model_writes_the_same(demo, llama, text):
         sampling = SamplingParams(temperature=0.0, max_tokens=32)
         ours = [output.token_id for output in engine.generate(ids, sampling) if output.token_id is not None]
     assert ours == theirs
-
-
-def report() -> None:
-    """Print the least cosine of each family's logits over prompts of several lengths."""
-    import tempfile
-
-    tokens = [(index * 37 + 5) % 320 for index in range(40)]
-    for weight_type in DType:
-        for name in family_configs():
-            with tempfile.TemporaryDirectory() as folder:
-                path = exported(Path(folder), name, weight_type)
-                with Engine.load(path, num_threads=1) as engine:
-                    ours = engine.logits(tokens)
-                theirs = LlamaCpp(path)
-                least = min(cosine(ours[n - 1], theirs.logits(tokens[:n], 1)) for n in (1, 2, 7, 16, 24, 32))
-            print(f"{weight_type.name:4} {name:16} {least:.6f}")  # noqa: T201
-
-
-if __name__ == "__main__":
-    report()

@@ -185,7 +185,7 @@ def test_weights_that_somebody_else_put_there_stay(hub: Hub) -> None:
     (folder / f"{NAME}.m").unlink()
     publish_sharded(hub)
     assert hub.run(f"hf:{PAGE}", "-y") == 2
-    assert hub.files() == [f"{NAME}.t", "model.safetensors"]
+    assert hub.files() == ["model.safetensors", f"{NAME}.t"]
 
 
 def test_a_converter_that_fails_keeps_what_was_fetched(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:

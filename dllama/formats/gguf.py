@@ -86,6 +86,8 @@ def _open_model(files: Sequence[CheckedFile], metadata: Mapping[str, object], fo
     path, arch = files[0].path, arch_of(files[0].path, metadata)
     infos = {name: placed.info for name, placed in found.items()}
     config = read_config(path, metadata, infos, lambda name: _read_vector(found[name]))
+    for stored in _landmarks(config):
+        _find(path, stored, found)
     lies_at = {stored: _find(path, stored, found) for stored in stored_tensors(config, arch)}
     _refuse_unknown(path, arch, set(found) - {placed.info.name for placed in lies_at.values()})
     types = {stored: placed.info.type for stored, placed in lies_at.items()}
@@ -93,6 +95,14 @@ def _open_model(files: Sequence[CheckedFile], metadata: Mapping[str, object], fo
     tensors = [tensor for stored, placed in lies_at.items() for tensor in _tensors(config, arch, stored, placed)]
     tensors.sort(key=lambda tensor: (files.index(tensor.file), tensor.offset))
     return GgufModel(files, config, {each.name: each for each in tensors}, metadata, requantized(config, types))
+
+
+def _landmarks(config: ModelConfig) -> Iterator[Stored]:
+    """Give tensors that show whether there are as many layers and experts as is said, before all are listed."""
+    last = config.num_layers - 1
+    yield Stored(f"blk.{last}.attn_output.weight", (config.hidden_size, config.q_size), ())
+    if config.has_experts:
+        yield Stored(f"blk.{last}.ffn_gate_inp.weight", (config.num_experts, config.hidden_size), ())
 
 
 def _read_vector(placed: Placed) -> Floats:

@@ -26,7 +26,7 @@ class GgufArch:
         layer: The features of every layer, but for its window and what hangs on that.
         is_interleaved: Whether rows of q and k lie in pairs, as llama.cpp rotates neighbours.
         is_fused: Whether q, k and v are one tensor, and gate and up are.
-        window_period: Every so-manieth layer has no window; 0: all have it, if there is one.
+        window_period: One layer in so many has no window, the last; 0: all have it. A file may say otherwise.
         has_scaled_embeddings: Whether embeddings are multiplied by the root of the hidden size.
         num_layers_of_27b: The model of so many layers scales attention by the hidden size's share of a head.
         has_rope_factors: Whether its files may hold a factor for each pair of the rotation.

@@ -12,96 +12,15 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from reprlib import repr as brief
 
-import numpy as np
-
 from dllama.config import Activation, DType, LayerSpec, ModelConfig, RopeScaling
 from dllama.errors import BadFile, UnsupportedModel
 from dllama.formats.gguf_arch import ARCHS, EMBEDDING, ROPE_FREQS, ROPE_LONG, ROPE_SHORT, GgufArch
 from dllama.formats.gguf_container import GgufTensorInfo, shortest
+from dllama.formats.gguf_keys import Keys
 from dllama.formats.quants import Floats
 
 ARCHITECTURE, TYPE = "general.architecture", "general.type"
 Tensors = Mapping[str, GgufTensorInfo]
-# Keys that change nothing here: the embedding says how many tokens there are, and all norms are by root mean square.
-_IGNORED = ("vocab_size", "tensor_data_layout", "attention.layer_norm_epsilon")
-# Keys of features that we lack, with the values that switch them off.
-_OFF: dict[str, tuple[object, ...]] = {
-    "attention.causal": (True,),
-    "rope.scaling.finetuned": (True,),
-    "use_parallel_residual": (False,),
-    "expert_shared_count": (0,),
-    "expert_shared_feed_forward_length": (0,),
-    "expert_group_count": (0, 1),
-    "expert_group_used_count": (0, 1),
-    "expert_gating_func": (0, 1),  # 1 is softmax
-    "expert_weights_norm": (True,),
-    "expert_weights_scale": (0.0, 1.0),
-    "leading_dense_block_count": (0,),
-    "nextn_predict_layers": (0,),
-    "pooling_type": (0,),
-    "rope.scaling.yarn_log_multiplier": (0.0,),
-    "rope.scaling.yarn_ext_factor": (1.0, -1.0),
-    "attention.clamp_kqv": (0.0,),
-    "attention.max_alibi_bias": (0.0,),
-}
-
-
-class Keys:
-    """Typed access to the keys of an architecture, which remembers those that were asked for."""
-
-    def __init__(self, path: str, metadata: Mapping[str, object], arch: GgufArch) -> None:
-        self.path, self._metadata, self._prefix = path, metadata, f"{arch.name}."
-        self._known = set(_IGNORED)
-
-    def has(self, name: str) -> bool:
-        """Whether there is such a key."""
-        self._known.add(name)
-        return self._prefix + name in self._metadata
-
-    def integer(self, name: str, default: int | None = None) -> int:
-        """Give a whole number, or the one that all layers share; without a default the key is required."""
-        value = self._value(name, default)
-        if isinstance(value, np.ndarray) and value.size and (value == value[0]).all():
-            value = value[0].item()
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise self.bad(name, "a whole number, the same for all layers", brief(value))
-        return value
-
-    def number(self, name: str, default: float | None = None) -> float:
-        """Give a number; without a default the key is required."""
-        value = self._value(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise self.bad(name, "a number", brief(value))
-        return float(value)
-
-    def text(self, name: str, default: str) -> str:
-        """Give a string."""
-        value = self._value(name, default)
-        if not isinstance(value, str):
-            raise self.bad(name, "a string", brief(value))
-        return value
-
-    def bad(self, name: str, expected: str, found: str) -> BadFile:
-        """Build the error for a key that is not what it must be."""
-        return BadFile(self.path, self._prefix + name, expected, found)
-
-    def refuse_unknown(self) -> None:
-        """Refuse the model if it has a key that was not asked for: it may change what the model computes."""
-        for key, value in self._metadata.items():
-            name = key.removeprefix(self._prefix)
-            if name == key or name in self._known:
-                continue
-            if isinstance(value, bool | int | float) and value in _OFF.get(name, ()):
-                continue
-            expected = " or ".join(map(repr, _OFF[name])) if name in _OFF else "no such key, as it is not supported"
-            raise UnsupportedModel(self.path, key, expected, brief(value))
-
-    def _value(self, name: str, default: object) -> object:
-        self._known.add(name)
-        value = self._metadata.get(self._prefix + name, default)
-        if value is None:
-            raise self.bad(name, "a key of every such model", "no such key")
-        return value
 
 
 def arch_of(path: str, metadata: Mapping[str, object]) -> GgufArch:
@@ -178,7 +97,7 @@ def _sizes(keys: Keys, arch: GgufArch, tensors: Tensors) -> ModelConfig:
         rms_norm_eps=keys.number("attention.layer_norm_rms_epsilon"),
         rope_theta=keys.number("rope.freq_base", 10000.0),
         weight_type=DType.F32,
-        layers=tuple(_layers(arch, num_layers, window, num_experts > 0)),
+        layers=tuple(_layers(keys, arch, num_layers, window, num_experts > 0)),
         local_rope_theta=keys.number("rope.freq_base_swa", 10000.0) if arch.name == "gemma3" else 10000.0,
         rotary_dim=0 if rotary_dim == head_dim else rotary_dim,
         activation=arch.activation,
@@ -200,9 +119,10 @@ def _model_type(arch: GgufArch, window: int, num_experts: int) -> str:
     return "mistral" if arch.name == "llama" and window else arch.model_types[0]
 
 
-def _layers(arch: GgufArch, num_layers: int, window: int, has_experts: bool) -> Iterator[LayerSpec]:
+def _layers(keys: Keys, arch: GgufArch, num_layers: int, window: int, has_experts: bool) -> Iterator[LayerSpec]:
+    period = keys.integer("attention.sliding_window_pattern", arch.window_period) if window else 0
     for index in range(min(num_layers, 1 << 12)):  # problem() names a count beyond that
-        is_local = bool(window) and (not arch.window_period or (index + 1) % arch.window_period != 0)
+        is_local = bool(window) and (not period or (index + 1) % period != 0)
         yield replace(
             arch.layer,
             window=window if is_local else 0,
