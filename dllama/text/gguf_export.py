@@ -42,6 +42,9 @@ def gguf_metadata(tokenizer: Tokenizer, path: str = "tokenizer") -> dict[str, An
         own = _of_t(vocabulary)
     else:
         raise UnsupportedModel(path, "vocabulary", _EXPECTED, type(vocabulary).__name__)
+    kinds = own[f"{_PREFIX}token_type"]
+    if UNKNOWN in kinds:
+        own[f"{_PREFIX}unknown_token_id"] = kinds.index(UNKNOWN)
     own |= {f"{_PREFIX}{name}": value for name, value in _ids(tokenizer).items()}
     templates = dict(tokenizer.chat_templates)
     default = {"tokenizer.chat_template": templates.pop("default")} if "default" in templates else {}
