@@ -67,19 +67,23 @@ def test_config_of_older_transformers() -> None:
     assert config_of(rope_parameters={**LLAMA31_ROPE, "rope_theta": 7e5}).rope_theta == 7e5
 
 
-@pytestdef test_null_kv_heads_are_as_many_as_heads() -> None:
+def test_null_kv_heads_are_as_many_as_heads() -> None:
     for model_type in ("mistral", "mixtral", "qwen2", "qwen3"):
         assert config_of(model_type=model_type, num_key_value_heads=None).num_kv_heads == 4
 
 
-def test_rotary_settings_beside_the_sizes_win() -> None:
-    """As in transformers 5.4."""
-    assert config_of(rope_scaling=LLAMA31_ROPE, original_max_position_embeddings=64).rope_scaling == RopeScaling(
-        8.0, 1.0, 4.0, 64
-    )
-    yarn = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
-    scaling = config_of(rope_scaling=yarn, original_max_position_embeddings=64).rope_scaling
-    assert scaling.original_max_seq_len == 64
+def test_where_the_first_context_stands() -> None:
+    """As in transformers 5.4: Phi-3 has it beside the sizes, all others in the object, or it is the context."""
+    beside = {"original_max_position_embeddings": 64}
+    lists = {"type": "longrope", "short_factor": [1.0] * 8, "long_factor": [1.0] * 8}
+    given = {"original_max_position_embeddings": 128}
+    for rope in (lists, {"type": "yarn", "factor": 4.0}, LLAMA31_ROPE):
+        assert config_of(rope_scaling={**rope, **given}, **beside).rope_scaling.original_max_seq_len == 128
+        bare = {key: value for key, value in rope.items() if key not in given}
+        assert config_of(rope_scaling=bare, **beside).rope_scaling.original_max_seq_len == 512
+    for settings, length in ((beside, 64), ({}, 4096)):
+        config = config_of(model_type="phi3", rope_scaling={**lists, **given}, **settings)
+        assert config.rope_scaling.original_max_seq_len == length
 
 
 def test_layer_types_that_say_the_same_are_taken() -> None:
@@ -94,7 +98,7 @@ def test_experts_that_no_layer_has_are_left_out() -> None:
         assert (config.has_experts, config.num_experts, config.moe_intermediate_size) == (False, 0, 0)
 
 
-.mark.parametrize(
+@pytest.mark.parametrize(
     ("name", "dtype"),
     [("float32", DType.F32), ("bfloat16", DType.F32), ("float16", DType.F16), ("auto", DType.F32), (None, DType.F32)],
 )

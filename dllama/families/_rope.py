@@ -32,8 +32,8 @@ def rope_theta(fields: Fields, rope: Fields, default: float) -> float:
 
 
 def rotary_share(fields: Fields, rope: Fields) -> float:
-    """Give the part of a head that is rotated; what stands beside the sizes wins, as in transformers."""
-    share = fields.number("partial_rotary_factor", rope.number("partial_rotary_factor", 1.0))
+    """Give the part of a head that is rotated."""
+    share = rope.number("partial_rotary_factor", fields.number("partial_rotary_factor", 1.0))
     if not 0 < share <= 1:
         raise fields.bad("partial_rotary_factor", "more than 0, at most 1", str(share))
     return share
@@ -108,14 +108,14 @@ def _longrope(fields: Fields, rope: Fields) -> RopeScaling:
 
 
 def _original(fields: Fields, rope: Fields) -> int:
-    """Give the context that a model was first trained for: what stands beside the sizes wins, as in transformers."""
-    if fields.has(_ORIGINAL):
-        return _length(fields, _ORIGINAL)
+    """Give the context that a model was first trained for; transformers looks beside the sizes for Phi-3 alone."""
+    if fields.text("model_type", "") == "phi3":
+        return _length(fields, _ORIGINAL, 4096)
     return _length(rope, _ORIGINAL) if rope.has(_ORIGINAL) else _length(fields, _CONTEXT)
 
 
-def _length(fields: Fields, name: str) -> int:
-    value = fields.integer(name)
+def _length(fields: Fields, name: str, default: int | None = None) -> int:
+    value = fields.integer(name, default)
     if value < 2:  # its logarithm divides
         raise fields.bad(name, "2 or more", str(value))
     return value

@@ -37,9 +37,7 @@ def parse(path: str | os.PathLike[str], place: str, raw: bytes | msgspec.Raw, ki
         raise BadFile(path, place, "JSON", one_line(error)) from None
 
 
-def bound_members(
-    path: str | os.PathLike[str], place: str, raw: bytes | bytearray, most: int, expected: str
-) -> None:
+def bound_members(path: str | os.PathLike[str], place: str, raw: bytes | bytearray, most: int, expected: str) -> None:
     """Refuse JSON that could have more than ``most`` members: its colons bound what a parser allocates.
 
     Args:
