@@ -241,7 +241,7 @@ def test_configs_that_are_none(tmp_path):
         (b"", "an empty file"),
         (b"{", "expected JSON"),
         (b"\xff", "expected JSON"),
-        (b"[" * 100_000, "brackets nested without end"),
+        (b"[" * 100_000, "values nested too deeply"),
         (b'{"hidden_size": ' + b"1" * 5000 + b"}", "expected JSON"),
         (b"[]", "expected a JSON object"),
         (b'{"hidden_size": 64, "a": 1, "hidden_size": 32}', "expected JSON, found 'hidden_size' twice in one object"),

@@ -57,7 +57,7 @@ def bound_members(path: str | os.PathLike[str], place: str, raw: bytes | bytearr
 def one_line(error: Exception) -> str:
     """Say in one line what a parser of JSON says."""
     if isinstance(error, RecursionError):
-        return "brackets nested without end"
+        return "values nested too deeply"
     text = str(error).split(", found ")[0]
     return " ".join("".join(each if each.isprintable() else " " for each in text).split())[:300].rstrip(".")
 
@@ -67,7 +67,7 @@ def read_object(path: str | os.PathLike[str], what: str) -> dict[str, Any]:
     with CheckedFile(path, what) as file:
         value = read_json(file)
         if not isinstance(value, dict):
-            raise file.bad("", "a JSON object", type(value).__name__)
+            raise file.bad("", "its known form, a JSON object", type(value).__name__)
         return value
 
 
