@@ -6,14 +6,14 @@ the model's origin. Names are Hugging Face's in vLLM's short forms.
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
 
-from dllama.rope import RopeScaling, rope_frequencies
+from dllama.limits import LARGEST_NUMBER, SMALLEST_NUMBER
+from dllama.rope import Frequencies, RopeScaling, rope_frequencies
 
 __all__ = ["BLOCK_SIZE", "Activation", "DType", "LayerSpec", "ModelConfig", "Problem", "QkNorm", "RopeScaling"]
 
@@ -181,7 +181,13 @@ class ModelConfig:
 
     def problem(self) -> Problem | None:
         """Give the first thing that does not fit together, or None."""
-        return self._size_problem() or self._feature_problem() or self._expert_problem()
+        return (
+            self._size_problem()
+            or self._number_problem()
+            or self._layer_problem()
+            or self._expert_problem()
+            or self._rotation_problem()
+        )
 
     def _size_problem(self) -> Problem | None:
         for name, limit in _LIMITS.items():
@@ -201,28 +207,44 @@ class ModelConfig:
             return Problem("layers", f"{self.num_layers} layer specs", str(len(self.layers)))
         return None
 
-    def _feature_problem(self) -> Problem | None:
-        for name in _POSITIVE:
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                return Problem(name, "a positive number", str(value))
-        for name in _NOT_NEGATIVE:
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                return Problem(name, "0 or a positive number", str(value))
+    def _number_problem(self) -> Problem | None:
+        if not SMALLEST_NUMBER <= self.rms_norm_eps <= 1:
+            return Problem("rms_norm_eps", f"a number from {SMALLEST_NUMBER} to 1", str(self.rms_norm_eps))
+        for name in (*_POSITIVE, *_NOT_NEGATIVE):
+            value, may_be_zero = getattr(self, name), name in _NOT_NEGATIVE
+            if not (SMALLEST_NUMBER <= value <= LARGEST_NUMBER or (may_be_zero and value == 0)):
+                zero = "0 or " if may_be_zero else ""
+                return Problem(name, f"{zero}a number from {SMALLEST_NUMBER} to {LARGEST_NUMBER}", str(value))
+        if self.q80_tensors and self.weight_type is not DType.Q40:
+            return Problem("q80_tensors", "none, as weight_type is not Q40", str(len(self.q80_tensors)))
+        return None
+
+    def _layer_problem(self) -> Problem | None:
         for layer in self.layers:
             if not 0 <= layer.window <= _LIMITS["max_seq_len"]:
                 return Problem("window", f"0 to {_LIMITS['max_seq_len']}", str(layer.window))
-        if self.q80_tensors and self.weight_type is not DType.Q40:
-            return Problem("q80_tensors", "none, as weight_type is not Q40", str(len(self.q80_tensors)))
-        if self.rope_scaling and self.rope_scaling.kind == "yarn" and self.rope_theta <= 1:
+            if not (layer.has_input_norms or layer.has_output_norms):
+                return Problem("layers", "norms before or behind attention and feed-forward network", "none")
+        return None
+
+    def _rotation_problem(self) -> Problem | None:
+        scaling = self.rope_scaling
+        if scaling is None:
+            return None
+        if scaling.kind == "yarn" and self.rope_theta <= 1:
             return Problem("rope_theta", "a number above 1, as rope_scaling is yarn", str(self.rope_theta))
-        fault = self.rope_scaling.fault(self.rotated_size // 2) if self.rope_scaling else None
-        return Problem("rope_scaling", *fault) if fault else None
+        if fault := scaling.fault(self.rotated_size // 2):
+            return Problem("rope_scaling", *fault)
+        contexts = (1, self.max_seq_len)  # longrope has frequencies for short ones and for long ones
+        largest = max(float(self._exact_frequencies(context).max()) for context in contexts)
+        if not largest <= LARGEST_NUMBER:
+            return Problem("rope_scaling", f"angles of at most {LARGEST_NUMBER} per position", str(largest))
+        return None
 
     def _expert_problem(self) -> Problem | None:
         if not self.has_experts:
-            return None
+            unused = next((name for name in _OF_EXPERTS if getattr(self, name)), None)
+            return Problem(unused, "0, as no layer has experts", str(getattr(self, unused))) if unused else None
         most = _MAX_EXPERTS // self.num_layers
         if not 1 <= self.num_experts <= most:
             return Problem("num_experts", f"1 to {most} in {self.num_layers} layers", str(self.num_experts))
@@ -240,8 +262,12 @@ class ModelConfig:
             max_seq_len: The context in use; the model's own if None.
             is_local: Of layers with ``has_local_rope``.
         """
-        theta, scaling = (self.local_rope_theta, None) if is_local else (self.rope_theta, self.rope_scaling)
-        return rope_frequencies(theta, self.rotated_size, scaling, max_seq_len or self.max_seq_len).astype(np.float32)
+        if is_local:
+            return rope_frequencies(self.local_rope_theta, self.rotated_size, None, 0).astype(np.float32)
+        return self._exact_frequencies(max_seq_len or self.max_seq_len).astype(np.float32)
+
+    def _exact_frequencies(self, max_seq_len: int) -> Frequencies:
+        return rope_frequencies(self.rope_theta, self.rotated_size, self.rope_scaling, max_seq_len)
 
 
 # Generous bounds of every size: far above any model, small enough that no product of them overflows 63 bits.
@@ -256,9 +282,7 @@ _LIMITS = {
     "max_seq_len": 1 << 28,
 }
 _MAX_EXPERTS = 1 << 16  # of all layers: five times those of the largest models, few enough to list
-_POSITIVE = (
-    *("rms_norm_eps", "rope_theta", "local_rope_theta"),
-    *("embedding_multiplier", "residual_multiplier", "logits_multiplier"),
-)
+_POSITIVE = ("rope_theta", "local_rope_theta", "embedding_multiplier", "residual_multiplier", "logits_multiplier")
 _NOT_NEGATIVE = ("attention_multiplier", "attention_softcap", "logits_softcap")
+_OF_EXPERTS = ("num_experts", "num_experts_per_tok", "moe_intermediate_size")
 _EXPERT = re.compile(r"\.experts\.[0-9]+\.")

@@ -12,6 +12,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from dllama.limits import LARGEST_NUMBER, SMALLEST_NUMBER
+
 Frequencies = npt.NDArray[np.float64]
 RopeKind = Literal["llama3", "linear", "yarn", "longrope"]
 MAX_PAIRS = 1 << 11  # of a head that can be rotated; bounds the lists of factors
@@ -52,18 +54,25 @@ class RopeScaling:
     def fault(self, num_pairs: int) -> tuple[str, str] | None:
         """Say what is expected of a head with ``num_pairs`` rotated pairs, and found, if the values do not fit."""
         numbers = (self.factor, self.attention_factor, *self.short_factors, *self.long_factors)
-        if not all(0 < number < math.inf for number in numbers):
-            return "positive finite factors", f"{self.kind} with {numbers[:4]}"
+        if not all(SMALLEST_NUMBER <= number <= LARGEST_NUMBER for number in numbers):
+            expected = f"factors from {SMALLEST_NUMBER} to {LARGEST_NUMBER}"
+            return expected, f"{self.kind} with {numbers[:4]}"
         if self.kind != "linear" and not 1 <= self.original_max_seq_len <= _MOST_POSITIONS:
             return f"original_max_seq_len from 1 to {_MOST_POSITIONS}", str(self.original_max_seq_len)
-        if self.kind == "llama3" and not 0 <= self.low_freq_factor < self.high_freq_factor < math.inf:
+        if self.kind == "llama3" and not 0 <= self.low_freq_factor < self.high_freq_factor <= LARGEST_NUMBER:
             return "0 <= low < high_freq_factor", f"{self.low_freq_factor} and {self.high_freq_factor}"
-        if self.kind == "yarn" and not 0 < self.beta_slow <= self.beta_fast <= _MOST_TURNS:
-            return f"0 < beta_slow <= beta_fast <= {_MOST_TURNS}", f"{self.beta_slow} and {self.beta_fast}"
+        if self.kind == "yarn" and not SMALLEST_NUMBER <= self.beta_slow <= self.beta_fast <= _MOST_TURNS:
+            expected = f"{SMALLEST_NUMBER} <= beta_slow <= beta_fast <= {_MOST_TURNS}"
+            return expected, f"{self.beta_slow} and {self.beta_fast}"
         lengths = {len(self.short_factors), len(self.long_factors)}
         if self.kind == "longrope" and lengths != {num_pairs}:
             return f"{num_pairs} short and long factors", f"{len(self.short_factors)} and {len(self.long_factors)}"
         return None
+
+
+def yarn_attention_factor(factor: float, mscale: float = 1.0) -> float:
+    """Give by how much yarn multiplies cosines and sines where a model does not say it (arXiv:2309.00071)."""
+    return 0.1 * mscale * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
 def rope_frequencies(theta: float, rotary_dim: int, scaling: RopeScaling | None, max_seq_len: int) -> Frequencies:

@@ -25,15 +25,16 @@ def llama_1b(**changes) -> ModelConfig:
 def configs(draw) -> ModelConfig:
     group_size, head_dim = draw(st.integers(1, 6)), 2 * draw(st.integers(1, 48))
     num_kv_heads = 32 // math.gcd(32, group_size * head_dim) * draw(st.integers(1, 6))
+    model_type = draw(st.sampled_from(["llama", "qwen3", "qwen3_moe"]))
     config = tiny_config(
-        model_type=draw(st.sampled_from(["llama", "qwen3", "qwen3_moe"])),
+        model_type=model_type,
         weight_type=draw(st.sampled_from(DType)),
         num_heads=num_kv_heads * group_size,
         num_kv_heads=num_kv_heads,
         head_dim=head_dim,
         hidden_size=32 * draw(st.integers(1, 140)),
         intermediate_size=32 * draw(st.integers(1, 300)),
-        moe_intermediate_size=32 * draw(st.integers(1, 30)),
+        moe_intermediate_size=32 * draw(st.integers(1, 30)) if model_type == "qwen3_moe" else 0,
         vocab_size=draw(st.integers(1, 9000)),
     )
     assert config.problem() is None

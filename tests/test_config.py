@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from model_files import LLAMA3_SCALING, tiny_config  # type: ignore[import-not-found]
 
-from dllama.config import DType, RopeScaling
+from dllama.config import DType, LayerSpec, RopeScaling
 
 YARN = RopeScaling(4.0, original_max_seq_len=64, kind="yarn", beta_fast=32.0, beta_slow=1.0)
 
@@ -36,9 +37,9 @@ def test_derived_sizes():
         ({"intermediate_size": 33}, "intermediate_size: expected a multiple of 32, found 33"),
         ({"head_dim": 4}, "q_size: expected a multiple of 32, found 16"),
         ({"layers": ()}, "layers: expected 2 layer specs, found 0"),
-        ({"rms_norm_eps": 0.0}, "rms_norm_eps: expected a positive number, found 0.0"),
-        ({"rope_theta": math.inf}, "rope_theta: expected a positive number, found inf"),
-        ({"rope_theta": math.nan}, "rope_theta: expected a positive number, found nan"),
+        ({"rms_norm_eps": 0.0}, "rms_norm_eps: expected a number from 1e-30 to 1, found 0.0"),
+        ({"rope_theta": math.inf}, "rope_theta: expected a number from 1e-30 to 1e+30, found inf"),
+        ({"rope_theta": math.nan}, "rope_theta: expected a number from 1e-30 to 1e+30, found nan"),
         ({"rope_scaling": RopeScaling(0.0, 1.0, 4.0, 8192)}, "rope_scaling: expected"),
         ({"rope_scaling": RopeScaling(math.nan, 1.0, 4.0, 8192)}, "rope_scaling: expected"),
         ({"rope_scaling": RopeScaling(8.0, 4.0, 4.0, 8192)}, "rope_scaling: expected"),
@@ -46,10 +47,19 @@ def test_derived_sizes():
         ({"rope_scaling": RopeScaling(8.0, 1.0, 4.0, 1 << 2000)}, "rope_scaling: expected"),
         ({"rope_scaling": YARN, "rope_theta": 1.0}, "rope_theta: expected"),
         ({"rope_scaling": replace(YARN, beta_fast=1e300)}, "rope_scaling: expected"),
+        ({"rope_scaling": replace(YARN, beta_slow=1e-320)}, "rope_scaling: expected"),
+        ({"rope_scaling": RopeScaling(1e-20, kind="linear"), "rope_theta": 1e-29}, "rope_scaling: expected angles"),
+        ({"rms_norm_eps": 1e-39}, "rms_norm_eps: expected a number from 1e-30 to 1, found 1e-39"),
+        ({"logits_softcap": 1e-39}, "logits_softcap: expected 0 or a number from 1e-30 to 1e+30, found 1e-39"),
+        ({"embedding_multiplier": 1e39}, "embedding_multiplier: expected"),
+        ({"layers": (LayerSpec(has_input_norms=False),) * 2}, "layers: expected norms before or behind"),
+        ({"num_experts": -1}, "num_experts: expected 0, as no layer has experts, found -1"),
+        ({"num_experts_per_tok": 1 << 64}, "num_experts_per_tok: expected 0"),
     ],
 )
 def test_what_does_not_fit_is_named(changes, text):
-    problem = replace(tiny_config(), **changes).problem()
+    with warnings.catch_warnings(action="error"):
+        problem = replace(tiny_config(), **changes).problem()
     assert problem is not None
     assert str(problem).startswith(text)
     assert str(problem).endswith(f": expected {problem.expected}, found {problem.found}")

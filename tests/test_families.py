@@ -67,8 +67,40 @@ def test_config_of_older_transformers() -> None:
     assert config_of(rope_parameters={**LLAMA31_ROPE, "rope_theta": 7e5}).rope_theta == 7e5
 
 
+def test_null_kv_heads_are_as_many_as_heads() -> None:
+    for model_type in ("mistral", "mixtral", "qwen2", "qwen3"):
+        assert config_of(model_type=model_type, num_key_value_heads=None).num_kv_heads == 4
+
+
+def test_where_the_first_context_stands() -> None:
+    """As in transformers 5.4: Phi-3 has it beside the sizes, all others in the object, or it is the context."""
+    beside = {"original_max_position_embeddings": 64}
+    lists = {"type": "longrope", "short_factor": [1.0] * 8, "long_factor": [1.0] * 8}
+    given = {"original_max_position_embeddings": 128}
+    for rope in (lists, {"type": "yarn", "factor": 4.0}, LLAMA31_ROPE):
+        assert config_of(rope_scaling={**rope, **given}, **beside).rope_scaling.original_max_seq_len == 128
+        bare = {key: value for key, value in rope.items() if key not in given}
+        assert config_of(rope_scaling=bare, **beside).rope_scaling.original_max_seq_len == 512
+    for settings, length in ((beside, 64), ({}, 4096)):
+        config = config_of(model_type="phi3", rope_scaling={**lists, **given}, **settings)
+        assert config.rope_scaling.original_max_seq_len == length
+
+
+def test_layer_types_that_say_the_same_are_taken() -> None:
+    assert config_of(layer_types=["full_attention"] * 2).layers == (LayerSpec(),) * 2
+    windowed = config_of(model_type="mistral", sliding_window=8, layer_types=["sliding_attention"] * 2)
+    assert windowed.layers == (LayerSpec(window=8),) * 2
+
+
+def test_experts_that_no_layer_has_are_left_out() -> None:
+    for settings in ({"num_experts": 0}, {"mlp_only_layers": [0, 1]}):
+        config = config_of(model_type="qwen3_moe", **settings)
+        assert (config.has_experts, config.num_experts, config.moe_intermediate_size) == (False, 0, 0)
+
+
 @pytest.mark.parametrize(
-    ("name", "dtype"), [("float32", DType.F32), ("bfloat16", DType.F32), ("float16", DType.F16), (None, DType.F32)]
+    ("name", "dtype"),
+    [("float32", DType.F32), ("bfloat16", DType.F32), ("float16", DType.F16), ("auto", DType.F32), (None, DType.F32)],
 )
 def test_weight_type_loses_nothing(name: str | None, dtype: DType) -> None:
     assert config_of(torch_dtype=name).weight_type is dtype
@@ -84,7 +116,8 @@ def test_tensor_parts() -> None:
     assert names["lm_head"] == "lm_head.weight"
     assert len(names) == 3 + 2 * 9
     tied = describe({**LLAMA, "tie_word_embeddings": True}, "config.json").tensors
-    assert tied["lm_head"] == tied["embed_tokens"] == Part("model.embed_tokens.weight")
+    assert tied["embed_tokens"] == Part("model.embed_tokens.weight")
+    assert tied["lm_head"] == Part("model.embed_tokens.weight", own_name="lm_head.weight")
 
 
 def test_qwen3_has_head_norms() -> None:
@@ -110,11 +143,12 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
     ({"partial_rotary_factor": 0.25}, "partial_rotary_factor"),
     ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config"),
-    ({"torch_dtype": "float8_e4m3fn"}, "dtype"),
     ({**QWEN3, "layer_types": ["full_attention", "chunked_attention"]}, "layer_types"),
     ({"model_type": "gemma2", "use_bidirectional_attention": True}, "use_bidirectional_attention"),
     ({"model_type": "gemma2", "hidden_activation": "gelu"}, "hidden_activation"),
     ({"model_type": "gemma3_text", "rope_parameters": SCALED_WINDOWS}, "rope_parameters.sliding_attention.rope_type"),
+    ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types: expected 'full_attention' for layer 1"),
+    ({"model_type": "mistral", "layer_types": ["full_attention"] * 2}, "'sliding_attention' for layer 0, as the other"),
 ]
 
 
@@ -145,7 +179,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"num_key_value_heads": 3}, "num_heads: expected a multiple of num_kv_heads=3, found 4"),
     ({"num_key_value_heads": 0}, "num_kv_heads"),
     ({"rms_norm_eps": "small"}, "rms_norm_eps: expected a number"),
-    ({"rms_norm_eps": float("nan")}, "rms_norm_eps: expected a positive number, found nan"),
+    ({"rms_norm_eps": float("nan")}, "rms_norm_eps: expected a number from 1e-30 to 1, found nan"),
     ({"rope_theta": 10**400}, "rope_theta: expected a number"),
     ({"rope_theta": -1}, "rope_theta"),
     ({"tie_word_embeddings": "yes"}, "tie_word_embeddings: expected true or false"),
@@ -160,22 +194,29 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({**QWEN3, "layer_types": ["full_attention", "sliding_attention"]}, "layer_types: expected 'full_attention' only"),
     ({"rope_scaling": LLAMA31_ROPE, "rope_parameters": LLAMA31_ROPE}, "rope_scaling: expected no such field beside"),
     ({"rope_scaling": {"type": "linear"}}, "rope_scaling.factor: expected a number"),
-    ({"rope_scaling": {"type": "linear", "factor": 0}}, "rope_scaling.factor: expected a positive number, found 0.0"),
+    ({"rope_scaling": {"type": "linear", "factor": 0}}, "rope_scaling.factor: expected a number from 1e-30 to"),
     ({"rope_scaling": {"type": "yarn", "factor": 4.0, "beta_fast": 0.5}}, "beta_slow <= beta_fast"),
     ({"rope_scaling": {**LONGROPE, "long_factor": "long"}}, "rope_scaling.long_factor: expected a list of numbers"),
     ({"rope_scaling": {**LONGROPE, "long_factor": [1.0] * 7}}, "rope_scaling: expected 8 short and long factors"),
     ({"rope_scaling": {**LONGROPE, "long_factor": [1.0] * 5000}}, "rope_scaling.long_factor: expected up to"),
-    ({"rope_scaling": {**LONGROPE, "short_factor": [0.0] * 8}}, "rope_scaling: expected positive finite factors"),
+    ({"rope_scaling": {**LONGROPE, "short_factor": [0.0] * 8}}, "rope_scaling: expected factors from 1e-30 to 1e+30"),
     ({"model_type": "mistral", "sliding_window": 0}, "sliding_window: expected 1 or more, found 0"),
     ({"model_type": "mixtral", "num_local_experts": 0}, "num_experts: expected 1 to"),
     ({"model_type": "mixtral", "num_experts_per_tok": 9}, "num_experts_per_tok: expected 1 to 8, found 9"),
     ({"model_type": "qwen3_moe", "decoder_sparse_step": 0}, "decoder_sparse_step: expected 1 or more"),
     ({"model_type": "qwen3_moe", "mlp_only_layers": ["0"]}, "mlp_only_layers: expected a list of whole numbers"),
     ({"model_type": "qwen3_moe", "moe_intermediate_size": 40}, "moe_intermediate_size: expected a multiple of 32"),
-    ({"model_type": "gemma2", "final_logit_softcapping": -1}, "final_logit_softcapping: expected a positive number"),
+    ({"model_type": "gemma2", "final_logit_softcapping": -1}, "final_logit_softcapping: expected a number from"),
     ({"model_type": "gemma3_text", "sliding_window_pattern": 0}, "sliding_window_pattern"),
     ({"model_type": "phi3", "partial_rotary_factor": 1.5}, "partial_rotary_factor: expected more than 0, at most 1"),
-    ({"model_type": "granite", "logits_scaling": 0}, "logits_scaling: expected a positive number"),
+    ({"model_type": "granite", "logits_scaling": 0}, "logits_scaling: expected a number from 1e-30 to 1e+30"),
+    ({"num_key_value_heads": -1}, "num_kv_heads: expected 1 to"),
+    ({"rms_norm_eps": 1e-39}, "rms_norm_eps: expected a number from 1e-30 to 1, found 1e-39"),
+    ({"model_type": "gemma2", "attn_logit_softcapping": 1e-39}, "attn_logit_softcapping: expected a number from"),
+    ({"rope_scaling": {"type": "yarn", "factor": 4.0, "beta_slow": 1e-320}}, "beta_slow: expected a number from"),
+    ({"rope_theta": 1e-29, "rope_scaling": {"type": "linear", "factor": 1e-20}}, "rope_scaling: expected angles of"),
+    ({"model_type": "qwen3_moe", "num_experts": -1}, "num_experts: expected 1 to"),
+    ({"layer_types": ["full_attention"]}, "layer_types: expected one for every layer, found 1"),
 ]
 
 

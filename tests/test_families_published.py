@@ -121,7 +121,7 @@ def test_gemma2() -> None:
     assert (config.attention_softcap, config.logits_softcap) == (50.0, 30.0)
     assert published("gemma-2-2b", attn_logit_softcapping=None).attention_softcap == 0
     assert without("gemma-2-2b", "attn_logit_softcapping").attention_softcap == 50
-    assert checkpoint.tensors["lm_head"] == Part("model.embed_tokens.weight")
+    assert checkpoint.tensors["lm_head"] == Part("model.embed_tokens.weight", own_name="lm_head.weight")
     prefix = "model.layers.1."
     assert {ours: part for ours, part in checkpoint.tensors.items() if part.added} == {
         "norm": Part("model.norm.weight", added=1.0),
@@ -175,10 +175,10 @@ def test_phi3_parts_and_longrope() -> None:
         long_factors=(1.5,) * 6,
     )
     fused = "model.layers.0.self_attn.qkv_proj.weight"
-    assert checkpoint.tensors["layers.0.q_proj"] == Part(fused, 0, 64)
-    assert checkpoint.tensors["layers.0.k_proj"] == Part(fused, 64, 32)
-    assert checkpoint.tensors["layers.0.v_proj"] == Part(fused, 96, 32)
-    assert checkpoint.tensors["layers.0.up_proj"] == Part("model.layers.0.mlp.gate_up_proj.weight", 96, 96)
+    assert checkpoint.tensors["layers.0.q_proj"] == Part(fused, 0, 64, 128)
+    assert checkpoint.tensors["layers.0.k_proj"] == Part(fused, 64, 32, 128)
+    assert checkpoint.tensors["layers.0.v_proj"] == Part(fused, 96, 32, 128)
+    assert checkpoint.tensors["layers.0.up_proj"] == Part("model.layers.0.mlp.gate_up_proj.weight", 96, 96, 192)
     assert checkpoint.tensors["layers.0.down_proj"] == Part("model.layers.0.mlp.down_proj.weight")
 
 

@@ -40,3 +40,14 @@ def test_folders_are_known_by_what_counts(folder, tmp_path):
     assert model_fingerprint(folder) == model
     (folder / "config.json").write_text((folder / "config.json").read_text() + " ")
     assert model_fingerprint(folder) != model
+
+
+def test_all_parts_of_a_gguf_count(tmp_path):
+    first, second = (tmp_path / f"m-0000{number}-of-00002.gguf" for number in (1, 2))
+    first.write_bytes(b"one")
+    alone = model_fingerprint(first)
+    second.write_bytes(b"two")
+    both = model_fingerprint(first)
+    assert both != alone == fingerprint(first, "model")
+    second.write_bytes(b"other")
+    assert model_fingerprint(first) != both

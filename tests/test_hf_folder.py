@@ -82,6 +82,25 @@ def test_tied_embeddings(tmp_path):
         assert rows_of(model)["lm_head"] == rows_of(model)["embed_tokens"]
 
 
+def test_a_tied_head_that_is_there_is_read(tmp_path):
+    """transformers 5.4 ties nothing where the checkpoint has both, and they differ."""
+    config, weights = checkpoint("F32", tie_word_embeddings=True)
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"] * 2
+    arrays = {name: stored(values, "F32") for name, values in weights.items()}
+    write_folder(tmp_path, config, arrays)
+    with open_hf_folder(tmp_path, DType.F32) as model:
+        assert (model.tensors["lm_head"].read_floats() == weights["lm_head.weight"]).all()
+    write_folder(tmp_path, config, {**arrays, "lm_head.weight": stored(np.zeros((1, 64), np.float32), "F32")})
+    assert "tensor lm_head.weight: expected shape [320, 64]" in refusal(tmp_path)
+
+
+def test_the_file_that_is_all_wins_over_an_index(tmp_path):
+    weights = tiny_folder(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "gone.safetensors"}}')
+    with open_hf_folder(tmp_path, DType.F32) as model:
+        assert (model.tensors["norm"].read_floats() == weights["norm"]).all()
+
+
 @given(st.data())
 def test_any_rows_can_be_read(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("rows")
@@ -109,16 +128,16 @@ def test_parts_of_fused_tensors_and_shifted_ones(tmp_path, number_type):
     write_folder(tmp_path, CONFIG, {"fused": stored(values, number_type), "norm": stored(values[0], number_type)})
     file, arrays = open_safetensors(tmp_path / "model.safetensors")
     with file:
-        part = hf_folder._tensor("x", TensorInfo("k", DType.Q80, (96, 64)), Part("fused", 64, 96), arrays)
+        part = hf_folder._tensor("x", TensorInfo("k", DType.Q80, (96, 64)), Part("fused", 64, 96, 160), arrays)
         assert (part.read_rows(1, 96) == encode(DType.Q80, values[65:])).all()
         norm = hf_folder._tensor("x", TensorInfo("n", DType.F32, (64,)), Part("norm", added=1.0), arrays)
         assert (norm.read_floats() == values[0] + np.float32(1)).all()
-        with pytest.raises(BadFile, match=r"expected 161 rows or more and the shape \[96, 64\]"):
-            hf_folder._tensor("x", TensorInfo("k", DType.Q80, (96, 64)), Part("fused", 65, 96), arrays)
+        with pytest.raises(BadFile, match=r"expected shape \[159, 64\], as config.json says, found shape \[160, 64\]"):
+            hf_folder._tensor("x", TensorInfo("k", DType.Q80, (96, 64)), Part("fused", 63, 96, 159), arrays)
 
 
 BAD_NUMBERS = [
-    ("BF16", np.nan, DType.Q40, "numbers that Q40 can hold, found one of magnitude nan in rows"),
+    ("BF16", np.nan, DType.Q40, "rows 64 to 95: expected numbers that Q40 can hold, found one of magnitude nan"),
     ("F32", -np.inf, DType.Q40, "found one of magnitude inf"),
     ("F16", np.inf, DType.F32, "numbers that F32 can hold"),
     ("F32", 65536.0, DType.F16, "numbers that F16 can hold, found one of magnitude 65536.0"),
@@ -222,9 +241,12 @@ def test_configs_that_are_none(tmp_path):
         (b"", "an empty file"),
         (b"{", "expected JSON"),
         (b"\xff", "expected JSON"),
-        (b"[" * 100_000, "brackets nested without end"),
+        (b"[" * 100_000, "values nested too deeply"),
         (b'{"hidden_size": ' + b"1" * 5000 + b"}", "expected JSON"),
         (b"[]", "expected a JSON object"),
+        (b'{"hidden_size": 64, "a": 1, "hidden_size": 32}', "expected JSON, found 'hidden_size' twice in one object"),
+        (rb'{"model_type": "\ud800"}', "expected JSON"),
+        (b'{"model_type": "\xed\xa0\x80"}', "expected JSON"),
         (b'{"model_type": "mamba"}', "model_type"),
         (b" " * ((4 << 20) + 1), "at most 4194304 bytes of JSON"),
     ]:
@@ -258,6 +280,10 @@ def test_an_index_that_lies(tmp_path):
         assert text in refusal(tmp_path)
     index.write_text("[" * 100_000)
     assert "a weight_map of tensors to files" in refusal(tmp_path)
+    index.write_text("{" + '"a":"b",' * (1 << 18) + "}")
+    assert "expected at most 262144 tensors, found more" not in refusal(tmp_path)
+    index.write_text("{" + '"a":"b",' * (1 << 18) + '"a":1}')
+    assert "expected at most 262144 tensors, found more" in refusal(tmp_path)
 
 
 def test_missing_and_repeated_shards(tmp_path):
@@ -290,6 +316,19 @@ def test_other_number_types_are_refused_by_name(tmp_path, number_type):
     write_folder(tmp_path, config, {**arrays, name: stored(weights[name], "BF16"), "unused": arrays[name]})
     with open_hf_folder(tmp_path, DType.Q40):  # a tensor that nobody reads may be anything
         pass
+
+
+@pytest.mark.parametrize("name", ["0.self_attn.q_proj.bias", "1.self_attn.sinks", "2.input_layernorm.weight"])
+def test_unknown_tensors_of_layers_are_refused_by_name(tmp_path, name):
+    config, weights = checkpoint("F32")
+    arrays = {each: stored(values, "F32") for each, values in weights.items()}
+    extra = stored(np.zeros(64, np.float32), "F32")
+    write_folder(tmp_path, config, {**arrays, "model.layers.0.self_attn.rotary_emb.inv_freq": extra, "": extra})
+    with open_hf_folder(tmp_path, DType.F32):
+        pass
+    write_folder(tmp_path, config, {**arrays, f"model.layers.{name}": extra})
+    expected = f"tensors: expected those of a llama model of 2 layers that dllama runs, found 'model.layers.{name}'"
+    assert expected in refusal(tmp_path, UnsupportedModel)
 
 
 @pytest.mark.parametrize("shape", [(64, 32), (32, 65), (31, 64), (32,), (1, 32, 64), ()])

@@ -122,6 +122,14 @@ def test_fetches_makes_and_runs(hub: Hub, monkeypatch: pytest.MonkeyPatch, capsy
     assert (hub.tmp_path / f"run_{NAME}.sh").exists()
 
 
+def test_a_file_that_is_all_is_fetched_without_the_index(hub: Hub) -> None:
+    index = json.dumps({"weight_map": {"t": "other.safetensors"}}).encode()
+    whole = {"model.safetensors": safetensors(hub.tmp_path, 1)}
+    hub.publish({**SMALL, "model.safetensors.index.json": index, **whole, "other.safetensors": b"x"})
+    assert hub.run(f"hf:{PAGE}", "-y", "-skip-run") == 0
+    assert hub.fetched() == {*SMALL, "model.safetensors"}
+
+
 def test_what_is_there_is_run(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     publish_sharded(hub)
     assert hub.run(f"hf:{PAGE}", "-y", "-skip-run") == 0

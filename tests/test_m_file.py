@@ -279,7 +279,7 @@ def test_unfit_tensors_leave_the_target_untouched(tmp_path, name, rows, text):
 
 UNFIT_CONFIGS = [
     ({"hidden_size": 65}, "hidden_size: expected a multiple of 32"),
-    ({"rms_norm_eps": 0.0}, "rms_norm_eps: expected a positive number"),
+    ({"rms_norm_eps": 0.0}, "rms_norm_eps: expected a number from 1e-30 to 1"),
     ({"num_experts": 0, "layers": (LayerSpec(has_experts=True),) * 2}, "num_experts: expected 1 to"),
 ]
 

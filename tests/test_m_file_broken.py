@@ -88,7 +88,7 @@ UNSOUND = [
     ({9: 0}, "vocab_size): expected 1 to 16777216"),
     ({10: 0}, "max_seq_len): expected 1 to"),
     ({11: 2}, "hidden_act): expected 1 (SiLU), found 2"),
-    ({12: 0}, "rope_theta): expected a positive number, found 0.0"),
+    ({12: 0}, "rope_theta): expected a number from 1e-30 to 1e+30, found 0.0"),
     ({18: 3}, "rope_type): expected 0, 1 or 2, found 3"),
     ({20: 7}, "rms_norm_eps): expected 5 or 6 (for 1e-05 or 1e-06), found 7"),
     ({**SCALED, 14: 0}, "rope_scaling_factor): expected 1 or more, found 0"),

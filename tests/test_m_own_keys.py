@@ -135,7 +135,7 @@ UNSOUND = [
     (with_json(layers=[{}]), "expected 2 layer specs, found 1"),
     (with_json(layers=[{}, {"window": -1}]), "window: expected"),
     (with_json(num_layers=4096, layers=[{}] * 4096), "the file ends in tensor"),
-    (with_json(rope_scaling={"factor": 0.0, "kind": "linear"}), "positive finite factors"),
+    (with_json(rope_scaling={"factor": 0.0, "kind": "linear"}), "factors from 1e-30 to 1e+30"),
     (with_json(vocab_size=1 << 24, hidden_size=1 << 20), "the file ends in tensor embed_tokens"),
 ]
 

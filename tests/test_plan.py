@@ -34,8 +34,8 @@ def make_config(
         rope_theta=10000.0,
         weight_type=DType.Q40,
         layers=(LayerSpec(QkNorm.HEAD), LayerSpec(QkNorm.HEAD, has_experts=expert_units > 0)),
-        num_experts=4,
-        num_experts_per_tok=2,
+        num_experts=4 if expert_units else 0,
+        num_experts_per_tok=2 if expert_units else 0,
         moe_intermediate_size=32 * expert_units,
     )
 

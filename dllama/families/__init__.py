@@ -31,13 +31,18 @@ class Part:
         name: Of the tensor in the checkpoint.
         first_row: Of ours in it.
         num_rows: How many are ours; 0: all.
+        total_rows: Of the tensor there, where not all are ours.
         added: What is added to every value as it is read: Gemma's norms hold w where they mean 1 + w.
+        own_name: Of the tensor that is read instead where the checkpoint has it: a tied output matrix may be there too,
+            and differ.
     """
 
     name: str
     first_row: int = 0
     num_rows: int = 0
+    total_rows: int = 0
     added: float = 0.0
+    own_name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +53,7 @@ class Checkpoint:
         config: Its sizes and features. ``weight_type`` is the type that holds the checkpoint's numbers without loss; a
             converter replaces it by what it is asked to write.
         tensors: Every tensor by our name, in ``m_layout``'s order. With tied embeddings ``lm_head`` is the embedding
-            again.
+            again, unless the checkpoint has it.
     """
 
     config: ModelConfig

@@ -7,6 +7,7 @@ from os import PathLike
 from reprlib import repr as brief
 
 from dllama.errors import BadFile, UnsupportedModel
+from dllama.limits import LARGEST_NUMBER, SMALLEST_NUMBER
 
 
 class Fields:
@@ -18,6 +19,10 @@ class Fields:
     def has(self, name: str) -> bool:
         """Whether ``name`` is there with a value."""
         return self._raw.get(name) is not None
+
+    def mentions(self, name: str) -> bool:
+        """Whether ``name`` is there, be it null."""
+        return name in self._raw
 
     def integer(self, name: str, default: int | None = None) -> int:
         """Give a whole number; without a default the field is required."""
@@ -39,16 +44,16 @@ class Fields:
             raise self.bad(name, "a number", "one too large") from None
 
     def positive(self, name: str, default: float | None = None) -> float:
-        """Give a number above 0; without a default the field is required."""
+        """Give a number above 0 that is neither tiny nor huge; without a default the field is required."""
         value = self.number(name, default)
-        if not _SMALLEST <= value <= _LARGEST:
-            raise self.bad(name, "a positive number", str(value))
+        if not SMALLEST_NUMBER <= value <= LARGEST_NUMBER:
+            raise self.bad(name, f"a number from {SMALLEST_NUMBER} to {LARGEST_NUMBER}", str(value))
         return value
 
     def window(self, name: str, default: int) -> int:
         """Give a number of positions that null turns off: 0 for null, ``default`` if the field is absent."""
         if not self.has(name):
-            return 0 if name in self._raw else default
+            return 0 if self.mentions(name) else default
         value = self.integer(name)
         if value < 1:
             raise self.bad(name, "1 or more", str(value))
@@ -57,7 +62,7 @@ class Fields:
     def cap(self, name: str, default: float) -> float:
         """Give a soft cap that null turns off: 0 for null, ``default`` if the field is absent."""
         if not self.has(name):
-            return 0.0 if name in self._raw else default
+            return 0.0 if self.mentions(name) else default
         return self.positive(name)
 
     def text(self, name: str, default: str) -> str:
@@ -93,7 +98,7 @@ class Fields:
         value = self._value(name, None, "a list of numbers")
         if not isinstance(value, list) or not all(type(item) in (int, float) for item in value):
             raise self.bad(name, "a list of numbers", brief(value))
-        if len(value) > most or any(abs(item) > _LARGEST for item in value):
+        if len(value) > most or any(abs(item) > LARGEST_NUMBER for item in value):
             raise self.bad(name, f"up to {most} numbers", f"{len(value)}, or some too large")
         return tuple(map(float, value))
 
@@ -131,6 +136,3 @@ class Fields:
         if value is None:
             raise self.bad(name, expected, "no such field")
         return value
-
-
-_SMALLEST, _LARGEST = 1e-30, 1e30  # whose products and reciprocals are finite in float32

@@ -10,8 +10,6 @@ from dllama.families._fields import Fields
 from dllama.families._parts import tensor_parts
 from dllama.families._rope import context_length, rope_scaling, rope_theta, rotary_fields, rotary_share
 
-# bfloat16 needs F32: F16 has its precision but not its range.
-_DTYPES = {"float32": DType.F32, "bfloat16": DType.F32, "float16": DType.F16}
 _ACTIVATIONS = {"silu": Activation.SILU, "gelu_pytorch_tanh": Activation.GELU_TANH}
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 
@@ -43,12 +41,13 @@ def base_config(
         activation: The field that names it.
         default_activation: That of a config that does not.
         head_dim: Of a config that does not say; None: the hidden size shared evenly.
-        num_kv_heads: The same; None: as many as heads.
+        num_kv_heads: The same; None: as many as heads, which is also what null means.
         rms_norm_eps: The same.
         theta: The same of the rotation.
         rope: The object with the rotary settings; None: where most have it.
         may_rotate_partly: Whether models of the family may rotate a part of each head only.
     """
+    _check_layer_types(fields, layers)
     num_heads, hidden_size = fields.integer("num_attention_heads"), fields.integer("hidden_size")
     even_share = hidden_size // max(1, num_heads)  # a count below 1 is named by the check of the whole
     head_dim = fields.integer("head_dim", head_dim or even_share)
@@ -63,7 +62,7 @@ def base_config(
         intermediate_size=fields.integer("intermediate_size"),
         num_layers=fields.integer("num_hidden_layers"),
         num_heads=num_heads,
-        num_kv_heads=fields.integer("num_key_value_heads", num_kv_heads or num_heads),
+        num_kv_heads=_num_kv_heads(fields, num_kv_heads or num_heads, num_heads),
         head_dim=head_dim,
         vocab_size=fields.integer("vocab_size"),
         max_seq_len=context_length(fields, scaling),
@@ -75,6 +74,10 @@ def base_config(
         rotary_dim=int(head_dim * share) if share != 1 else 0,
         activation=_activation(fields, activation, default_activation),
     )
+
+
+def _num_kv_heads(fields: Fields, default: int, num_heads: int) -> int:
+    return fields.integer("num_key_value_heads", num_heads if fields.mentions("num_key_value_heads") else default)
 
 
 def num_layers(fields: Fields) -> int:
@@ -95,13 +98,24 @@ def sliding_layers(fields: Fields, is_sliding: Callable[[int], bool]) -> list[bo
     return [kind == _SLIDING for kind in kinds]
 
 
+def _check_layer_types(fields: Fields, layers: Sequence[LayerSpec]) -> None:
+    """Refuse layers of other kinds than the family makes of the other fields."""
+    kinds = fields.texts("layer_types")
+    for index, (kind, layer) in enumerate(zip(kinds, layers, strict=False)):
+        own = _SLIDING if layer.window else _FULL
+        if kind != own:
+            raise fields.refuse("layer_types", f"'{own}' for layer {index}, as the other fields say", kind)
+    if kinds and len(kinds) != fields.integer("num_hidden_layers"):
+        raise fields.bad("layer_types", "one for every layer", str(len(kinds)))
+
+
 def checkpoint(
     fields: Fields,
     config: ModelConfig,
     *,
     is_tied: bool = False,
     names: Mapping[str, str] | None = None,
-    rows: Mapping[str, tuple[int, int]] | None = None,
+    rows: Mapping[str, tuple[int, int, int]] | None = None,
     added_to_norms: float = 0.0,
 ) -> Checkpoint:
     """Check the config and find its tensors.
@@ -122,10 +136,9 @@ def checkpoint(
 
 
 def _weight_type(fields: Fields) -> DType:
+    """Give the type that loses nothing: F16 has the precision of bfloat16 but not its range."""
     name = fields.text("dtype", fields.text("torch_dtype", "float32"))  # the second is the name before transformers 5
-    if name not in _DTYPES:
-        raise fields.refuse("dtype", f"one of {', '.join(_DTYPES)}", name)
-    return _DTYPES[name]
+    return DType.F16 if name == "float16" else DType.F32
 
 
 def _activation(fields: Fields, field: str, default: str) -> Activation:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from dllama.config import ModelConfig
 from dllama.families import Part
 from dllama.formats.m_layout import tensors_in_order
 
-EMBEDDING = "model.embed_tokens.weight"
-_ENDS = {"embed_tokens": EMBEDDING, "norm": "model.norm.weight", "lm_head": "lm_head.weight"}
+_ENDS = {"embed_tokens": "model.embed_tokens.weight", "norm": "model.norm.weight", "lm_head": "lm_head.weight"}
 # Of a layer, behind "model.layers.{i}."; "{}" is the number of an expert. ``post_attention_layernorm`` is what most
 # call the norm before the feed-forward network; families with norms behind attention mean those by it.
 _IN_LAYER = {
@@ -40,7 +40,7 @@ def tensor_parts(
     config: ModelConfig,
     is_tied: bool,
     names: Mapping[str, str],
-    rows: Mapping[str, tuple[int, int]],
+    rows: Mapping[str, tuple[int, int, int]],
     added_to_norms: float,
 ) -> dict[str, Part]:
     """Find every tensor of ``config``.
@@ -49,17 +49,18 @@ def tensor_parts(
         config: A valid config.
         is_tied: Whether the output matrix is the embedding.
         names: What a family calls otherwise, as in ``_IN_LAYER``.
-        rows: First row and number of rows of tensors of a layer that lie inside a fused one.
+        rows: First row, number of rows and number of all rows there of tensors of a layer that lie in a fused one.
         added_to_norms: ``Part.added`` of norms.
     """
-    ends = {**_ENDS, "lm_head": EMBEDDING} if is_tied else _ENDS
     in_layer = {**_IN_LAYER, **names}
     parts = {}
     for info in tensors_in_order(config):
         kind = info.name.rpartition(".")[2]
-        name = ends.get(info.name) or _name_in_layer(info.name, in_layer)
-        first, count = rows.get(kind, (0, 0))
-        parts[info.name] = Part(name, first, count, added_to_norms if kind.endswith("norm") else 0.0)
+        name = _ENDS.get(info.name) or _name_in_layer(info.name, in_layer)
+        added = added_to_norms if kind.endswith("norm") else 0.0
+        parts[info.name] = Part(name, *rows.get(kind, (0, 0, 0)), added=added)
+    if is_tied:
+        parts["lm_head"] = replace(parts["embed_tokens"], own_name=parts["lm_head"].name)
     return parts
 
 

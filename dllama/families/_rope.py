@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 
 from dllama.families._fields import Fields
-from dllama.rope import MAX_PAIRS, RopeScaling
+from dllama.rope import MAX_PAIRS, RopeScaling, yarn_attention_factor
 
 _LLAMA3_FACTORS = ("factor", "low_freq_factor", "high_freq_factor")
 _MOST_STRETCH = 1 << 12  # keeps lengths small enough to be named as too large
-_ORIGINAL = "original_max_position_embeddings"
+_CONTEXT, _ORIGINAL = "max_position_embeddings", "original_max_position_embeddings"
 _KINDS = "'default', 'llama3', 'linear', 'yarn' or 'longrope'"
 
 
@@ -41,7 +41,7 @@ def rotary_share(fields: Fields, rope: Fields) -> float:
 
 def context_length(fields: Fields, scaling: RopeScaling | None) -> int:
     """Give the longest context: makers add yarn to a config and leave the context that it stretches as it was."""
-    length = fields.integer("max_position_embeddings")
+    length = fields.integer(_CONTEXT)
     if scaling is None or scaling.kind != "yarn":
         return length
     return max(length, int(min(scaling.factor, _MOST_STRETCH) * scaling.original_max_seq_len))
@@ -53,7 +53,7 @@ def rope_scaling(fields: Fields, rope: Fields) -> RopeScaling | None:
         case "default":
             return None
         case "llama3":
-            return _llama3(rope)
+            return _llama3(fields, rope)
         case "linear":
             return RopeScaling(rope.positive("factor"), kind="linear")
         case "yarn":
@@ -69,20 +69,19 @@ def _kind(rope: Fields) -> str:
     return "longrope" if kind == "su" or rope.has("short_factor") else kind  # Phi-3's first names were su and yarn
 
 
-def _llama3(rope: Fields) -> RopeScaling:
-    factor, low, high = (rope.number(name) for name in _LLAMA3_FACTORS)
-    if not (0 < factor < math.inf and 0 < low < high < math.inf):
-        raise rope.bad("factor", "factor > 0 and 0 < low_freq_factor < high_freq_factor", f"{factor}, {low}, {high}")
-    return RopeScaling(factor, low, high, _length(rope, _ORIGINAL))
+def _llama3(fields: Fields, rope: Fields) -> RopeScaling:
+    factor, low, high = (rope.positive(name) for name in _LLAMA3_FACTORS)
+    if low >= high:
+        raise rope.bad("high_freq_factor", "low_freq_factor < high_freq_factor", f"{low} and {high}")
+    return RopeScaling(factor, low, high, _original(fields, rope))
 
 
 def _yarn(fields: Fields, rope: Fields) -> RopeScaling:
-    original = _length(rope, _ORIGINAL) if rope.has(_ORIGINAL) else _length(fields, "max_position_embeddings")
-    factor = rope.positive("factor")
+    original, factor = _original(fields, rope), rope.positive("factor")
     mscale, mscale_all_dim = rope.number("mscale", 0.0), rope.number("mscale_all_dim", 0.0)
-    attention_factor = _yarn_mscale(factor, 1.0)
+    attention_factor = yarn_attention_factor(factor)
     if mscale > 0 and mscale_all_dim > 0:
-        attention_factor = _yarn_mscale(factor, mscale) / _yarn_mscale(factor, mscale_all_dim)
+        attention_factor = yarn_attention_factor(factor, mscale) / yarn_attention_factor(factor, mscale_all_dim)
     return RopeScaling(
         factor,
         original_max_seq_len=original,
@@ -94,13 +93,9 @@ def _yarn(fields: Fields, rope: Fields) -> RopeScaling:
     )
 
 
-def _yarn_mscale(factor: float, mscale: float) -> float:
-    return 0.1 * mscale * math.log(factor) + 1.0 if factor > 1 else 1.0
-
-
 def _longrope(fields: Fields, rope: Fields) -> RopeScaling:
-    original = _length(fields if fields.has(_ORIGINAL) else rope, _ORIGINAL)
-    factor = rope.positive("factor", _length(fields, "max_position_embeddings") / original)
+    original = _original(fields, rope)
+    factor = rope.positive("factor", _length(fields, _CONTEXT) / original)
     attention_factor = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
     return RopeScaling(
         1.0,
@@ -110,6 +105,13 @@ def _longrope(fields: Fields, rope: Fields) -> RopeScaling:
         short_factors=rope.numbers("short_factor", MAX_PAIRS),
         long_factors=rope.numbers("long_factor", MAX_PAIRS),
     )
+
+
+def _original(fields: Fields, rope: Fields) -> int:
+    """Give the context that a model was first trained for; transformers looks beside the sizes for Phi-3 alone."""
+    if fields.text("model_type", "") == "phi3":
+        return _length(fields, _ORIGINAL, 4096)
+    return _length(rope, _ORIGINAL) if rope.has(_ORIGINAL) else _length(fields, _CONTEXT)
 
 
 def _length(fields: Fields, name: str, default: int | None = None) -> int:

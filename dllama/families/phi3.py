@@ -29,12 +29,14 @@ def describe(raw: Mapping[str, object], path: str | PathLike[str]) -> Checkpoint
     return checkpoint(fields, config, names=_FUSED, rows=_rows(config))
 
 
-def _rows(config: ModelConfig) -> dict[str, tuple[int, int]]:
-    """Give first row and number of rows of each matrix inside its fused one."""
+def _rows(config: ModelConfig) -> dict[str, tuple[int, int, int]]:
+    """Give first row and number of rows of each matrix inside its fused one, and all rows of that."""
+    q_size, kv_size, ffn = config.q_size, config.kv_size, config.intermediate_size
+    qkv_size = q_size + 2 * kv_size
     return {
-        "q_proj": (0, config.q_size),
-        "k_proj": (config.q_size, config.kv_size),
-        "v_proj": (config.q_size + config.kv_size, config.kv_size),
-        "gate_proj": (0, config.intermediate_size),
-        "up_proj": (config.intermediate_size, config.intermediate_size),
+        "q_proj": (0, q_size, qkv_size),
+        "k_proj": (q_size, kv_size, qkv_size),
+        "v_proj": (q_size + kv_size, kv_size, qkv_size),
+        "gate_proj": (0, ffn, 2 * ffn),
+        "up_proj": (ffn, ffn, 2 * ffn),
     }

@@ -17,9 +17,11 @@ def describe(raw: Mapping[str, object], path: str | PathLike[str]) -> Checkpoint
     fields = Fields(raw, path)
     refuse_common(fields)
     config = base_config(fields, _layers(fields), num_kv_heads=4)
+    if not config.has_experts:
+        return checkpoint(fields, config)
     config = replace(
         config,
-        num_experts=fields.integer("num_experts", fields.integer("num_local_experts", 128)),
+        num_experts=_num_experts(fields),
         num_experts_per_tok=fields.integer("num_experts_per_tok", 8),
         moe_intermediate_size=fields.integer("moe_intermediate_size", 768),
         norm_topk_prob=fields.flag("norm_topk_prob"),
@@ -27,12 +29,17 @@ def describe(raw: Mapping[str, object], path: str | PathLike[str]) -> Checkpoint
     return checkpoint(fields, config)
 
 
+def _num_experts(fields: Fields) -> int:
+    return fields.integer("num_experts", fields.integer("num_local_experts", 128))
+
+
 def _layers(fields: Fields) -> list[LayerSpec]:
     step, dense = fields.integer("decoder_sparse_step", 1), set(fields.integers("mlp_only_layers"))
     window = fields.window("sliding_window", 4096) if fields.flag("use_sliding_window") else 0
     if step < 1:
         raise fields.bad("decoder_sparse_step", "1 or more", str(step))
+    has_any = _num_experts(fields) != 0  # a count below 0 is named by the check of the whole
     return [
-        LayerSpec(QkNorm.HEAD, window=window, has_experts=(i + 1) % step == 0 and i not in dense)
+        LayerSpec(QkNorm.HEAD, window=window, has_experts=has_any and (i + 1) % step == 0 and i not in dense)
         for i in range(num_layers(fields))
     ]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from dllama.formats.checked_file import CheckedFile
+from dllama.formats.gguf_parts import part_paths
 
 _NUM_SAMPLES, _SAMPLE_SIZE = 64, 1 << 14
 _CHUNK_SIZE = 1 << 20  # bytes
+_OfFile = Callable[[str | os.PathLike[str], str], str]
 
 
 def fingerprint(path: str | os.PathLike[str], what: str) -> str:
@@ -51,7 +53,10 @@ def whole_fingerprint(path: str | os.PathLike[str], what: str) -> str:
 
 
 def model_fingerprint(path: str | os.PathLike[str]) -> str:
-    """Hash a model as ``fingerprint`` does: a file, or of a folder its config and weights."""
+    """Hash a model as ``fingerprint`` does: a file, all parts of a GGUF, or of a folder its config and weights."""
+    paths = part_paths(path)
+    if len(paths) > 1:
+        return _of_all(((str(index), each) for index, each in enumerate(paths)), "model", fingerprint)
     return _of_files(path, "model", lambda name: name == "config.json" or name.endswith(".safetensors"), fingerprint)
 
 
@@ -65,13 +70,18 @@ def _of_files(
     path: str | os.PathLike[str],
     what: str,
     is_part: Callable[[str], bool],
-    of_file: Callable[[str | os.PathLike[str], str], str],
+    of_file: _OfFile,
 ) -> str:
     folder = Path(path)
     if not folder.is_dir():
         return of_file(path, what)
     parts = sorted(part for part in folder.iterdir() if is_part(part.name))
+    return _of_all(((part.name, part) for part in parts), what, of_file)
+
+
+def _of_all(files: Iterable[tuple[str, str | os.PathLike[str]]], what: str, of_file: _OfFile) -> str:
+    """Hash the names and hashes of files."""
     total = hashlib.sha256()
-    for part in parts:
-        total.update(f"{part.name!r} {of_file(part, what)} ".encode())
+    for name, path in files:
+        total.update(f"{name!r} {of_file(path, what)} ".encode())
     return total.hexdigest()

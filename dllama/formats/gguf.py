@@ -24,7 +24,7 @@ from dllama.formats.gguf_arch import (
     interleaved_head_dim,
     stored_tensors,
 )
-from dllama.formats.gguf_config import arch_of, read_config
+from dllama.formats.gguf_config import arch_of, model_config
 from dllama.formats.gguf_parts import Placed, open_parts
 from dllama.formats.gguf_quants import READABLE
 from dllama.formats.gguf_tensor import GgufTensor, requantized, with_types
@@ -85,7 +85,7 @@ def open_gguf(path: str | os.PathLike[str]) -> GgufModel:
 def _open_model(files: Sequence[CheckedFile], metadata: Mapping[str, object], found: Mapping[str, Placed]) -> GgufModel:
     path, arch = files[0].path, arch_of(files[0].path, metadata)
     infos = {name: placed.info for name, placed in found.items()}
-    config = read_config(path, metadata, infos, lambda name: _read_vector(found[name]))
+    config = model_config(path, metadata, infos, lambda name: _read_vector(found[name]))
     for stored in _landmarks(config):
         _find(path, stored, found)
     lies_at = {stored: _find(path, stored, found) for stored in stored_tensors(config, arch)}

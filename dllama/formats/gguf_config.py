@@ -7,7 +7,6 @@ Keys and what they imply are those of llama.cpp's ``llama-arch.cpp`` and its mod
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from reprlib import repr as brief
@@ -18,6 +17,7 @@ from dllama.formats.gguf_arch import ARCHS, EMBEDDING, ROPE_FREQS, ROPE_LONG, RO
 from dllama.formats.gguf_container import GgufTensorInfo, shortest
 from dllama.formats.gguf_keys import Keys
 from dllama.formats.quants import Floats
+from dllama.rope import yarn_attention_factor
 
 ARCHITECTURE, TYPE = "general.architecture", "general.type"
 Tensors = Mapping[str, GgufTensorInfo]
@@ -40,7 +40,7 @@ def arch_of(path: str, metadata: Mapping[str, object]) -> GgufArch:
     return ARCHS[name]
 
 
-def read_config(
+def model_config(
     path: str, metadata: Mapping[str, object], tensors: Tensors, read_vector: Callable[[str], Floats]
 ) -> ModelConfig:
     """Give the model that metadata describes, every size checked, with F32 as its weight type.
@@ -79,6 +79,7 @@ def _sizes(keys: Keys, arch: GgufArch, tensors: Tensors) -> ModelConfig:
         )
     rotary_dim = keys.integer("rope.dimension_count", head_dim)
     num_layers, num_experts = keys.integer("block_count"), keys.integer("expert_count", 0)
+    num_used = keys.integer("expert_used_count", 0)
     window = keys.integer("attention.sliding_window", 4096 if arch.name == "gemma2" else 0) if arch.has_window else 0
     ffn = keys.integer("feed_forward_length")
     logit_scale = keys.number("logit_scale") if arch.name == "granite" else 1.0
@@ -102,7 +103,7 @@ def _sizes(keys: Keys, arch: GgufArch, tensors: Tensors) -> ModelConfig:
         rotary_dim=0 if rotary_dim == head_dim else rotary_dim,
         activation=arch.activation,
         num_experts=num_experts,
-        num_experts_per_tok=keys.integer("expert_used_count", 0),
+        num_experts_per_tok=num_used if num_experts else 0,
         moe_intermediate_size=keys.integer("expert_feed_forward_length", ffn) if num_experts else 0,
         embedding_multiplier=_embedding_multiplier(keys, arch, hidden),
         attention_multiplier=_attention_multiplier(keys, arch, hidden // num_heads, head_dim, num_layers),
@@ -198,11 +199,6 @@ def _yarn(keys: Keys, factor: float, original: int, attention: float) -> RopeSca
         beta_slow=keys.number("rope.scaling.yarn_beta_slow", 1.0),
         attention_factor=attention * keys.number("rope.scaling.yarn_attn_factor", yarn_attention_factor(factor)),
     )
-
-
-def yarn_attention_factor(factor: float) -> float:
-    """Give by how much yarn multiplies cosines and sines where a model does not say it (arXiv:2309.00071)."""
-    return 0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
 def _factor_lists(

@@ -11,11 +11,12 @@ import numpy as np
 from dllama.config import DType, ModelConfig, RopeScaling
 from dllama.errors import BadFile, UsageError
 from dllama.formats.gguf_arch import ARCHS, EMBEDDING, ROPE_FREQS, ROPE_LONG, ROPE_SHORT, GgufArch
-from dllama.formats.gguf_config import ARCHITECTURE, read_config, yarn_attention_factor
+from dllama.formats.gguf_config import ARCHITECTURE, model_config
 from dllama.formats.gguf_container import GgufTensorInfo, shortest
 from dllama.formats.gguf_types import GGML_TYPES
 from dllama.formats.gguf_writer import Value
 from dllama.formats.quants import Floats
+from dllama.rope import yarn_attention_factor
 
 _FILE_TYPES = {DType.F32: 0, DType.F16: 1, DType.Q40: 2, DType.Q80: 7}  # llama.cpp's, of most matrices
 _QUANTIZATION_VERSION = 2
@@ -137,7 +138,7 @@ def _check(config: ModelConfig, values: dict[str, Value], vectors: dict[str, Flo
     shapes = {EMBEDDING: (config.vocab_size, config.hidden_size)} | {name: each.shape for name, each in vectors.items()}
     tensors = {name: GgufTensorInfo(name, GGML_TYPES[0], shape, 0) for name, shape in shapes.items()}
     try:
-        found = read_config("", values, tensors, lambda name: vectors[name])
+        found = model_config("", values, tensors, lambda name: vectors[name])
     except BadFile as error:
         raise UsageError(f"a GGUF file cannot hold this model: {error.place}: {error.found}") from error
     for name, wanted, there in _compared(config, found):

@@ -54,6 +54,16 @@ def open_parts(
     return first.metadata, tensors
 
 
+def part_paths(path: str | os.PathLike[str]) -> list[str]:
+    """Give the files of a model by the name of its first: all parts that are there, in their order."""
+    path = os.fspath(path)
+    match = _NAME.fullmatch(path)
+    if match is None or int(match[2]) != 1:
+        return [path]
+    names = [_part_name(path, number, int(match[3])) for number in range(1, min(int(match[3]), _MAX_PARTS))]
+    return [path, *(name for name in names if os.path.exists(name))]  # noqa: PTH110 - any text is a path here
+
+
 def _open(path: str | os.PathLike[str], files: list[CheckedFile]) -> GgufContainer:
     files.append(CheckedFile(path, "model"))
     return parse_container(files[-1])

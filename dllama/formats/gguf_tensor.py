@@ -13,7 +13,7 @@ from dllama.config import DType, ModelConfig
 from dllama.formats.gguf_arch import Stored
 from dllama.formats.gguf_quants import SAME, convert
 from dllama.formats.gguf_types import GGML_TYPES, GgmlType
-from dllama.formats.quants import LARGEST, RawRows
+from dllama.formats.quants import RawRows, check_magnitude
 from dllama.formats.recode import in_threads
 from dllama.formats.tensor import Tensor, TensorInfo
 
@@ -51,8 +51,7 @@ class GgufTensor(Tensor):
         raw = np.empty((len(out), row_bytes), np.uint8)
         self.file.read_into(self.offset + begin * row_bytes, raw.reshape(-1).data, place)
         largest = convert(self.stored, raw, self.dtype, out)
-        if not largest <= LARGEST[self.dtype]:  # written so that NaN fails
-            raise self.file.bad(place, f"numbers that {self.dtype.name} can hold", f"one of magnitude {largest}")
+        check_magnitude(self.file, place, self.dtype, largest)
 
 
 def with_types(config: ModelConfig, stored_types: Mapping[Stored, GgmlType]) -> ModelConfig:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -24,12 +24,13 @@ from dllama.formats.hf_shards import CONFIG, INDEX, shard_names
 from dllama.formats.json_file import read_json
 from dllama.formats.m_layout import tensors_in_order
 from dllama.formats.opened import OpenModel
-from dllama.formats.quants import LARGEST, Floats, RawRows, decode
+from dllama.formats.quants import Floats, RawRows, check_magnitude, decode
 from dllama.formats.recode import FloatType, in_threads, recode
 from dllama.formats.safetensors_file import StoredArray, open_safetensors
 from dllama.formats.tensor import TensorInfo
 
 _CHUNK_BYTES = 1 << 20  # of a checkpoint that one thread converts at a time
+_FREQUENCIES = ".rotary_emb.inv_freq"  # the end of the names of tensors that are not read
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +80,7 @@ class CheckpointTensor(TensorInfo):
         numbers = np.empty((end - begin, self._stored_row_bytes), np.uint8)
         self.file.read_into(self.offset + begin * self._stored_row_bytes, numbers.reshape(-1).data, place)
         largest = self._shift(numbers, out) if self.added else recode(numbers, self.number_type, self.dtype, out)
-        if not largest <= LARGEST[self.dtype]:  # written so that NaN fails
-            found = f"one of magnitude {largest} in rows {begin} to {end - 1}"
-            raise self.file.bad(place, f"numbers that {self.dtype.name} can hold", found)
+        check_magnitude(self.file, f"{place}, rows {begin} to {end - 1}", self.dtype, largest)
 
     def _shift(self, numbers: RawRows, out: RawRows) -> float:
         floats = np.empty((len(out), self.cols), np.float32)
@@ -149,6 +148,7 @@ def open_hf_folder(path: str | os.PathLike[str], weight_type: DType) -> HfModel:
         tensors = {
             info.name: _tensor(path, info, checkpoint.tensors[info.name], arrays) for info in tensors_in_order(config)
         }
+        _refuse_unknown(config, arrays, checkpoint.tensors.values())
     except BaseException:
         for file in files:
             file.close()
@@ -193,20 +193,29 @@ def _open_shards(path: str, names: Sequence[str], files: list[CheckedFile]) -> d
 
 
 def _tensor(path: str, info: TensorInfo, part: Part, arrays: Mapping[str, StoredArray]) -> CheckpointTensor:
-    place = f"tensor {part.name}"
-    array = arrays.get(part.name)
+    name = part.own_name if part.own_name and part.own_name in arrays else part.name
+    place, array = f"tensor {name}", arrays.get(name)
     if array is None:
         raise BadFile(path, place, "it in a .safetensors file", "none of this name; is the download complete?")
     if array.number_type not in FloatType.__members__:
         known = ", ".join(FloatType.__members__)
         raise UnsupportedModel(array.file.path, place, f"{known}, the number types supported", array.number_type)
-    last = part.first_row + info.shape[0]
-    is_long_enough = array.shape[:1] >= (last,) if part.num_rows else array.shape[:1] == (last,)
-    if not is_long_enough or array.shape[1:] != info.shape[1:]:
-        rows = f"{last} rows or more and the " if part.num_rows else ""
-        raise array.file.bad(
-            place, f"{rows}shape {list(info.shape)}, as config.json says", f"shape {list(array.shape)}"
-        )
+    shape = (part.total_rows or info.shape[0], *info.shape[1:])
+    if array.shape != shape:
+        raise array.file.bad(place, f"shape {list(shape)}, as config.json says", f"shape {list(array.shape)}")
     number_type = FloatType[array.number_type]
     offset = array.offset + part.first_row * math.prod(info.shape[1:]) * number_type.num_bytes
-    return CheckpointTensor(info.name, info.dtype, info.shape, number_type, part.name, array.file, offset, part.added)
+    return CheckpointTensor(info.name, info.dtype, info.shape, number_type, name, array.file, offset, part.added)
+
+
+def _refuse_unknown(config: ModelConfig, arrays: Mapping[str, StoredArray], parts: Iterable[Part]) -> None:
+    """Refuse a model whose layers have tensors with which nothing here computes, but for rotary frequencies.
+
+    Those are what old versions of transformers saved, and follow from the config.
+    """
+    unknown = arrays.keys() - {part.name for part in parts}
+    named = [name for name in sorted(unknown) if name.startswith("model.layers.") and not name.endswith(_FREQUENCIES)]
+    if named:
+        more = f" and {len(named) - 1} more" if len(named) > 1 else ""
+        expected = f"those of a {config.model_type} model of {config.num_layers} layers that dllama runs"
+        raise UnsupportedModel(arrays[named[0]].file.path, "tensors", expected, f"{named[0]!r:.200}{more}")

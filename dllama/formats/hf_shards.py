@@ -10,12 +10,14 @@ import msgspec
 
 from dllama.errors import BadFile
 from dllama.formats.checked_file import CheckedFile
+from dllama.formats.json_file import bound_members, one_line
 
 CONFIG: Final = "config.json"
 INDEX: Final = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _MOST_INDEX_BYTES = 64 << 20  # several times that of the largest mixtures of experts
+_MOST_COLONS = 1 << 18  # one a tensor, and a few: several times those of the largest mixtures of experts
 
 
 class _Index(msgspec.Struct):
@@ -26,9 +28,9 @@ _decoder = msgspec.json.Decoder(_Index)
 
 
 def shard_names(path: str, names: Sequence[str]) -> list[str]:
-    """Give the names of the files with weights: those that the index lists, or else the only one, or else all.
+    """Give the names of the files with weights: the one that is all, or else those that the index lists, or else all.
 
-    Files beside those that an index lists are others' forms of the same weights.
+    Files beside those are others' forms of the same weights.
 
     Args:
         path: The folder.
@@ -37,10 +39,10 @@ def shard_names(path: str, names: Sequence[str]) -> list[str]:
     Raises:
         BadFile: There are none that dllama reads, or the index is not what it must be.
     """
-    if INDEX in names:
-        return _listed(Path(path, INDEX))
     if _SINGLE in names:
         return [_SINGLE]
+    if INDEX in names:
+        return _listed(Path(path, INDEX))
     found = [name for name in names if name.endswith(".safetensors")]
     if not found:
         raise BadFile(path, "weights", "files in the form .safetensors", _what_else(names))
@@ -51,10 +53,12 @@ def _listed(path: Path) -> list[str]:
     with CheckedFile(path, "index") as file:
         if file.size > _MOST_INDEX_BYTES:
             raise file.bad("size", f"at most {_MOST_INDEX_BYTES} bytes", f"{file.size} bytes")
+        raw = file.read(0, file.size, "text")
+        bound_members(file.path, "", raw, _MOST_COLONS, f"at most {_MOST_COLONS} tensors")
         try:
-            index = _decoder.decode(file.read(0, file.size, "text"))
+            index = _decoder.decode(raw)
         except (msgspec.DecodeError, ValueError, RecursionError) as error:
-            raise file.bad("", "a weight_map of tensors to files", " ".join(str(error).split())[:200]) from None
+            raise file.bad("", "a weight_map of tensors to files", one_line(error)) from None
         listed = sorted(set(index.weight_map.values()))
         for name in listed:
             if not (name.endswith(".safetensors") and name == Path(name).name and name.isprintable()):

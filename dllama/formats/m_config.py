@@ -15,6 +15,7 @@ import msgspec
 
 from dllama.config import LayerSpec, ModelConfig, RopeScaling
 from dllama.errors import BadFile
+from dllama.formats.json_file import one_line
 
 _decoder = msgspec.json.Decoder(ModelConfig)
 _MODEL_TYPE = re.compile(r"[a-z0-9_]{1,64}")
@@ -40,7 +41,7 @@ def decode_config(raw: bytes, path: str, place: str) -> ModelConfig:
         config = _decoder.decode(raw)
         unknown = next(_unknown_names(msgspec.json.decode(raw)), None)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise BadFile(path, place, "the config of a model", " ".join(str(error).split())[:200]) from None
+        raise BadFile(path, place, "the config of a model", one_line(error)) from None
     if unknown is not None:
         raise BadFile(path, place, "what this version knows", f"{unknown!r:.80}; a newer dllama can read it")
     if not _MODEL_TYPE.fullmatch(config.model_type):

@@ -23,7 +23,7 @@ from dllama.formats.m_layout import is_rotated, tensors_in_order
 from dllama.formats.meta_params import as_config
 from dllama.formats.opened import OpenModel
 from dllama.formats.pth_file import PthTensor, open_pth
-from dllama.formats.quants import LARGEST, Floats, RawRows, decode
+from dllama.formats.quants import Floats, RawRows, check_magnitude, decode
 from dllama.formats.recode import recode
 from dllama.formats.tensor import TensorInfo
 
@@ -62,9 +62,7 @@ class MetaTensor(TensorInfo):
         if begin == end:
             return out
         largest = recode(self._numbers(begin, end), self.slices[0].number_type, self.dtype, out)
-        if not largest <= LARGEST[self.dtype]:  # written so that NaN fails
-            expected = f"numbers that {self.dtype.name} can hold"
-            raise self.slices[0].file.bad(f"tensor {self.name}", expected, f"one of magnitude {largest}")
+        check_magnitude(self.slices[0].file, f"tensor {self.name}", self.dtype, largest)
         return out
 
     def read_floats(self, begin: int = 0, end: int | None = None) -> Floats:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dllama.config import BLOCK_SIZE, DType
+from dllama.formats.checked_file import CheckedFile
 
 Floats = npt.NDArray[np.float32]
 RawRows = npt.NDArray[np.uint8]
@@ -27,6 +28,12 @@ LARGEST = {
     DType.Q40: 8 * _F16_MAX,
     DType.Q80: 127 * _F16_MAX,
 }
+
+
+def check_magnitude(file: CheckedFile, place: str, dtype: DType, largest: float) -> None:
+    """Raise BadFile if ``dtype`` cannot hold numbers read at ``place`` whose largest magnitude this is."""
+    if not largest <= LARGEST[dtype]:  # written so that NaN fails
+        raise file.bad(place, f"numbers that {dtype.name} can hold", f"one of magnitude {largest}")
 
 
 def encode(dtype: DType, values: npt.NDArray[Any]) -> RawRows:

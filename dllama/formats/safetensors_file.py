@@ -17,6 +17,7 @@ from typing import Annotated, Final
 import msgspec
 
 from dllama.formats.checked_file import CheckedFile
+from dllama.formats.json_file import bound_members, one_line
 
 HEADER_LIMIT: Final = 100_000_000  # bytes, by the format
 MOST_TENSORS: Final = 1 << 17  # in one file: several times those of the largest mixtures of experts
@@ -90,12 +91,11 @@ def open_safetensors(path: str | os.PathLike[str]) -> tuple[CheckedFile, dict[st
 def _entries(file: CheckedFile, raw: bytearray) -> Mapping[str, _Entry]:
     """Parse the header, which may be anything: its colons bound what the parser can allocate."""
     most = MOST_TENSORS * _COLONS_PER_TENSOR + _SPARE_COLONS
-    if raw.count(b":") > most:
-        raise file.bad("header", f"at most {MOST_TENSORS} tensors", "more")
+    bound_members(file.path, "header", raw, most, f"at most {MOST_TENSORS} tensors")
     try:
         entries = _decoder.decode(raw)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise file.bad("header", "JSON that names tensors", _one_line(error)) from None
+        raise file.bad("header", "JSON that names tensors", one_line(error)) from None
     entries.pop("__metadata__", None)
     if raw.count(b'"data_offsets"') > len(entries):
         raise file.bad("header", "every tensor once", f"{len(entries)} names for more tensors than that")
@@ -121,7 +121,3 @@ def _check_ranges(file: CheckedFile, entries: Mapping[str, _Entry], start: int) 
     if start + end != file.size:
         extra = file.size - start - end
         raise file.bad("size", f"{start + end} bytes", f"{file.size} bytes: {extra} more than the header describes")
-
-
-def _one_line(error: Exception) -> str:
-    return "brackets nested without end" if isinstance(error, RecursionError) else " ".join(str(error).split())[:200]

@@ -116,10 +116,10 @@ def choose_files(server: Server, reference: Reference, listing: Listing) -> list
         return _choose_gguf(reference, ggufs, names)
     if "config.json" not in names:
         raise _unsupported(reference, "config.json", "none")
-    if _INDEX in names:
+    if "model.safetensors" in names:
+        weights = ["model.safetensors"]  # as transformers does, which then looks for no index
+    elif _INDEX in names:
         weights = [_INDEX, *_indexed_files(server, reference, listing, names)]
-    elif "model.safetensors" in names:
-        weights = ["model.safetensors"]
     else:
         others = sorted(name for name in names if name.endswith(".safetensors"))
         raise _unsupported(reference, "model.safetensors or its index", ", ".join(others)[:120])

@@ -15,7 +15,7 @@ import msgspec
 from dllama.errors import BadFile
 from dllama.formats.checked_file import read_whole
 from dllama.formats.generation_config import eos_ids_of, generation_defaults
-from dllama.formats.json_file import read_config
+from dllama.formats.json_file import read_object
 from dllama.formats.tokenizer_json import AddedToken
 from dllama.text.vocabulary import NO_ID, Facts
 
@@ -117,7 +117,7 @@ class HfFiles:
 
 
 def read_hf_files(folder: Path) -> HfFiles:
-    """Read the small files of a folder; errors as in ``read_config``."""
+    """Read the small files of a folder; errors as in ``read_object``."""
     tokenizer = read_if_there(folder / "special_tokens_map.json") | read_if_there(folder / "tokenizer_config.json")
     model, generation = read_if_there(folder / "config.json"), read_if_there(folder / "generation_config.json")
     return HfFiles(folder, tokenizer, model, generation)
@@ -125,7 +125,7 @@ def read_hf_files(folder: Path) -> HfFiles:
 
 def read_if_there(path: Path) -> dict[str, Any]:
     """Read a JSON object, empty if there is no such file."""
-    return read_config(path, "configuration") if path.is_file() else {}
+    return read_object(path, "configuration") if path.is_file() else {}
 
 
 def missing_from(names: Iterable[str], added: Iterable[AddedToken]) -> list[AddedToken]:
