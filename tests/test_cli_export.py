@@ -68,7 +68,7 @@ def test_tokens_without_rows_are_left_out(model, tmp_path):
             export_gguf(source, output, metadata | {"tokenizer.ggml.eos_token_id": 352})
     assert open_tokenizer(output).vocab_size == 352
     with open_gguf(output) as found:
-        assert len(found.metadata["tokenizer.ggml.token_type"]) == 352
+        assert np.shape(found.metadata["tokenizer.ggml.token_type"]) == (352,)
         assert "tokenizer.ggml.padding_token_id" not in found.metadata
 
 

@@ -58,7 +58,7 @@ def losses(tokenizer: Tokenizer) -> list[str]:
     if left_out := [tokenizer.piece(each).decode("utf-8", "replace") for each in tokenizer.eos_ids[len(_ENDS) :]]:
         lines.append(f"GGUF names {len(_ENDS)} tokens that end an answer; left out: {' '.join(left_out)}")
     if _composes(tokenizer.vocabulary):
-        lines.append("llama.cpp puts no letters and accents together (NFC): text in which they are apart gets other tokens")
+        lines.append("llama.cpp puts no letters and accents together (NFC): where text has them apart, tokens differ")
     return lines
 
 

@@ -41,7 +41,7 @@ class SpmVocabulary:
         facts: Facts,
         added: Sequence[AddedToken] = (),
         space_everywhere: bool = True,
-        unused_is_text: Whether tokens of kind ``UNUSED`` have a text, as for sentencepiece, or none, as in GGUF.
+        unused_is_text: bool = True,
     ) -> None:
         self._path, self.model, self.facts = path, model, facts
         self._space_everywhere = space_everywhere
