@@ -68,7 +68,9 @@ def test_tokens_without_rows_are_left_out(model, tmp_path):
             export_gguf(source, output, metadata | {"tokenizer.ggml.eos_token_id": 352})
     assert open_tokenizer(output).vocab_size == 352
     with open_gguf(output) as found:
-        assert np.shape(found.metadata["tokenizer.ggml.token_type"]) == (352,)
+        kinds = found.metadata["tokenizer.ggml.token_type"]
+        assert isinstance(kinds, np.ndarray)
+        assert kinds.shape == (352,)
         assert "tokenizer.ggml.padding_token_id" not in found.metadata
 
 
