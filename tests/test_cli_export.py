@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
-from model_files import tiny_config, write_tiny_model, write_tiny_tokenizer  # type: ignore[import-not-found]
+from chat_vocabularies import rank_vocabulary  # type: ignore[import-not-found]
+from model_files import byte_tokenizer_data, tiny_config, write_tiny_model, write_tiny_tokenizer  # type: ignore[import-not-found]
 
 from dllama.cli import main
+from dllama.errors import UsageError
 from dllama.formats.gguf import open_gguf
 from dllama.formats.gguf_container import StringArray
+from dllama.formats.gguf_export import export_gguf
+from dllama.formats.open_model import open_model
+from dllama.formats.t_file import write_t_file
+from dllama.text.gguf_export import gguf_metadata, losses
 from dllama.text.opening import open_tokenizer
+from dllama.text.tokenizer import Tokenizer
 
 
 @pytest.fixture
@@ -40,6 +49,38 @@ def test_a_file_that_runs_by_itself(model, tmp_path, capsys):
         assert main([*prompt, str(path)]) == 0
         texts.append(json.loads(capsys.readouterr().out)["text"])
     assert texts[0] == texts[1]
+
+
+def with_extra_token(vocab_size):
+    """Give the metadata of a vocabulary that has one token more than a model."""
+    metadata = gguf_metadata(Tokenizer(byte_tokenizer_data(vocab_size)))
+    metadata["tokenizer.ggml.tokens"].append("<image>")
+    metadata["tokenizer.ggml.token_type"].append(3)
+    return metadata | {"tokenizer.ggml.padding_token_id": vocab_size}
+
+
+def test_tokens_without_rows_are_left_out(model, tmp_path):
+    output = tmp_path / "out.gguf"
+    metadata = with_extra_token(352) | {"tokenizer.ggml.precompiled_charsmap": np.zeros(3, np.uint8)}
+    with open_model(model) as source:
+        export_gguf(source, output, metadata)
+        with pytest.raises(UsageError, match=r"eos_token_id: expected one of the model's 352 tokens, found 352"):
+            export_gguf(source, output, metadata | {"tokenizer.ggml.eos_token_id": 352})
+    assert open_tokenizer(output).vocab_size == 352
+    with open_gguf(output) as found:
+        kinds = found.metadata["tokenizer.ggml.token_type"]
+        assert isinstance(kinds, np.ndarray)
+        assert kinds.shape == (352,)
+        assert "tokenizer.ggml.padding_token_id" not in found.metadata
+
+
+def test_what_a_gguf_file_cannot_say_is_said(model, tmp_path, capsys):
+    data = byte_tokenizer_data(352)
+    write_t_file(tmp_path / "tiny.t", replace(data, eos_ids=tuple(range(345, 349))))
+    assert main(["export", "gguf", "--model", str(model), "--output", str(tmp_path / "out.gguf")]) == 0
+    assert "3 tokens that end an answer; left out: <|eot_id|>" in capsys.readouterr().out
+    assert losses(Tokenizer(data)) == []
+    assert "(NFC)" in losses(rank_vocabulary("<|endoftext|>", "<|im_end|>"))[0]
 
 
 def test_json(model, tmp_path, capsys):

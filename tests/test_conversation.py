@@ -205,7 +205,7 @@ def test_opening_that_later_prompts_do_not_repeat_costs_no_earlier_turn() -> Non
     names = {b"<|start_header_id|>": "User", b"<|end_header_id|>": "Assistant", b"<|eot_id|>": "end▁of▁sentence"}
     renamed = {old: f"<\uff5c{new}\uff5c>".encode() for old, new in names.items()}
     data = TOKENIZER.data
-    tokenizer = Tokenizer.from_data(replace(data, pieces=tuple(renamed.get(piece, piece) for piece in data.pieces)))
+    tokenizer = Tokenizer(replace(data, pieces=tuple(renamed.get(piece, piece) for piece in data.pieces)))
     with choose_template(tokenizer, "deepSeek3") as template:  # it opens the reasoning
         talk, said = Conversation(template, tokenizer), [token for letter in "Hi there." for token in ids(letter)]
         for turn in range(3):
@@ -227,6 +227,6 @@ def test_long_conversations_are_held_once(talk: Conversation) -> None:
 
 def test_stored_template_may_strip_tags() -> None:
     template = "{{ ('<b>a&amp;b</b>' | striptags) ~ messages[0].content }}"
-    tokenizer = Tokenizer.from_data(replace(TOKENIZER.data, chat_template=template))
+    tokenizer = Tokenizer(replace(TOKENIZER.data, chat_template=template))
     with choose_template(tokenizer) as stored:
         assert stored.render([Message("user", "!")]) == "a&b!"

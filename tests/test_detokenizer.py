@@ -12,7 +12,7 @@ from dllama.formats.t_file import TokenizerData
 from dllama.text.detokenizer import Detokenizer
 from dllama.text.tokenizer import Tokenizer
 
-BYTES = Tokenizer.from_data(byte_tokenizer_data())  # ids below 256 are bytes
+BYTES = Tokenizer(byte_tokenizer_data())  # ids below 256 are bytes
 SPECIAL = [token_id for token_id in range(BYTES.vocab_size) if BYTES.is_special(token_id)]
 # Bytes that make characters of every length likely, and broken ones likelier still.
 UTF8_LIKE = st.sampled_from([0x41, 0x20, 0x7F, 0x80, 0xA9, 0xBF, 0xC2, 0xC3, 0xE0, 0xE2, 0xED, 0xEF, 0xF0, 0xF4, 0xFF])
@@ -23,7 +23,7 @@ def score_tokenizer() -> Tokenizer:
     pieces = [b"<unk>", b"\n<s>\n", b"\n</s>\n", *(bytes([byte]) for byte in range(256))]
     pieces += [b" hello", b" world", b" ", b"\xe2\x96\x81marked", b"!", "é".encode()]
     scores = np.array([0] * 259 + list(range(0, -6, -1)), np.float32)
-    return Tokenizer.from_data(TokenizerData(tuple(pieces), scores, 1, (2,)))
+    return Tokenizer(TokenizerData(tuple(pieces), scores, 1, (2,)))
 
 
 SCORED = score_tokenizer()

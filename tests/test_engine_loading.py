@@ -32,7 +32,7 @@ def files(tmp_path_factory):
 
 
 def test_a_tokenizer_larger_than_the_model(files):
-    tokenizer = Tokenizer.from_data(byte_tokenizer_data(352))
+    tokenizer = Tokenizer(byte_tokenizer_data(352))
     with pytest.raises(UsageError, match=r"at most the model's 320 tokens, found 352"):
         Engine.load(files / "model.m", tokenizer)
 

@@ -18,7 +18,9 @@ from dllama.cli import main
 from dllama.config import DType
 from dllama.engine import Engine, SamplingParams
 from dllama.formats.gguf_export import export_gguf
+from dllama.formats.open_model import open_model
 from dllama.hub.folders import find_model
+from dllama.text.gguf_export import gguf_metadata
 from dllama.text.opening import open_tokenizer
 
 if HAS_LLAMA_CPP := find_spec("llama_cpp") is not None:
@@ -100,3 +102,17 @@ def test_the_bundled_model_writes_the_same(demo, llama, text):
         sampling = SamplingParams(temperature=0.0, max_tokens=32)
         ours = [output.token_id for output in engine.generate(ids, sampling) if output.token_id is not None]
     assert ours == theirs
+
+
+def test_it_loads_a_model_with_fewer_rows_than_tokens(demo, tmp_path):
+    tokenizer = open_tokenizer(demo)
+    metadata = gguf_metadata(tokenizer)
+    metadata["tokenizer.ggml.tokens"] += ["<image>"] * (more := 3)
+    metadata["tokenizer.ggml.token_type"] += [3] * more
+    with open_model(demo) as source:
+        missing = source.config.vocab_size - tokenizer.vocab_size
+        assert missing < more
+        export_gguf(source, tmp_path / "a.gguf", metadata)
+        theirs = llama_cpp.Llama(str(tmp_path / "a.gguf"), n_ctx=64, n_threads=1, verbose=False)
+        assert theirs.n_vocab() == source.config.vocab_size
+    assert theirs.tokenize(b"Once", add_bos=True) == tokenizer.encode("Once")

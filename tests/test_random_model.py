@@ -74,4 +74,4 @@ def test_sizes_that_cannot_be_are_refused(tool, tmp_path, capsys, flag, text):
 
 def test_the_largest_tokenizer_has_no_piece_twice(tool):
     for vocab_size, qwen in ((128256, False), (151936, True)):
-        Tokenizer.from_data(tool.random_tokenizer(vocab_size, qwen))
+        Tokenizer(tool.random_tokenizer(vocab_size, qwen))

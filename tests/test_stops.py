@@ -14,7 +14,7 @@ from dllama.text.detokenizer import Detokenizer
 from dllama.text.stops import Stop, StopFilter, TextUntilStop
 from dllama.text.tokenizer import Tokenizer
 
-BYTES = Tokenizer.from_data(byte_tokenizer_data())  # ids below 256 are bytes
+BYTES = Tokenizer(byte_tokenizer_data())  # ids below 256 are bytes
 PAIRS = [token_id for token_id in range(256, BYTES.vocab_size) if not BYTES.is_special(token_id)]
 LETTERS = "ab€\ufffd"  # few, so that stops overlap and contain each other
 STRINGS = st.lists(st.text(LETTERS, min_size=1, max_size=5), max_size=5)

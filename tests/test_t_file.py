@@ -92,7 +92,7 @@ def test_a_file_written_by_hand_is_read(tmp_path):
     assert data.scores.tolist() == [0, -1, -2, -3, -4]
     assert (data.bos_id, data.eos_ids, data.add_bos) == (2, (3,), False)
     assert data.chat_template == "{{ 'é' }}"
-    assert (data.vocab_size, data.regular_vocab_size, data.max_token_length) == (5, 2, 4)
+    assert (data.vocab_size, data.max_token_length) == (5, 4)
 
 
 def test_the_writer_writes_that_file(tmp_path):

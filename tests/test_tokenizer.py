@@ -101,8 +101,8 @@ def rank_data(pieces: list[bytes], special: tuple[str, ...]) -> TokenizerData:
 
 LLAMA3_PIECES = train_ranks(SAMPLE, 150, "{1,3}")
 QWEN3_PIECES = train_ranks(SAMPLE, 150, "")
-LLAMA3_TOKENIZER = Tokenizer.from_data(rank_data(LLAMA3_PIECES, LLAMA3))
-QWEN3_TOKENIZER = Tokenizer.from_data(rank_data(QWEN3_PIECES, QWEN3))
+LLAMA3_TOKENIZER = Tokenizer(rank_data(LLAMA3_PIECES, LLAMA3))
+QWEN3_TOKENIZER = Tokenizer(rank_data(QWEN3_PIECES, QWEN3))
 
 
 # ---- rank vocabularies ----
@@ -132,7 +132,7 @@ def test_texts_are_cut_as_the_vocabulary_was_trained(text, llama3, qwen3):
     for names, expected in ((LLAMA3, llama3), (QWEN3, qwen3 or llama3)):
         words = [word.encode() for word in dict.fromkeys(expected) if len(word.encode()) > 1]
         whole = [text.encode()] if text.encode() not in words else []
-        tokenizer = Tokenizer.from_data(rank_data([bytes([b]) for b in range(256)] + words + whole, names))
+        tokenizer = Tokenizer(rank_data([bytes([b]) for b in range(256)] + words + whole, names))
         ids = tokenizer.encode(text, add_bos=False)
         assert [tokenizer.token_bytes(token_id).decode() for token_id in ids] == expected
 
@@ -172,7 +172,7 @@ def test_names_of_special_tokens_are_text_unless_asked():
 
 
 def test_the_longest_special_name_wins():
-    tokenizer = Tokenizer.from_data(rank_data(LLAMA3_PIECES, ("<|a|>", "<|a|>b", "<|a|>bc")))
+    tokenizer = Tokenizer(rank_data(LLAMA3_PIECES, ("<|a|>", "<|a|>b", "<|a|>bc")))
     base = tokenizer.bos_id
     ids = tokenizer.encode("<|a|>bc<|a|>bd", add_bos=False, parse_special=True)
     assert ids == [base + 2, base + 1, 100]
@@ -190,7 +190,7 @@ def test_special_tokens_print_nothing_but_thinking_marks_do():
 def test_special_tokens_may_stand_before_bos():
     """As in DeepSeek-R1-Distill-Qwen, whose BOS is the fourth of them."""
     data = replace(rank_data(QWEN3_PIECES, QWEN3[:3]), bos_id=len(QWEN3_PIECES) + 2)
-    tokenizer = Tokenizer.from_data(data)
+    tokenizer = Tokenizer(data)
     assert tokenizer.is_special(len(QWEN3_PIECES))
     assert tokenizer.encode("<|im_start|>", add_bos=False, parse_special=True) == [len(QWEN3_PIECES) + 1]
     assert max(tokenizer.encode("<|im_start|>", add_bos=False)) < len(QWEN3_PIECES)
@@ -231,7 +231,7 @@ def test_rank_vocabularies_that_cannot_encode_are_refused(tmp_path, pieces, text
 def test_a_vocabulary_of_neither_kind_is_refused():
     data = byte_tokenizer_data()
     with pytest.raises(BadFile, match="scores of minus the id, or 256 byte tokens in a row"):
-        Tokenizer.from_data(replace(data, pieces=(b"x", *data.pieces[1:]), scores=-data.scores))
+        Tokenizer(replace(data, pieces=(b"x", *data.pieces[1:]), scores=-data.scores))
 
 
 def test_a_tokenizer_comes_from_a_file(tmp_path):
@@ -280,7 +280,7 @@ def score_data(model: sentencepiece.SentencePieceProcessor, raw: bool = True) ->
 
 MODELS = {model_type: train_sentencepiece(model_type) for model_type in ("bpe", "unigram")}
 SCORED = {
-    (model_type, raw): Tokenizer.from_data(score_data(model, raw))
+    (model_type, raw): Tokenizer(score_data(model, raw))
     for model_type, model in MODELS.items()
     for raw in (True, False)
 }
@@ -316,7 +316,7 @@ def test_special_names_in_scored_text():
 def test_names_with_line_ends_around_them():
     """As one converter writes them."""
     data = score_data(MODELS["bpe"])
-    named = Tokenizer.from_data(replace(data, pieces=(b"<unk>", b"\n<s>\n", b"\n</s>\n", *data.pieces[3:])))
+    named = Tokenizer(replace(data, pieces=(b"<unk>", b"\n<s>\n", b"\n</s>\n", *data.pieces[3:])))
     assert named.encode("<s>", add_bos=False, parse_special=True) == [1]
 
 
@@ -325,7 +325,7 @@ def test_tokens_before_the_bytes_are_special():
     data = score_data(MODELS["bpe"])
     pieces = (*data.pieces[:3], b"[INST]", b"[/INST]", *data.pieces[3:])
     scores = np.concatenate([data.scores[:3], [0, 0], data.scores[3:]]).astype(np.float32)
-    tokenizer = Tokenizer.from_data(replace(data, pieces=pieces, scores=scores))
+    tokenizer = Tokenizer(replace(data, pieces=pieces, scores=scores))
     plain = MODELS["bpe"].encode("the mat")
     ids = tokenizer.encode("[INST]the mat[/INST]", add_bos=False, parse_special=True)
     assert ids == [3, *(token_id + 2 for token_id in plain), 4]
@@ -348,7 +348,7 @@ def test_score_vocabularies_that_cannot_encode_are_refused(extra, text):
     data = score_data(MODELS["bpe"])
     scores = np.append(data.scores, np.float32(-400))
     with pytest.raises(BadFile, match=text):
-        Tokenizer.from_data(replace(data, pieces=(*data.pieces, extra), scores=scores))
+        Tokenizer(replace(data, pieces=(*data.pieces, extra), scores=scores))
 
 
 @given(
@@ -363,7 +363,7 @@ def test_strange_vocabularies_encode_or_are_refused(extra, special, text):
     pieces += [piece for piece, _ in extra]
     scores = np.array([0.0] * (256 + special) + [score for _, score in extra], np.float32)
     try:
-        tokenizer = Tokenizer.from_data(TokenizerData(tuple(pieces), scores, min(1, special), ()))
+        tokenizer = Tokenizer(TokenizerData(tuple(pieces), scores, min(1, special), ()))
         assert all(0 <= token_id < len(pieces) for token_id in tokenizer.encode(text, parse_special=True))
     except BadFile:
         pass

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import random
 import struct
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from tokenizer_worlds import (  # type: ignore[import-not-found]
 )
 
 from dllama.errors import BadFile, DllamaError, UnsupportedModel, UsageError
+from dllama.formats.normalizer_growth import check_growth
 from dllama.formats.patterns import is_risky
 from dllama.formats.spm_model import check_charsmap, read_spm_model
 from dllama.text.gguf_export import gguf_metadata
@@ -68,12 +71,15 @@ def model(**parts: Any) -> bytes:
     return changed(model=BYTE_LEVEL["model"] | parts)
 
 
+NESTED: dict[str, Any] = {"type": "NFC"}
+for _ in range(120):
+    NESTED = {"type": "Sequence", "normalizers": [NESTED]}
 BROKEN = {
     "empty object": (b"{}", "a model, found none"),
     "not JSON": (b"{nonsense", "expected JSON"),
     "a list": (b'{"model": [1]}', "known form"),
-    "deep": (b'{"model": ' + b"[" * 100_000, "nested too deeply|JSON"),
-    "deep normalizer": (changed()[:-1] + b', "normalizer": {"a": ' + b"[" * 5000 + b"]" * 5000 + b"}}", "nested too"),
+    "deep": (b'{"model": ' + b"[" * 100_000, "JSON"),
+    "deep normalizer": (changed()[:-1] + b', "normalizer": {"a": ' + b"[" * 5000 + b"]" * 5000 + b"}}", "nested"),
     "not UTF-8": (b'{"model": "\xff"}', "JSON in UTF-8|its known form"),
     "WordPiece": (changed(model={"type": "WordPiece", "vocab": {}}), "BPE or Unigram tokenizer, found 'WordPiece'"),
     "normalizer": (changed(normalizer={"type": "Evil"}), "normalizer: expected one of .*found 'Evil'"),
@@ -90,6 +96,9 @@ BROKEN = {
     "suffix": (model(end_of_word_suffix="</w>"), "BPE of bytes"),
     "merges": (model(merges=["ab"]), "a tokenizer.json that works"),
     "foreign merge": (model(merges=[["zz", "yy"]]), "a tokenizer.json that works"),
+    "deep part": (changed(normalizer=NESTED), "at most 32 levels"),
+    "members": (b"{" + b":" * ((1 << 22) + 1), "at most 4194304 members"),
+    "values": (b"{" + b"," * ((1 << 22) + 1), "at most 4194304 values"),
     "regex": (changed(pre_tokenizer={"type": "Split", "pattern": {"Regex": "(("}, "behavior": "Isolated"}), "works"),
     "added id": (changed(added_tokens=[{"id": 7, "content": "<x>", "special": True}]), "added_tokens: '<x>'.*found 7"),
     "added twice": (changed(added_tokens=BYTE_LEVEL["added_tokens"] * 2), "every id once"),
@@ -107,6 +116,48 @@ def test_a_broken_tokenizer_json_ends_in_one_line(tmp_path: Path, name: str) -> 
     assert "\n" not in str(caught.value)
 
 
+LONG = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 60}
+ABORTING = {
+    "table": ({"type": "Precompiled", "precompiled_charsmap": "/////w8AAAA="}, "a table of characters"),
+    "growth": ({"type": "Sequence", "normalizers": [LONG] * 5}, "makes a text at most 256 times as long"),
+    "prepend": ({"type": "Prepend", "prepend": "a" * 300}, "makes a text at most 256 times as long"),
+    "base64": ({"type": "Precompiled", "precompiled_charsmap": "?"}, "a table of characters in base64"),
+}
+LIMITED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
+from dllama.errors import BadFile
+from dllama.text.opening import open_tokenizer
+try:
+    open_tokenizer(sys.argv[1]).encode("a" * 100)
+except BadFile as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("name", ABORTING)
+def test_normalizers_that_want_all_memory_are_refused(tmp_path: Path, name: str) -> None:
+    normalizer, expected = ABORTING[name]
+    (tmp_path / "tokenizer.json").write_bytes(changed(normalizer=normalizer))
+    command = [sys.executable, "-c", LIMITED, str(tmp_path)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert run.returncode == 0, run.stderr
+    assert expected in run.stdout
+
+
+def test_normalizers_in_use_are_not_refused() -> None:
+    check_growth("x", [{"type": "Prepend", "prepend": "▁"}, {**LONG, "pattern": {"String": " "}, "content": "▁"}])
+    check_growth("x", [{"type": "NFKC"}, {**LONG, "pattern": {"Regex": " {2,}"}, "content": "▁"}])
+
+
+def test_merges_that_make_no_piece_are_refused(tmp_path: Path) -> None:
+    top = json.loads(SOUND["sentencepiece.json"])
+    top["model"]["merges"].append(["zz", "yy"])
+    (tmp_path / "tokenizer.json").write_text(json.dumps(top), "utf-8")
+    with pytest.raises(BadFile, match="merges: expected pairs that make a piece, found 'zz' and 'yy'"):
+        gguf_metadata(open_tokenizer(tmp_path))
+
+
 def test_patterns_that_could_take_forever_are_told() -> None:
     for pattern in (
         r"(a+)+b",
@@ -118,11 +169,19 @@ def test_patterns_that_could_take_forever_are_told() -> None:
         "(" * 5000,
         "[" * 4000 + "(a+)+",
         "([)]+)+",
+        "(a?a?)*b",
+        "(a{1,2})*b",
+        "(a{1,2}){1,99}b",
+        "((ab){1,2}){3}",
+        "(a+){2}",
+        "a{1,2}*b",
+        "(a+)?*b",
     ):
         assert is_risky(pattern), pattern
     for cuts in PRE_TOKENIZERS.values():
         assert not any(map(is_risky, cuts.patterns))
-    for pattern in (r"(?=(\d{3})+(?!\d))", "(a|b)?c+", r"[(a+)+]+", r"\(a+\)+", r"(?i:'s|'t)|\p{L}+", "(a+){2}", ")+"):
+    harmless = ("(a|b)?c+", r"[(a+)+]+", r"\(a+\)+", r"(?i:'s|'t)|\p{L}+", r"(\d{3}){2}", ")+", "(?<n>ab)+")
+    for pattern in (r"(?=(\d{3})+(?!\d))", *harmless):
         assert not is_risky(pattern), pattern
 
 
@@ -145,7 +204,7 @@ def test_names_that_text_can_spell_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
-        ("tokenizer_config.json", b"[]", "tokenizer_config.json: expected its known form"),
+        ("tokenizer_config.json", b"[]", "tokenizer_config.json: expected a JSON object"),
         ("tokenizer_config.json", b"{", "tokenizer_config.json: expected JSON"),
         ("tokenizer_config.json", b'{"added_tokens_decoder": {"x": {}}}', "ids and names of tokens"),
         ("tokenizer_config.json", b'{"added_tokens_decoder": {"9": {"content": "<n>"}}}', "expected id 300, found 9"),
@@ -315,8 +374,9 @@ def test_tables_of_characters_are_checked(tmp_path: Path) -> None:
         struct.pack("<I", size + 4096) + table[4:],
         table[:4] + (units | np.uint32(0x7FFFFC00)).tobytes() + table[4 + size :],
         table[:4] + units.tobytes()[:-1024] + table[4 + size :],
+        table + b"x" * 65 + b"\0",
     ):
-        with pytest.raises(BadFile, match="a table of characters"):
+        with pytest.raises(BadFile, match=r"a table of characters|64 bytes for a character"):
             check_charsmap("x", changed)
 
 

@@ -24,6 +24,7 @@ from tokenizer_worlds import (  # type: ignore[import-not-found]
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Library
 
+from dllama.formats.spm_model import UNUSED
 from dllama.formats.t_file import write_t_file
 from dllama.text.gguf_export import gguf_metadata
 from dllama.text.gguf_vocabulary import gguf_vocabulary
@@ -159,6 +160,17 @@ def test_sentencepiece_models_that_change_text(tmp_path: Path) -> None:
         ids = processor.encode(text)
         assert tokenizer.encode(text, add_bos=False) == ids, text
         assert again.encode(text, add_bos=False) == ids, text
+
+
+def test_unused_tokens_have_no_text_in_gguf(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.model").write_bytes(spm_bytes("bpe"))
+    tokenizer = open_tokenizer(tmp_path)
+    metadata = gguf_metadata(tokenizer)
+    for name, value in (("tokens", "[PAD]"), ("token_type", UNUSED), ("scores", -1e4)):
+        metadata[f"tokenizer.ggml.{name}"].append(value)
+    again = Tokenizer(gguf_vocabulary("a.gguf", metadata))
+    ids = tokenizer.encode("a text")
+    assert again.decode([*ids, tokenizer.vocab_size]) == "a text"
 
 
 def test_tiktoken_files_equal_tiktoken(tmp_path: Path) -> None:

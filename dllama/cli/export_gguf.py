@@ -46,14 +46,17 @@ def export(model: ModelSource, tokenizer: Tokenizer, output: str, is_quiet: bool
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
     from dllama.formats.open_model import open_model
+    from dllama.text.gguf_export import losses
 
     find_files(args)
     with open_model(args.model, weight_type(args, args.model)) as model:
         tokenizer = open_tokenizer(args, model.config)
         export(model, tokenizer, args.output, is_quiet=args.json)
-        facts = model.summary()
+        facts, lost = model.summary(), losses(tokenizer)
     size = Path(args.output).stat().st_size
     if args.json:
-        say(to_json({"model": args.model, "output": args.output, "bytes": size, "facts": facts}))
+        say(to_json({"model": args.model, "output": args.output, "bytes": size, "facts": facts, "lost": lost}))
     else:
+        for line in lost:
+            say(line)
         say(f"{args.output}: {facts['Arch']}, {size} bytes")

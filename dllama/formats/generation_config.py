@@ -31,7 +31,11 @@ class GenerationDefaults:
 
 
 def generation_defaults(config: Mapping[str, object]) -> GenerationDefaults:
-    """Take the settings from a ``generation_config.json``; one that does not sample is greedy."""
+    """Take the settings from a ``generation_config.json``.
+
+    One that says it does not sample is greedy. One that says nothing of it samples by the settings it has, as in vLLM;
+    transformers would be greedy there.
+    """
     values: dict[str, float] = {}
     for name, (low, high) in _RANGES.items():
         value = config.get(_FOREIGN.get(name, name))

@@ -22,6 +22,7 @@ from dllama.formats.tensor import interleaved_from_halves
 # For a file without a vocabulary, which is for token ids alone.
 NO_VOCABULARY: Mapping[str, Value] = {"tokenizer.ggml.model": "no_vocab"}
 _TOKENIZER = "tokenizer.ggml."
+_PADDING = f"{_TOKENIZER}padding_token_id"
 _UNUSED, _LOWEST = 5, -1e4  # llama.cpp's kind of a token that is never written, and a score below all others
 _TYPE_IDS = {DType.F32: 0, DType.F16: 1, DType.Q40: 2, DType.Q80: 8}
 _PIECE_BYTES = 1 << 22
@@ -39,12 +40,13 @@ def export_gguf(
     Args:
         source: The model.
         path: Where to write.
-        tokenizer: Metadata of its vocabulary, at most as large as the model's.
+        tokenizer: Metadata of its vocabulary, whose tokens beyond the model's are left out.
         name: What the file calls the model.
         progress: Called with the bytes of tensors written, and all of them.
 
     Raises:
-        UsageError: GGUF cannot hold the model, or ``path`` cannot be written.
+        UsageError: GGUF cannot hold the model, a token that steers it is none of its own, or ``path`` cannot be
+            written.
         BadFile: The source no longer holds its tensors.
         DllamaError: The disk is full or fails.
     """
@@ -57,11 +59,17 @@ def export_gguf(
     stored_as = [each for each in stored_tensors(source.config, arch) if each.name != HEAD or arch.has_head]
     tensors += [_new_tensor(source, arch, stored) for stored in stored_as]
     named = {"general.name": name} if name else {}
-    write_container(path, named | metadata | _padded(tokenizer, source.config.vocab_size), tensors, progress)
+    write_container(path, named | metadata | _fitted(tokenizer, source.config.vocab_size), tensors, progress)
 
 
-def _padded(tokenizer: Mapping[str, Any], vocab_size: int) -> dict[str, Any]:
-    """Give a vocabulary as many tokens as the model has, which is what llama.cpp wants."""
+def _fitted(tokenizer: Mapping[str, Any], vocab_size: int) -> dict[str, Any]:
+    """Give a vocabulary as many tokens as the model has, which is what llama.cpp wants.
+
+    Tokens beyond them were added for what the model lacks, as for Gemma 3's images.
+
+    Raises:
+        UsageError: A token that steers the model is among those.
+    """
     metadata = dict(tokenizer)
     missing = range(len(metadata.get(f"{_TOKENIZER}tokens", ())), vocab_size)
     fillers: dict[str, list[Any]] = {
@@ -71,9 +79,12 @@ def _padded(tokenizer: Mapping[str, Any], vocab_size: int) -> dict[str, Any]:
     }
     for name, filler in fillers.items():
         if values := metadata.get(_TOKENIZER + name):
-            metadata[_TOKENIZER + name] = [*values, *filler]
-    if table := metadata.get(f"{_TOKENIZER}precompiled_charsmap"):
-        metadata[f"{_TOKENIZER}precompiled_charsmap"] = bytes(table)
+            metadata[_TOKENIZER + name] = [*values[:vocab_size], *filler]
+    if metadata.get(_PADDING, 0) >= vocab_size:
+        del metadata[_PADDING]
+    for key, value in metadata.items():
+        if key.endswith("_token_id") and value >= vocab_size:
+            raise UsageError(f"{key}: expected one of the model's {vocab_size} tokens, found {value}")
     return metadata
 
 

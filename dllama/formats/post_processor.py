@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from dllama.errors import BadFile, UnsupportedModel
-from dllama.formats.tokenizer_json import MAX_VOCAB_SIZE, walk
+from dllama.formats.tokenizer_json import walk
+from dllama.formats.vocabulary_bounds import MAX_VOCAB_SIZE
 
 _MOST = 8  # ids on either side
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,17 +18,18 @@ import numpy as np
 from dllama.errors import BadFile, UnsupportedModel
 from dllama.formats.checked_file import read_whole
 from dllama.formats.quants import Floats
+from dllama.formats.vocabulary_bounds import MAX_PIECE, MAX_VOCAB_SIZE
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # kinds of pieces
+BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 UNIGRAM, BPE = 1, 2  # kinds of models
 _PIECES, _TRAINER_SPEC, _NORMALIZER_SPEC = 1, 2, 3
 _PIECE, _SCORE, _TYPE = 1, 2, 3
 _MODEL_TYPE, _SPACES_AS_SUFFIX, _BYTE_FALLBACK, _UNK_ID, _BOS_ID, _EOS_ID, _PAD_ID = 3, 24, 35, 40, 41, 42, 43
 _NORMALIZER_NAME, _CHARSMAP, _ADD_DUMMY_PREFIX, _REMOVE_EXTRA_SPACES, _ESCAPE_SPACES = 1, 2, 3, 4, 5
 _MAX_FILE_SIZE = 1 << 25  # bytes; the largest in use, of 256 thousand pieces, has 5 million
-_MAX_VOCAB_SIZE = 1 << 20
 _MAX_CHARSMAP = 1 << 22
-_MAX_PIECE = 1 << 12  # bytes
+_MAX_REPLACEMENT = 64  # bytes; the longest in Unicode has 33
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # protobuf's wire types
 
 
@@ -86,8 +88,8 @@ def _parse(path: str, raw: bytes) -> SpmModel:
             pieces.append(_parse_piece(len(pieces), content))
         elif field in specs and isinstance(content, bytes):
             specs[field] |= dict(_fields(content))
-        if len(pieces) > _MAX_VOCAB_SIZE:
-            raise _Wrong(f"pieces|at most {_MAX_VOCAB_SIZE}|more")
+        if len(pieces) > MAX_VOCAB_SIZE:
+            raise _Wrong(f"pieces|at most {MAX_VOCAB_SIZE}|more")
     if not pieces:
         raise _Wrong("|a SentencePiece model with pieces|none")
     return _model(path, pieces, specs[_TRAINER_SPEC], specs[_NORMALIZER_SPEC])
@@ -134,7 +136,7 @@ def _parse_piece(number: int, raw: bytes) -> tuple[str, float, int]:
             (score,) = struct.unpack("<f", content.ljust(4, b"\0")[:4])
         elif field == _TYPE and isinstance(content, int):
             kind = content
-    if not NORMAL <= kind <= BYTE or not math.isfinite(score) or not 1 <= len(text) <= _MAX_PIECE:
+    if not NORMAL <= kind <= BYTE or not math.isfinite(score) or not 1 <= len(text) <= MAX_PIECE:
         raise _Wrong(f"piece {number}|a text with a finite score, of a kind from 1 to 6|score {score}, kind {kind}")
     return text, score, kind
 
@@ -210,6 +212,13 @@ def check_charsmap(path: str, raw: bytes) -> None:
     ends = targets[is_node & inside & (units >> 8 & 1 == 1)]  # whose values are offsets of texts
     if not inside[is_node].all() or (units[ends] & 0x7FFFFFFF >= len(texts)).any():
         raise BadFile(path, "normalizer_spec", "a table of characters", "one that points outside itself")
+    if longest_replacement(raw) > _MAX_REPLACEMENT:
+        raise BadFile(path, "normalizer_spec", f"at most {_MAX_REPLACEMENT} bytes for a character", "more")
+
+
+def longest_replacement(charsmap: bytes) -> int:
+    """Give the bytes of the longest text in a table that ``check_charsmap`` takes."""
+    return max(map(len, charsmap[4 + int.from_bytes(charsmap[:4], "little") :].split(b"\0")))
 
 
 def build_spm_model(model: SpmModel) -> bytes:

@@ -15,6 +15,7 @@ import numpy as np
 from dllama.errors import UsageError
 from dllama.formats.checked_file import CheckedFile, new_file
 from dllama.formats.quants import Floats
+from dllama.formats.vocabulary_bounds import MAX_VOCAB_SIZE
 
 _MAGIC, _OLD_MAGIC = 0x567124, 0x567123
 _VERSION = 1
@@ -30,7 +31,6 @@ _OLD_HEADER_SIZE = 4 + 4 * len(_OLD_KEYS)
 _MAX_HEADER_SIZE = 8 + 8 * 64
 # A vocabulary of 256k pieces is 5 MB; the whole file is read at once, and a hostile one should not take seconds.
 _MAX_FILE_SIZE = 1 << 26
-_MAX_VOCAB_SIZE = 1 << 20
 _RECORD = struct.Struct("<fI")  # score and length of a piece, which follows
 
 
@@ -59,11 +59,6 @@ class TokenizerData:
     def vocab_size(self) -> int:
         """Number of tokens; may be less than the model's."""
         return len(self.pieces)
-
-    @property
-    def regular_vocab_size(self) -> int:
-        """Tokens before ``bos_id``, as distributed-llama counts the regular ones."""
-        return self.bos_id
 
     @property
     def max_token_length(self) -> int:
@@ -106,7 +101,7 @@ def read_t_file(path: str | os.PathLike[str]) -> TokenizerData:
     with CheckedFile(path, "tokenizer") as file:
         reader = _Reader(file)
         header = _read_header(reader)
-        most = min(_MAX_VOCAB_SIZE, (file.size - header.size) // _RECORD.size)
+        most = min(MAX_VOCAB_SIZE, (file.size - header.size) // _RECORD.size)
         vocab_size = _checked(file, header, _KEY_VOCAB_SIZE, 1, most)
         _checked(file, header, _KEY_MAX_TOKEN_LENGTH, 1, (1 << 31) - 1)
         add_bos = _checked(file, header, _KEY_ADD_BOS, 0, 1, default=1)

@@ -9,10 +9,9 @@ import re
 
 from dllama.errors import BadFile
 from dllama.formats.checked_file import read_whole
+from dllama.formats.vocabulary_bounds import MAX_PIECE, MAX_VOCAB_SIZE
 
 _MAX_FILE_SIZE = 1 << 25  # bytes; Llama 3's has 2 million
-_MAX_VOCAB_SIZE = 1 << 20
-_MAX_PIECE = 1 << 12  # bytes
 FIRST_LINE = re.compile(rb"[A-Za-z0-9+/]{2,200}={0,2} \d{1,7}\r?\n")
 
 
@@ -24,8 +23,8 @@ def read_tiktoken(path: str | os.PathLike[str]) -> list[bytes]:
         BadFile: It is not a sound one.
     """
     lines = read_whole(path, "tokenizer", _MAX_FILE_SIZE).splitlines()
-    if len(lines) > _MAX_VOCAB_SIZE:
-        raise BadFile(path, "", f"at most {_MAX_VOCAB_SIZE} lines", str(len(lines)))
+    if len(lines) > MAX_VOCAB_SIZE:
+        raise BadFile(path, "", f"at most {MAX_VOCAB_SIZE} lines", str(len(lines)))
     pieces: list[bytes] = []
     for number, line in enumerate(lines, 1):
         raw, _, rank = line.partition(b" ")
@@ -40,6 +39,6 @@ def _decoded(path: str | os.PathLike[str], number: int, raw: bytes) -> bytes:
         piece = base64.b64decode(raw, validate=True)
     except (binascii.Error, ValueError):
         piece = b""
-    if not 1 <= len(piece) <= _MAX_PIECE:
-        raise BadFile(path, f"line {number}", f"1 to {_MAX_PIECE} bytes in base64", f"{raw[:60]!r}")
+    if not 1 <= len(piece) <= MAX_PIECE:
+        raise BadFile(path, f"line {number}", f"1 to {MAX_PIECE} bytes in base64", f"{raw[:60]!r}")
     return piece

@@ -16,15 +16,17 @@ import msgspec
 
 from dllama.errors import BadFile, UnsupportedModel
 from dllama.formats.checked_file import read_whole
-from dllama.formats.json_file import parse
+from dllama.formats.json_file import bound_members, parse
+from dllama.formats.normalizer_growth import check_growth
 from dllama.formats.patterns import is_risky
+from dllama.formats.vocabulary_bounds import MAX_PIECE, MAX_VOCAB_SIZE
 
 _MAX_FILE_SIZE = 1 << 27  # bytes; the largest in use, of 260 thousand tokens, has 33 million
 _MAX_PART_SIZE = 1 << 22  # of a normalizer and the like
-MAX_VOCAB_SIZE = 1 << 20
-_MAX_PIECE = 1 << 12  # characters
+_MOST_LEVELS = 32  # in such a part; those in use have 5
+_MOST_VALUES = 1 << 22  # colons, and commas; the largest in use has 1.4 million
 _Id = Annotated[int, msgspec.Meta(ge=0, lt=MAX_VOCAB_SIZE)]
-# What is known not to be dangerous and not to lose text; all else is refused by name.
+# What does nothing but change and cut text; all else is refused by name.
 NORMALIZERS = {
     *("NFC", "NFD", "NFKC", "NFKD", "Prepend", "Replace", "Lowercase", "Strip", "StripAccents", "Nmt", "Precompiled"),
     *("Sequence",),
@@ -109,13 +111,17 @@ class TokenizerJson:
         """Give the merges of a BPE model, the first first.
 
         Raises:
-            BadFile: They are no pairs.
+            BadFile: They are no pairs, or make no piece.
         """
         raw = parse(self.path, "model", self.model, _Bpe).merges
         given = parse(self.path, "merges", raw, list[str | tuple[str, str]])
         pairs = [pair.partition(" ")[::2] if isinstance(pair, str) else pair for pair in given]
         if not all(left and right for left, right in pairs):
             raise BadFile(self.path, "merges", "pairs of pieces", "a merge of one")
+        pieces = set(self.pieces)
+        for left, right in pairs:
+            if left + right not in pieces:
+                raise BadFile(self.path, "merges", "pairs that make a piece", f"{left!r:.80} and {right!r:.80}")
         return pairs
 
 
@@ -131,12 +137,16 @@ def read_tokenizer_json(path: str | os.PathLike[str]) -> TokenizerJson:
 
 def parse_tokenizer_json(path: str, raw: bytes) -> TokenizerJson:
     """Read one that is in memory."""
+    bound_members(path, "", raw, _MOST_VALUES, f"at most {_MOST_VALUES} members")
+    if raw.count(b",") > _MOST_VALUES:
+        raise BadFile(path, "", f"at most {_MOST_VALUES} values", "more")
     top = parse(path, "", raw, dict[str, msgspec.Raw])
     if "model" not in top:
         raise BadFile(path, "", "a tokenizer.json with a model", "none")
     added = _added(path, top.get("added_tokens", msgspec.Raw(b"[]")))
     parts = {name: _part(path, name, top) for name in ("normalizer", "pre_tokenizer", "post_processor", "decoder")}
     check_kinds(path, "normalizer", parts["normalizer"], NORMALIZERS)
+    check_growth(path, walk(parts["normalizer"]))
     check_kinds(path, "pre_tokenizer", parts["pre_tokenizer"], PRE_TOKENIZERS)
     kind = _kind(path, top["model"])
     if kind == "Unigram":
@@ -179,8 +189,8 @@ def _added(path: str, raw: msgspec.Raw) -> tuple[AddedToken, ...]:
         if first.id == second.id:
             raise BadFile(path, "added_tokens", "every id once", f"id {first.id} again")
     names = {token.content for token in added}
-    if len(names) < len(added) or "" in names or any(len(name) > _MAX_PIECE for name in names):
-        raise BadFile(path, "added_tokens", f"different names of 1 to {_MAX_PIECE} characters", "others")
+    if len(names) < len(added) or "" in names or any(len(name) > MAX_PIECE for name in names):
+        raise BadFile(path, "added_tokens", f"different names of 1 to {MAX_PIECE} characters", "others")
     return tuple(sorted(added, key=_by_id))
 
 
@@ -192,7 +202,16 @@ def _part(path: str, name: str, top: Mapping[str, msgspec.Raw]) -> dict[str, Any
     raw = top.get(name, msgspec.Raw(b"null"))
     if len(bytes(raw)) > _MAX_PART_SIZE:
         raise BadFile(path, name, f"at most {_MAX_PART_SIZE} bytes", f"{len(bytes(raw))}")
-    return parse(path, name, raw, dict[str, Any] | None)  # type: ignore[no-any-return]
+    part = parse(path, name, raw, dict[str, Any] | None)
+    if _is_deeper(part, _MOST_LEVELS):
+        raise BadFile(path, name, f"at most {_MOST_LEVELS} levels", "more")
+    return part  # type: ignore[no-any-return]
+
+
+def _is_deeper(value: object, levels: int) -> bool:
+    """Whether lists and objects lie in one another more often than so."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return inner is not None and (levels == 0 or any(_is_deeper(each, levels - 1) for each in inner))
 
 
 def _bpe(
@@ -233,8 +252,8 @@ def _check_pieces(path: str, pieces: list[str | None], added: tuple[AddedToken, 
     """Compare pieces with what the library takes without a panic, and ids of added tokens with those it will give."""
     if not any(pieces):
         raise BadFile(path, "model: vocab", "at least one piece", "none")
-    if "" in pieces or any(len(piece) > _MAX_PIECE for piece in pieces if piece):
-        raise BadFile(path, "model: vocab", f"pieces of 1 to {_MAX_PIECE} characters", "others")
+    if "" in pieces or any(len(piece) > MAX_PIECE for piece in pieces if piece):
+        raise BadFile(path, "model: vocab", f"pieces of 1 to {MAX_PIECE} characters", "others")
     known = {piece: token_id for token_id, piece in enumerate(pieces) if piece is not None}
     following = len(known)
     for token in added:

@@ -19,6 +19,7 @@ from dllama.errors import UsageError
 from dllama.text.guard import GUARD, Guard, clean
 from dllama.text.template_renderer import TemplateError, TemplateRenderer
 from dllama.text.tokenizer import Tokenizer
+from dllama.text.vocabulary import ENDS
 
 __all__ = ["GUARD", "NAMES", "ChatTemplate", "Message", "TemplateError", "choose_template"]
 
@@ -35,8 +36,6 @@ _SIGNS = (
     ("gemma", ("<start_of_turn>", "<end_of_turn>")),
     ("mistral", ("[INST]", "[/INST]")),
 )
-# What ends an answer, where a template writes it by name.
-_ENDS = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<\uff5cend▁of▁sentence\uff5c>")
 # What a model writes into its answers and templates look for; no message ends with it.
 _ANSWER_TAGS = {"<think>", "</think>", "[THINK]", "[/THINK]", "<tool_call>", "</tool_call>"}
 _STOPS = {"alpaca": ("\n### Instruction:",), "plain": ("\nUser:",)}
@@ -77,7 +76,7 @@ class ChatTemplate:
         if name != STORED:  # what our own ask beside
             end = "<|end|>" if "<|end|>" in names else self._variables.get("eos_token", "")
             self._variables |= {"end_token": end, "inst_is_special": "[INST]" in names}
-        ends = [end for end in _ENDS if end in text] + ["<|end|>"] * (name == "zephyr" and "<|end|>" in names)
+        ends = [end for end in ENDS if end in text] + ["<|end|>"] * (name == "zephyr" and "<|end|>" in names)
         self.stop_strings = tuple(end for end in ends if end not in names) + _STOPS.get(name, ())
         self.stop_ids = tuple(dict.fromkeys([*tokenizer.eos_ids, *(names[end] for end in ends if end in names)]))
         # An answer is told to the model as it gave it, so that the tokens stay the same; whole names are none of those.

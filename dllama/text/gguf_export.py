@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dllama.errors import UnsupportedModel
-from dllama.formats.spm_model import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, SpmModel
+from dllama.formats.spm_model import BYTE, BYTE_PIECE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, SpmModel
 from dllama.formats.tokenizer_json import TokenizerJson, walk
 from dllama.text import byte_level
 from dllama.text.json_vocabulary import JsonVocabulary
@@ -17,10 +17,11 @@ from dllama.text.score_bpe import SPACE_MARK
 from dllama.text.spm_vocabulary import SpmVocabulary
 from dllama.text.t_vocabulary import TVocabulary
 from dllama.text.tokenizer import Tokenizer
-from dllama.text.vocabulary import NO_ID
+from dllama.text.vocabulary import NO_ID, Vocabulary
 
 _PREFIX = "tokenizer.ggml."
 _EXPECTED = "a vocabulary that llama.cpp cuts the same way"
+_ENDS = ("eos", "eot", "eom")  # the keys that name a token which ends an answer
 
 
 def gguf_metadata(tokenizer: Tokenizer, path: str = "tokenizer") -> dict[str, Any]:
@@ -31,7 +32,7 @@ def gguf_metadata(tokenizer: Tokenizer, path: str = "tokenizer") -> dict[str, An
         path: Where it came from, for messages.
 
     Raises:
-        UnsupportedModel: llama.cpp would give other ids.
+        UnsupportedModel: llama.cpp would give other ids, but for what ``losses`` says.
     """
     vocabulary = tokenizer.vocabulary
     if isinstance(vocabulary, JsonVocabulary):
@@ -51,13 +52,29 @@ def gguf_metadata(tokenizer: Tokenizer, path: str = "tokenizer") -> dict[str, An
     return own | default | {f"tokenizer.chat_template.{name}": text for name, text in templates.items()}
 
 
+def losses(tokenizer: Tokenizer) -> list[str]:
+    """Say in a line each what ``gguf_metadata`` leaves out."""
+    lines = []
+    if left_out := [tokenizer.piece(each).decode("utf-8", "replace") for each in tokenizer.eos_ids[len(_ENDS) :]]:
+        lines.append(f"GGUF names {len(_ENDS)} tokens that end an answer; left out: {' '.join(left_out)}")
+    if _composes(tokenizer.vocabulary):
+        lines.append("llama.cpp puts no letters and accents together (NFC): where text has them apart, tokens differ")
+    return lines
+
+
+def _composes(vocabulary: Vocabulary) -> bool:
+    if isinstance(vocabulary, JsonVocabulary):
+        return any(each["type"] == "NFC" for each in walk(vocabulary.file.parts["normalizer"]))
+    return isinstance(vocabulary, TVocabulary) and vocabulary.has_ranks and vocabulary.is_qwen
+
+
 def _ids(tokenizer: Tokenizer) -> dict[str, Any]:
     """Give the special ids, and whether BOS and EOS are added."""
     values: dict[str, Any] = {"add_bos_token": tokenizer.add_bos}
     values["add_eos_token"] = tokenizer.vocabulary.facts.add_eos
     if tokenizer.bos_id != NO_ID:
         values["bos_token_id"] = tokenizer.bos_id
-    for name, eos_id in zip(("eos", "eot", "eom"), tokenizer.eos_ids, strict=False):
+    for name, eos_id in zip(_ENDS, tokenizer.eos_ids, strict=False):
         values[f"{name}_token_id"] = eos_id
     texts = tokenizer.token_texts or {}
     for name, key in (("unk_token", "unknown"), ("pad_token", "padding")):
@@ -114,7 +131,8 @@ def _of_pairs(vocabulary: JsonVocabulary) -> dict[str, Any]:
     tokens, kinds = _tokens(file, vocabulary.vocab_size, NORMAL)
     unk = {token.id for token in file.added if token.content == "<unk>"}
     kinds = [UNKNOWN if token_id in unk else kind for token_id, kind in enumerate(kinds)]
-    kinds = [BYTE if _is_byte(text) and kind == NORMAL else kind for text, kind in zip(tokens, kinds, strict=True)]
+    bytes_ids = {token_id for token_id, text in enumerate(tokens) if BYTE_PIECE.fullmatch(text)}
+    kinds = [BYTE if token_id in bytes_ids and kind == NORMAL else kind for token_id, kind in enumerate(kinds)]
     adds_space = _adds_space(file)
     if adds_space is None:
         raise UnsupportedModel(file.path, "normalizer", _EXPECTED, "one that changes more than spaces")
@@ -145,10 +163,6 @@ def _adds_space(file: TokenizerJson) -> bool | None:
     if len(marks) + len(prepends) < len(normalizers) or len(spaces) < len(pre_tokenizers):
         return None
     return bool(prepends) or any(each.get("prepend_scheme", "always") != "never" for each in spaces)
-
-
-def _is_byte(text: str) -> bool:
-    return len(text) == 6 and text.startswith("<0x") and text.endswith(">")
 
 
 def _of_spm(vocabulary: SpmVocabulary) -> dict[str, Any]:

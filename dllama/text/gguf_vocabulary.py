@@ -21,13 +21,12 @@ from dllama.text.json_vocabulary import JsonVocabulary
 from dllama.text.pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
 from dllama.text.score_bpe import SPACE_MARK
 from dllama.text.spm_vocabulary import SpmVocabulary
-from dllama.text.vocabulary import NO_ID, Facts, Vocabulary
+from dllama.text.vocabulary import ENDS, NO_ID, Facts, Vocabulary
 
 _PREFIX = "tokenizer.ggml."
 _TEMPLATE = "tokenizer.chat_template"
 _SAMPLING = {"temp": "temperature", "penalty_repeat": "repetition_penalty"}  # ours for GGUF's other names
-# What ends an answer by its name, where a file does not say which token does.
-_ENDS = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|eom_id|>", "<\uff5cend▁of▁sentence\uff5c>")
+_ENDS = (*ENDS, "<|eom_id|>")  # where a file does not say which token ends an answer
 
 
 class GgufMetadata:
@@ -161,7 +160,7 @@ def _sentencepiece(known: GgufMetadata, is_unigram: bool) -> SpmVocabulary:
         removes_spaces=known.get("remove_extra_whitespaces", bool, False),
         charsmap=table,
     )
-    return SpmVocabulary(known.path, model, facts)
+    return SpmVocabulary(known.path, model, facts, unused_is_text=False)
 
 
 def _length(known: GgufMetadata, key: str) -> int:

@@ -76,7 +76,10 @@ class JsonEncoder:
 
 
 class _panics:  # noqa: N801 - reads as the word it is in `with`
-    """Turns what the library raises, a panic of its own included, into BadFile."""
+    """Turns what the library raises, a panic of its own included, into BadFile.
+
+    Before a panic the library writes to the stderr of the process, which cannot be kept back for one thread alone.
+    """
 
     def __init__(self, path: str) -> None:
         self._path = path

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from functools import cached_property
 
 from dllama.errors import UnsupportedModel
+from dllama.formats.spm_model import BYTE_PIECE
 from dllama.formats.t_file import TokenizerData
 from dllama.formats.tokenizer_json import TokenizerJson, walk
 from dllama.text import byte_level
@@ -14,7 +14,6 @@ from dllama.text.guard import GUARD
 from dllama.text.json_encoder import JsonEncoder
 from dllama.text.vocabulary import NO_ID, Facts, Place, SpecialName, is_name, is_silent
 
-_BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _DECODERS = {"ByteLevel", "Metaspace", "Replace", "ByteFallback", "Fuse", "Strip", "Sequence"}
 
 
@@ -62,7 +61,7 @@ class JsonVocabulary:
         raw = self.piece(token_id)
         if self.is_byte_level:
             return raw
-        match = _BYTE_PIECE.fullmatch(raw.decode("utf-8")) if self._has_bytes and len(raw) == 6 else None
+        match = BYTE_PIECE.fullmatch(raw.decode("utf-8")) if self._has_bytes and len(raw) == 6 else None
         if match is not None and token_id not in self._added:
             return bytes([int(match[1], 16)])
         for pattern, content in self._replaced:

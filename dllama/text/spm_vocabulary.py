@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from dllama.errors import BadFile
-from dllama.formats.spm_model import BYTE, CONTROL, UNKNOWN, USER_DEFINED, SpmModel
+from dllama.formats.spm_model import BYTE, BYTE_PIECE, CONTROL, UNKNOWN, UNUSED, USER_DEFINED, SpmModel
 from dllama.formats.t_file import TokenizerData
 from dllama.formats.tokenizer_json import AddedToken
 from dllama.text.guard import GUARD
@@ -18,8 +17,6 @@ from dllama.text.vocabulary import NO_ID, Facts, Place, SpecialName, bad_vocabul
 
 if TYPE_CHECKING:
     import sentencepiece
-
-_BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 class SpmVocabulary:
@@ -31,6 +28,7 @@ class SpmVocabulary:
         facts: What other files say.
         added: Tokens found by name, in the model or behind it.
         space_everywhere: Whether the space that goes before a text goes behind every special token, too.
+        unused_is_text: Whether tokens of kind ``UNUSED`` have a text, as for sentencepiece, or none, as in GGUF.
 
     Raises:
         BadFile: The model cannot be used.
@@ -43,9 +41,11 @@ class SpmVocabulary:
         facts: Facts,
         added: Sequence[AddedToken] = (),
         space_everywhere: bool = True,
+        unused_is_text: bool = True,
     ) -> None:
         self._path, self.model, self.facts = path, model, facts
         self._space_everywhere = space_everywhere
+        self._textless = set() if unused_is_text else {each for each, kind in enumerate(model.kinds) if kind == UNUSED}
         self._added = {token.id: token for token in added}
         self.vocab_size = max([len(model.pieces), *(token.id + 1 for token in added)])
         self.least_rows, self.drops_written_space = len(model.pieces), False
@@ -67,6 +67,8 @@ class SpmVocabulary:
         """Give the bytes of a token that is not special."""
         if token_id in self._bytes:
             return bytes([self._bytes[token_id]])
+        if token_id in self._textless:
+            return b""
         raw = self.piece(token_id).replace(SPACE_MARK.encode(), b" ")
         return raw.removeprefix(b" ") if is_first and self.model.adds_space else raw
 
@@ -115,7 +117,7 @@ class SpmVocabulary:
         found = {}
         for token_id, (piece, kind) in enumerate(zip(self.model.pieces, self.model.kinds, strict=True)):
             if kind == BYTE:
-                match = _BYTE_PIECE.fullmatch(piece)
+                match = BYTE_PIECE.fullmatch(piece)
                 if match is None:
                     raise BadFile(self._path, f"piece {token_id}", "a byte, <0x00> to <0xFF>", f"{piece!r:.80}")
                 found[token_id] = int(match[1], 16)

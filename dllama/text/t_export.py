@@ -130,8 +130,8 @@ def _merges_are_ranks(file: TokenizerJson, regular: list[bytes]) -> bool:
     pieces are taken whole, as readers of ranks do.
     """
     ids = {piece: token_id for token_id, piece in enumerate(file.pieces) if piece is not None}
-    made = [ids.get(left + right, -1) for left, right in file.merges()]
-    is_ordered = made == sorted(made) and -1 not in made
+    made = [ids[left + right] for left, right in file.merges()]
+    is_ordered = made == sorted(made)
     longer = {token_id for token_id, piece in enumerate(regular) if len(piece) > 1}
     return is_ordered and (file.ignores_merges or longer == set(made))
 
@@ -143,8 +143,8 @@ def _pairs_problem(file: TokenizerJson) -> str | None:
     if not _puts_space(file):
         return "one that treats spaces in its own way"
     ids = {piece: token_id for token_id, piece in enumerate(file.pieces) if piece is not None}
-    made = [ids.get(left + right, -1) for left, right in file.merges()]
-    if -1 in made or made != sorted(made):
+    made = [ids[left + right] for left, right in file.merges()]
+    if made != sorted(made):
         return "one whose merges do not follow its ids"
     first_byte = first_byte_id([(piece or "").encode() for piece in file.pieces])
     if first_byte is None:

@@ -45,11 +45,6 @@ class Tokenizer:
 
         return cls(open_vocabulary(path))
 
-    @classmethod
-    def from_data(cls, data: TokenizerData) -> Tokenizer:
-        """Use a vocabulary that is in memory."""
-        return cls(data)
-
     @property
     def vocabulary(self) -> Vocabulary:
         """What knows the pieces."""

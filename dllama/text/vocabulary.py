@@ -13,7 +13,8 @@ from dllama.formats.generation_config import GenerationDefaults
 from dllama.formats.t_file import TokenizerData
 
 NO_ID = -1  # for a vocabulary without a BOS token
-MAX_VOCAB_SIZE = 1 << 20  # four times the largest in use
+# What ends an answer, by name.
+ENDS = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<\uff5cend▁of▁sentence\uff5c>")
 # What Unicode calls white space; Python's \s takes four separators more.
 WHITE_SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 LEADING_SPACE = re.compile(f"[{WHITE_SPACE}]*")
