@@ -6,10 +6,11 @@ from hypothesis import strategies as st
 from model_files import tiny_config  # type: ignore[import-not-found]
 
 from dllama import _native
+from dllama.config import ModelConfig
 from dllama.engine import sizing
 from dllama.engine.sizing import NodeOptions, settle_size, settle_sizes
 from dllama.errors import NotEnoughMemory
-from dllama.plan import make_plan
+from dllama.plan import Shard, make_plan
 
 CONFIG = tiny_config(num_heads=8, num_kv_heads=4, max_seq_len=4096)
 PLAN = make_plan(CONFIG, 2, [3, 1])
@@ -76,8 +77,12 @@ def test_a_context_that_was_asked_for_is_not_made_shorter():
 
 def test_weights_are_measured_once_of_each_rank_that_is_asked_for(monkeypatch):
     measured = []
-    idle_bytes = sizing.idle_bytes
-    monkeypatch.setattr(sizing, "idle_bytes", lambda *given: measured.append(given[1]) or idle_bytes(*given))
+
+    def idle_bytes(_: ModelConfig, shard: Shard) -> int:
+        measured.append(shard)
+        return 0
+
+    monkeypatch.setattr(sizing, "idle_bytes", idle_bytes)
     free = totals(512)
     measured.clear()
     settle_sizes(CONFIG, PLAN, OPTIONS, free)
