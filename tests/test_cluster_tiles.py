@@ -106,6 +106,12 @@ def test_experts_are_cut_into_few_tiles():
     assert num_tiles(config) == sum(map(len, tensors.values()))
 
 
+def test_long_routers_are_cut_into_blocks_of_rows():
+    config = tiny_config("qwen3_moe", hidden_size=1 << 16, num_experts=100)
+    routers = by_tensor(tiles_of(config))["layers.0.router"]
+    assert [(tile.rows, tile.columns.size) for tile in routers] == [(Range(0, 64), 1 << 16), (Range(64, 100), 1 << 16)]
+
+
 def test_small_heads_are_cut_between_blocks():
     tiles = by_tensor(tiles_of(tiny_config()))["layers.0.o_proj"]
     assert [tile.columns for tile in tiles] == [Range(0, 32), Range(32, 64)]

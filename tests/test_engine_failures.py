@@ -89,9 +89,10 @@ def test_a_file_cut_while_in_use_ends_the_engine(tmp_path, call):
                 later(engine)
 
 
+@pytest.mark.parametrize("cap", [0.0, 30.0])
 @pytest.mark.parametrize("sampling", [GREEDY, SamplingParams(temperature=1.0, seed=1), SamplingParams(logprobs=2)])
-def test_logits_that_are_no_numbers_end_the_engine(tmp_path, sampling):
-    write_tiny_model(tmp_path / "model.m", tiny_config(weight_type=DType.F32))
+def test_logits_that_are_no_numbers_end_the_engine(tmp_path, sampling, cap):
+    write_tiny_model(tmp_path / "model.m", tiny_config(weight_type=DType.F32, logits_softcap=cap))
     with open_m_file(tmp_path / "model.m") as file:
         norm = file.tensors["norm"]
     with (tmp_path / "model.m").open("r+b") as stream:

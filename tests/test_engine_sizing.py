@@ -5,9 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from model_files import tiny_config  # type: ignore[import-not-found]
 
+from dllama import _native
+from dllama.config import ModelConfig
+from dllama.engine import sizing
 from dllama.engine.sizing import NodeOptions, settle_size, settle_sizes
 from dllama.errors import NotEnoughMemory
-from dllama.plan import make_plan
+from dllama.plan import Shard, make_plan
 
 CONFIG = tiny_config(num_heads=8, num_kv_heads=4, max_seq_len=4096)
 PLAN = make_plan(CONFIG, 2, [3, 1])
@@ -70,3 +73,32 @@ def test_a_context_that_was_asked_for_is_not_made_shorter():
         settle_sizes(CONFIG, PLAN, NodeOptions(kv_tokens=2048), [totals(1024)[0], None])
     with pytest.raises(NotEnoughMemory, match="a context of 192 tokens"):  # shorter than anybody would expect
         settle_sizes(CONFIG, PLAN, OPTIONS, [None, totals(192)[1]])
+
+
+def test_weights_are_measured_once_of_each_rank_that_is_asked_for(monkeypatch):
+    measured = []
+
+    def idle_bytes(_: ModelConfig, shard: Shard) -> int:
+        measured.append(shard)
+        return 0
+
+    monkeypatch.setattr(sizing, "idle_bytes", idle_bytes)
+    free = totals(512)
+    measured.clear()
+    settle_sizes(CONFIG, PLAN, OPTIONS, free)
+    assert measured == list(PLAN.shards)
+    measured.clear()
+    settle_size(CONFIG, PLAN, 1, OPTIONS, free[1])
+    assert measured == [PLAN.shards[1]]
+
+
+@pytest.mark.parametrize("name", ["weight_type", "kv_type", "wire_type"])
+def test_the_core_is_told_every_number_type(monkeypatch, name):
+    make = _native.NodeConfig
+
+    def without(**given):
+        return make(**{each: value for each, value in given.items() if each != name})
+
+    monkeypatch.setattr(_native, "NodeConfig", without)
+    with pytest.raises(TypeError, match=f"^{name} must be given$"):
+        sizing.make_node_config(CONFIG, PLAN, OPTIONS, 64, 1, 1)

@@ -76,6 +76,11 @@ class ThreadPool {
   bool ending_ = false;
 };
 
+// Parts of `size` items each, the last of maybe fewer, that `total` items make.
+inline size_t num_parts(size_t total, size_t size) {
+  return (total + size - 1) / size;
+}
+
 // The part of `total` items that is `index`-th of `parts`: contiguous, sizes differ by at most one.
 inline Range split(size_t total, size_t parts, size_t index) {
   return {total * index / parts, total * (index + 1) / parts};

@@ -1,4 +1,6 @@
 // What a node is made from: LayerSpec, Shard and NodeConfig, each from keyword arguments named as its fields.
+#include <initializer_list>
+
 #include "bindings/bindings.h"
 #include "kernels/dispatch.h"
 #include "model/node.h"
@@ -35,6 +37,13 @@ class Fields {
     }
     field = static_cast<Enum>(number);
     return *this;
+  }
+
+  // Throws if one of these was not given.
+  void need(std::initializer_list<const char*> names) const {
+    for (const char* name : names) {
+      if (!values_.contains(name)) throw py::type_error(std::string(name) + " must be given");
+    }
   }
 
   // Throws if something was given that no field has taken.
@@ -101,6 +110,7 @@ void take_model(Fields& fields, NodeConfig& config) {
 NodeConfig make_config(const py::kwargs& values) {
   NodeConfig config;
   Fields fields(values);
+  fields.need({"weight_type", "kv_type", "wire_type"});
   take_model(fields, config);
   fields.take("kv_type", config.kv_type, DType::Q80)
       .take("wire_type", config.wire_type, DType::Q80)

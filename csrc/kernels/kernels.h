@@ -96,7 +96,7 @@ struct Kernels {
   void (*scale_mul)(const float* x, const float* weight, float scale, float* out, size_t n);  // x * scale * weight
   void (*silu_mul)(const float* gate, const float* up, float* out, size_t n);                 // silu(gate) * up
   void (*gelu_mul)(const float* gate, const float* up, float* out, size_t n);                 // gelu(gate) * up
-  // x *= scale, then x = cap * tanh(x / cap), to some units in the last place; 0: no cap.
+  // x *= scale, then x = cap * tanh(x / cap), to some units in the last place; 0: no cap. NaN stays NaN.
   void (*scale_and_cap)(float* x, float scale, float cap, size_t n);
   float (*max)(const float* x, size_t n);  // n >= 1
   // out[i] = exp((x[i] - shift) * scale), to 2 units in the last place, 0 where that is below the smallest normal float

@@ -102,8 +102,13 @@ KERNEL_INLINE F32xN keep_first(F32xN v, size_t n, F32xN other) {
 KERNEL_INLINE float first_lane(F32xN v) {
   return _mm512_cvtss_f32(v);
 }
+// By halves, as AVX2 goes on: what reduce_add sums first is up to the compiler.
 KERNEL_INLINE float sum_lanes(F32xN v) {
-  return _mm512_reduce_add_ps(v);
+  const __m256 upper = _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(v), 1));
+  const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(v), upper);
+  __m128 sum = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+  sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
+  return _mm_cvtss_f32(_mm_add_ss(sum, _mm_movehdup_ps(sum)));
 }
 KERNEL_INLINE float max_lanes(F32xN v) {
   return _mm512_reduce_max_ps(v);

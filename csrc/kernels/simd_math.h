@@ -56,10 +56,12 @@ KERNEL_INLINE F32xN exp(F32xN x) {
 }
 
 // cap * tanh(x / cap), to some units in the last place; all lanes of `twice_inverse` are 2 / cap. With e = exp(y) - 1,
-// which loses no digits near 0, tanh(y / 2) = e / (e + 2); beyond 20 that is 1.
+// which loses no digits near 0, tanh(y / 2) = e / (e + 2); beyond 20 that is 1. Unlike max, a select lets
+// NaN through.
 KERNEL_INLINE F32xN soft_capped(F32xN x, F32xN cap, F32xN twice_inverse) {
-  const F32xN low = max(mul(x, twice_inverse), all(-20.0f));
-  const ExpParts parts = exp_parts(sub(zeros(), max(sub(zeros(), low), all(-20.0f))));
+  const F32xN y = mul(x, twice_inverse);
+  const F32xN low = select_less(y, all(-20.0f), all(-20.0f), y);
+  const ExpParts parts = exp_parts(select_less(all(20.0f), low, all(20.0f), low));
   const F32xN power = scale_by_power(all(1.0f), parts.n);
   const F32xN e = mul_add(power, parts.fraction, sub(power, all(1.0f)));
   return mul(cap, div(e, add(e, all(2.0f))));

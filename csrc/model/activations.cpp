@@ -10,7 +10,7 @@ namespace dllama {
 namespace {
 
 size_t padded(const Kernels& kernels, size_t rows) {
-  return (rows + kernels.row_group - 1) / kernels.row_group * kernels.row_group;
+  return num_parts(rows, kernels.row_group) * kernels.row_group;
 }
 
 // Values of the heads that a thread projects at a time.
@@ -34,12 +34,12 @@ RotaryTable rotary_table(const NodeConfig& config, size_t pairs) {
 
 // Keys that wait for the norm of all heads.
 size_t kept_key_bytes(const Kernels& kernels, const NodeConfig& config, const Shard& shard) {
-  if (!config.norms_all_heads()) return 0;
+  if (!config.has_all_heads_norms()) return 0;
   return config.max_tokens * padded(kernels, shard.num_kv_heads * config.head_dim) * sizeof(float);
 }
 
 size_t head_squares_bytes(const NodeConfig& config) {
-  return config.norms_all_heads() ? config.shards.size() * config.max_tokens * sizeof(HeadSquares) : 0;
+  return config.has_all_heads_norms() ? config.shards.size() * config.max_tokens * sizeof(HeadSquares) : 0;
 }
 
 // Sums of all tokens of the largest step, in the wire type.
@@ -67,7 +67,8 @@ size_t experts_bytes(const NodeConfig& config, const Shard& shard) {
   const bool quantized = wants_quantized(config.weight_type);
   const size_t rows = expert_rows(config);
   const size_t per_thread = kRouterTokens * config.hidden_size * sizeof(float) +
-                            Routing::bytes(config.num_experts, rows) +
+                            kRedundantTokens * config.num_experts_per_tok * sizeof(ExpertChoice) +
+                            Routing::bytes(config.num_experts, rows, kGateTokens) +
                             ActivationRows::bytes(quantized, gathered_tokens(config), config.hidden_size);
   return config.max_tokens * config.num_experts * sizeof(float) + rows * sizeof(ExpertChoice) +
          ActivationRows::bytes(quantized, rows, shard.expert_intermediate_size) + config.num_threads * per_thread;
@@ -90,7 +91,7 @@ size_t heads_per_unit(size_t head_values, size_t unit) {
 }
 
 size_t segments_of_pool(const NodeConfig& config) {
-  return (config.num_pages + kSegmentPages - 1) / kSegmentPages;
+  return num_parts(config.num_pages, kSegmentPages);
 }
 
 size_t tile_tokens(const Shard& shard) {

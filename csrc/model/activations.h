@@ -19,7 +19,8 @@ inline constexpr size_t kRedundantTokens = 4;
 // Rows of a weight matrix that a thread takes at a time: 64 rows of 2048 Q40 inputs are 74 KB, which stays in L2 while
 // all tokens of a prompt chunk stream past it.
 inline constexpr size_t kChunkRows = 64;
-// Tokens whose gate and up are computed before they are put together, while what both read and give lies in L2.
+// Tokens whose gate and up are computed before they are put together, while what both read and give lies in L2. An
+// expert multiplies so many together.
 inline constexpr size_t kGateTokens = 128;
 // Tokens whose router logits are computed together, while their inputs as floats lie in L2.
 inline constexpr size_t kRouterTokens = 16;

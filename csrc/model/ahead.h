@@ -9,17 +9,19 @@
 
 namespace dllama {
 
-// Weights from a row group on that fit the smallest L2 in use: what a thread that waits fetches of those it reads next.
+// What a thread that waits fetches at most of the weights it reads next: it fits the smallest L2 in use.
+inline constexpr size_t kMaxAheadBytes = 64 << 10;
+
+// Weights from a row group on.
 inline std::span<const std::byte> weights_from(const Matrix& w, size_t group) {
-  constexpr size_t kMaxBytes = 64 << 10;
   if (group >= w.groups) return {};
-  return {w.at(group), std::min((w.groups - group) * w.group_bytes, kMaxBytes)};
+  return {w.at(group), std::min((w.groups - group) * w.group_bytes, kMaxAheadBytes)};
 }
 
 // The first of a thread's part of a matrix.
 inline std::span<const std::byte> first_weights(const Step& step, size_t thread, const Matrix& w) {
   const size_t chunk_groups = kChunkRows / step.kernels.row_group;
-  const Range chunks = split((w.groups + chunk_groups - 1) / chunk_groups, step.pool.size(), thread);
+  const Range chunks = split(num_parts(w.groups, chunk_groups), step.pool.size(), thread);
   return weights_from(w, chunks.begin * chunk_groups);
 }
 

@@ -14,6 +14,7 @@ constexpr size_t kMaxSize = size_t{1} << 24;   // hidden and FFN sizes, vocabula
 constexpr size_t kMaxHeads = size_t{1} << 12;  // heads, values of a head, layers
 constexpr size_t kMaxPages = size_t{1} << 24;  // of 64 positions: all positions stay below 2^31
 constexpr size_t kMaxExperts = size_t{1} << 16;
+constexpr size_t kMaxChoices = size_t{1} << 32;  // of experts in a step
 
 void check_shard(const NodeConfig& config, const Shard& shard) {
   require((shard.num_heads > 0) == (shard.num_kv_heads > 0), "a rank owns query and KV heads, or neither");
@@ -52,6 +53,17 @@ void check_numbers(const NodeConfig& config) {
   require(config.rope_factor > 0.0f && std::isfinite(config.rope_factor), "rope_factor must be a positive number");
 }
 
+// Every KV head has an owner, and ranks own them in order.
+void check_kv_heads(const std::vector<Shard>& shards) {
+  size_t end = 0;  // of those that have one
+  for (const Shard& shard : shards) {
+    if (!shard.has_attention()) continue;
+    const size_t own_end = shard.kv_head_begin + shard.num_kv_heads;
+    require(shard.kv_head_begin <= end && own_end >= end, "KV heads of ranks must follow each other");
+    end = own_end;
+  }
+}
+
 }  // namespace
 
 void NodeConfig::validate() const {
@@ -73,6 +85,8 @@ void NodeConfig::validate() const {
   require(!has_experts() || (num_experts > 0 && num_experts <= kMaxExperts), "num_experts must be 1 to 65536");
   require(!has_experts() || (num_experts_per_tok > 0 && num_experts_per_tok <= num_experts),
           "num_experts_per_tok must be 1 to num_experts");
+  require(!has_experts() || max_tokens * num_experts_per_tok <= kMaxChoices,
+          "max_tokens * num_experts_per_tok must be at most 2^32");
   require(!shards.empty(), "a group needs at least one shard");
   size_t vocab = 0;
   for (const Shard& shard : shards) {
@@ -81,6 +95,7 @@ void NodeConfig::validate() const {
     vocab = shard.vocab_end;
   }
   require(vocab == vocab_size, "vocabulary slices must cover vocab_size");
+  check_kv_heads(shards);
 }
 
 DType NodeConfig::matrix_type(const std::string& name) const {
@@ -103,7 +118,7 @@ bool NodeConfig::has_output_norms() const {
   return std::ranges::any_of(layers, &LayerSpec::has_output_norms);
 }
 
-bool NodeConfig::norms_all_heads() const {
+bool NodeConfig::has_all_heads_norms() const {
   return std::ranges::any_of(layers, [](const LayerSpec& layer) { return layer.qk_norm == QkNorm::All; });
 }
 

@@ -82,8 +82,8 @@ struct NodeConfig {
   // Number type of a matrix by its name in the model file.
   DType matrix_type(const std::string& name) const;
   bool has_experts() const;
-  bool has_output_norms() const;  // of any layer: then every rank needs the whole sum, and exchanges are direct
-  bool norms_all_heads() const;   // of any layer
+  bool has_output_norms() const;     // of any layer: then every rank needs the whole sum, and exchanges are direct
+  bool has_all_heads_norms() const;  // of any layer
   // Heads of the model, and how many of a rank's first KV heads lower ranks own too.
   size_t num_heads() const;
   size_t num_kv_heads() const;

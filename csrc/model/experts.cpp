@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "model/ahead.h"
 #include "model/feed_forward.h"
 
 namespace dllama {
@@ -12,18 +13,14 @@ namespace {
 // Experts whose logits a thread computes at a time.
 constexpr size_t kRouterRows = 8;
 
-size_t num_chunks(size_t size, size_t chunk) {
-  return (size + chunk - 1) / chunk;
-}
-
 // The logits of all experts for all tokens: a chunk is some experts for some tokens, whose inputs a thread keeps for
 // the next one.
 void compute_logits(Step& step, size_t thread, const float* router, const ActivationRows& x) {
   const size_t hidden = step.config.hidden_size, num_experts = step.config.num_experts;
-  const size_t row_chunks = num_chunks(num_experts, kRouterRows);
+  const size_t row_chunks = num_parts(num_experts, kRouterRows);
   float* inputs = step.buffers.threads[thread].router_inputs.data();
   size_t first_input = step.num_tokens;  // whose are there: none
-  for (size_t c; step.pool.next_chunk(thread, row_chunks * num_chunks(step.num_tokens, kRouterTokens), c);) {
+  for (size_t c; step.pool.next_chunk(thread, row_chunks * num_parts(step.num_tokens, kRouterTokens), c);) {
     const size_t row = c % row_chunks * kRouterRows, first = c / row_chunks * kRouterTokens;
     const size_t tokens = std::min(kRouterTokens, step.num_tokens - first);
     for (size_t t = 0; first != first_input && t < tokens; ++t) x.to_floats(first + t, inputs + t * hidden);
@@ -86,7 +83,7 @@ void expert_gate_and_up(Step& step, size_t thread, const LayerWeights& w, const 
   const Routing& routing = step.buffers.threads[thread].routing;
   TileInputs inputs(routing, x, step.buffers.threads[thread].gathered);
   ActivationRows& gated = step.buffers.expert_gated;
-  const size_t width = step.shard.expert_intermediate_size, chunks = num_chunks(width, kChunkRows);
+  const size_t width = step.shard.expert_intermediate_size, chunks = num_parts(width, kChunkRows);
   for (size_t c; step.pool.next_chunk(thread, routing.tiles().size() * chunks, c);) {
     const ExpertTile& tile = routing.tiles()[c / chunks];
     const size_t first = c % chunks * kChunkRows;
@@ -105,7 +102,7 @@ void expert_down(Step& step, size_t thread, const LayerWeights& w, Range tokens)
   ThreadBuffers& own = step.buffers.threads[thread];
   float* sums = own.up.data();        // [tokens, kChunkRows]
   float* products = own.gate.data();  // [rows of a tile, kChunkRows]
-  for (size_t c; step.pool.next_chunk(thread, num_chunks(hidden, kChunkRows), c);) {
+  for (size_t c; step.pool.next_chunk(thread, num_parts(hidden, kChunkRows), c);) {
     const size_t first = c * kChunkRows, size = std::min(kChunkRows, hidden - first);
     std::fill_n(sums, tokens.size() * kChunkRows, 0.0f);
     for (const ExpertTile& tile : own.routing.tiles()) {
@@ -127,10 +124,12 @@ void expert_down(Step& step, size_t thread, const LayerWeights& w, Range tokens)
 }
 
 std::span<const std::byte> first_router_weights(const Step& step, size_t thread, const LayerWeights& w) {
-  const size_t hidden = step.config.hidden_size, chunks = num_chunks(step.config.num_experts, kRouterRows);
-  const size_t row = split(chunks, step.pool.size(), thread).begin * kRouterRows;
-  const size_t rows = row < step.config.num_experts ? std::min(kRouterRows, step.config.num_experts - row) : 0;
-  return std::as_bytes(std::span(w.router + row * hidden, rows * hidden));
+  const NodeConfig& config = step.config;
+  const Range part = split(num_parts(config.num_experts, kRouterRows), step.pool.size(), thread);
+  if (part.size() == 0) return {};
+  const size_t row = part.begin * kRouterRows, rows = std::min(kRouterRows, config.num_experts - row);
+  const auto all = std::as_bytes(std::span(w.router + row * config.hidden_size, rows * config.hidden_size));
+  return all.first(std::min(all.size(), kMaxAheadBytes));
 }
 
 }  // namespace dllama

@@ -26,7 +26,7 @@ void gate_columns(Step& step, size_t thread, const FfnWeights& w, Range columns,
 // A chunk is kChunkRows columns, gate and up together, so its owner can finish them at once.
 void gate_and_up(Step& step, size_t thread, const FfnWeights& w, const ActivationRows& x) {
   const size_t columns = step.shard.intermediate_size;
-  for (size_t c; step.pool.next_chunk(thread, (columns + kChunkRows - 1) / kChunkRows, c);) {
+  for (size_t c; step.pool.next_chunk(thread, num_parts(columns, kChunkRows), c);) {
     const Range chunk{c * kChunkRows, std::min((c + 1) * kChunkRows, columns)};
     for (size_t begin = 0; begin < step.num_tokens; begin += kGateTokens) {
       const Range rows{begin, std::min(begin + kGateTokens, step.num_tokens)};

@@ -54,8 +54,8 @@ void project_piece(Step& step, size_t thread, const Matrix& w, const ActivationR
   } else {
     project_chunks(step, thread, w, rows, tokens.begin, tokens.size(), update, hidden);
   }
-  const bool is_last = tokens.end == step.num_tokens;
-  step.pool.barrier(is_last ? next : first_weights(step, thread, w));
+  const bool is_end = tokens.end == step.num_tokens;
+  step.pool.barrier(is_end ? next : first_weights(step, thread, w));
 }
 
 // Scatter: takes up the sums of a piece, and sends this rank's range of the residual's norm on.
@@ -102,12 +102,33 @@ const ActivationRows& feed_forward(Step& step, size_t thread, size_t layer, cons
   });
 }
 
+bool is_last(const Step& step, size_t layer) {
+  return layer + 1 == step.weights.layers.size();
+}
+
+Norms norms_behind_ffn(const Step& step, size_t layer) {
+  const float* output = step.weights.layers[layer].feedforward_output_norm;
+  if (is_last(step, layer)) return {output, nullptr, false};
+  return {output, step.weights.layers[layer + 1].input_layernorm};
+}
+
+std::span<const std::byte> first_ffn_weights(const Step& step, size_t thread, size_t layer) {
+  const LayerWeights& w = step.weights.layers[layer];
+  if (step.config.layers[layer].has_experts) return first_router_weights(step, thread, w);
+  return first_weights(step, thread, w.ffn.gate_proj);
+}
+
+std::span<const std::byte> first_weights_behind_ffn(const Step& step, size_t thread, size_t layer) {
+  if (is_last(step, layer)) return first_weights(step, thread, step.weights.lm_head);
+  return first_qkv_weights(step, thread, step.weights.layers[layer + 1]);
+}
+
 }  // namespace
 
 void project_chunks(Step& step, size_t thread, const Matrix& w, const ActivationRows& rows, size_t first_row,
                     size_t num_rows, float* out, size_t stride) {
   const size_t chunk_groups = kChunkRows / step.kernels.row_group;
-  for (size_t c; step.pool.next_chunk(thread, (w.groups + chunk_groups - 1) / chunk_groups, c);) {
+  for (size_t c; step.pool.next_chunk(thread, num_parts(w.groups, chunk_groups), c);) {
     const size_t first = c * chunk_groups;
     matmul(step.kernels, w, first, std::min(chunk_groups, w.groups - first), rows, first_row, num_rows,
            out + first * step.kernels.row_group, stride);
@@ -119,15 +140,11 @@ const ActivationRows& run_layer(Step& step, size_t thread, size_t layer, const A
   const LayerWeights& w = step.weights.layers[layer];
   project_qkv(step, thread, layer, x);
   if (step.shard.has_attention()) attention(step, thread, layer, first_weights(step, thread, w.o_proj));
-  const bool has_experts = step.config.layers[layer].has_experts;
-  const ActivationRows& y = project_and_norm(
-      step, thread, w.o_proj, step.buffers.attended, {w.attention_output_norm, w.post_attention_layernorm},
-      has_experts ? first_router_weights(step, thread, w) : first_weights(step, thread, w.ffn.gate_proj));
-  const bool is_last = layer + 1 == step.weights.layers.size();
-  const LayerWeights* next = is_last ? nullptr : &step.weights.layers[layer + 1];
-  return feed_forward(
-      step, thread, layer, y, {w.feedforward_output_norm, is_last ? nullptr : next->input_layernorm, !is_last},
-      is_last ? first_weights(step, thread, step.weights.lm_head) : first_qkv_weights(step, thread, *next));
+  const ActivationRows& y =
+      project_and_norm(step, thread, w.o_proj, step.buffers.attended,
+                       {w.attention_output_norm, w.post_attention_layernorm}, first_ffn_weights(step, thread, layer));
+  return feed_forward(step, thread, layer, y, norms_behind_ffn(step, layer),
+                      first_weights_behind_ffn(step, thread, layer));
 }
 
 void probe_exchange(Step& step, size_t thread) {

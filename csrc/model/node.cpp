@@ -80,7 +80,8 @@ Node::Node(NodeConfig config, std::shared_ptr<Group> group)
 size_t Node::buffer_bytes(const NodeConfig& config, size_t rank) {
   const size_t tables = config.num_slots * config.num_pages * sizeof(int32_t);
   const size_t batch = config.shards.size() > 1 ? Batch::bytes(config) : 0;
-  return Activations::bytes(kernels(), config, config.shards[rank]) + Outputs::bytes(config, rank) + tables + batch;
+  return Activations::bytes(kernels(), config, config.shards[rank]) + Outputs::bytes(config, rank) +
+         Weights::table_bytes(config) + tables + batch;
 }
 
 void Node::load_rows(const std::string& name, size_t first_row, size_t num_rows, const std::byte* data, size_t size) {

@@ -10,7 +10,7 @@ namespace {
 // smaller tiles or farther places, counts as its own.
 void run_product(Step& step, size_t thread, const Matrix& w, const ActivationRows& x, Range tokens) {
   const size_t chunk_groups = kChunkRows / step.kernels.row_group;
-  const Range part = split((w.groups + chunk_groups - 1) / chunk_groups, step.pool.size(), thread);
+  const Range part = split(num_parts(w.groups, chunk_groups), step.pool.size(), thread);
   float* out = step.buffers.threads[thread].gate.data();
   for (size_t chunk = part.begin; chunk < part.end; ++chunk) {
     const size_t first = chunk * chunk_groups;

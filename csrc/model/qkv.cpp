@@ -99,7 +99,7 @@ void project_heads(Step& step, size_t thread, size_t layer, const ActivationRows
 
 size_t head_chunks(const Step& step, size_t num_heads) {
   const size_t chunk_heads = heads_per_unit(step.config.head_dim, step.kernels.row_group);
-  return (num_heads + chunk_heads - 1) / chunk_heads;
+  return num_parts(num_heads, chunk_heads);
 }
 
 size_t num_qkv_chunks(const Step& step) {

@@ -17,6 +17,16 @@ Weights::Weights(const Kernels& kernels, const NodeConfig& config, const Shard& 
   add_matrix("lm_head", lm_head, shard.vocab_size(), config.hidden_size);
 }
 
+size_t Weights::table_bytes(const NodeConfig& config) {
+  constexpr size_t kLayerTensors = 16;  // at most, experts aside
+  constexpr size_t kNodeBytes = 128;    // of the map, its value aside, with a name
+  size_t tensors = 2;
+  for (const LayerSpec& layer : config.layers) {
+    tensors += kLayerTensors + (layer.has_experts ? 3 * config.num_experts : 0);
+  }
+  return tensors * (sizeof(Matrix) + sizeof(Slot) + kNodeBytes);
+}
+
 void Weights::add_layer(const std::string& prefix, LayerWeights& layer, const LayerSpec& spec) {
   const size_t hidden = config_.hidden_size;
   if (spec.has_input_norms) add_vector(prefix + "input_layernorm", layer.input_layernorm, hidden);
@@ -54,7 +64,7 @@ void Weights::add_attention(const std::string& prefix, LayerWeights& layer, cons
 size_t Weights::reserve(size_t size) {
   constexpr size_t kAlign = 128;  // two cache lines: prefetchers fetch them in pairs
   const size_t offset = bytes_;
-  bytes_ += (size + kAlign - 1) / kAlign * kAlign;
+  bytes_ += num_parts(size, kAlign) * kAlign;
   return offset;
 }
 
@@ -149,7 +159,7 @@ void Weights::load_rows(ThreadPool& pool, const std::string& name, size_t first_
   require(first_row <= m.rows && num_rows <= m.rows - first_row, name + ": rows outside the matrix");
   require(first_row + num_rows == m.rows || num_rows % group_rows == 0, name + ": only the last rows may be ragged");
   require(size == num_rows * bytes, name + ": rows of a wrong size");
-  const size_t groups = (num_rows + group_rows - 1) / group_rows;
+  const size_t groups = num_parts(num_rows, group_rows);
   pool.run([&](size_t thread) {
     const Range range = split(groups, pool.size(), thread);
     for (size_t group = range.begin, size; group < range.end; group += size) {

@@ -44,6 +44,8 @@ class Weights {
   Weights(const Kernels& kernels, const NodeConfig& config, const Shard& shard);
 
   size_t bytes() const { return bytes_; }
+  // Most bytes of the tables that say what its tensors are.
+  static size_t table_bytes(const NodeConfig& config);
   void allocate();
 
   // Names as in the model file ("layers.0.q_proj"), sorted, and the shape of this rank's slice.

@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "base/thread_pool.h"
+
 namespace dllama {
 
 namespace {
@@ -111,7 +113,7 @@ void ActivationRows::from_wire(size_t token, size_t col, size_t n, const std::by
 }
 
 Matrix make_matrix(const Kernels& kernels, DType type, size_t rows, size_t cols) {
-  const size_t groups = (rows + kernels.row_group - 1) / kernels.row_group;
+  const size_t groups = num_parts(rows, kernels.row_group);
   return {type, rows, cols, groups, kernels.group_bytes(type, cols), nullptr};
 }
 

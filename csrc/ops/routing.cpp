@@ -20,6 +20,11 @@ void find_largest(const float* logits, size_t num_experts, std::span<ExpertChoic
   }
 }
 
+// Whole ones, and of each expert that has rows one that is not.
+size_t most_tiles(size_t num_experts, size_t max_rows, size_t max_tile_rows) {
+  return std::min(num_experts, max_rows) + max_rows / max_tile_rows;
+}
+
 }  // namespace
 
 void choose_experts(const float* logits, size_t num_experts, bool norm, std::span<ExpertChoice> out) {
@@ -37,11 +42,12 @@ void choose_experts(const float* logits, size_t num_experts, bool norm, std::spa
 
 Routing::Routing(size_t num_experts, size_t max_rows, size_t max_tile_rows)
     : max_tile_rows_(max_tile_rows), next_(num_experts), tokens_(max_rows), weights_(max_rows) {
-  tiles_.reserve(std::min(num_experts, max_rows) + max_rows / max_tile_rows);
+  tiles_.reserve(most_tiles(num_experts, max_rows, max_tile_rows));
 }
 
-size_t Routing::bytes(size_t num_experts, size_t max_rows) {
-  return num_experts * (sizeof(size_t) + sizeof(ExpertTile)) + max_rows * (sizeof(uint32_t) + sizeof(float));
+size_t Routing::bytes(size_t num_experts, size_t max_rows, size_t max_tile_rows) {
+  return num_experts * sizeof(size_t) + max_rows * (sizeof(uint32_t) + sizeof(float)) +
+         most_tiles(num_experts, max_rows, max_tile_rows) * sizeof(ExpertTile);
 }
 
 void Routing::set(std::span<const ExpertChoice> choices, size_t per_token) {

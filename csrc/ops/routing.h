@@ -33,7 +33,7 @@ class Routing {
  public:
   Routing() = default;
   Routing(size_t num_experts, size_t max_rows, size_t max_tile_rows);
-  static size_t bytes(size_t num_experts, size_t max_rows);
+  static size_t bytes(size_t num_experts, size_t max_rows, size_t max_tile_rows);
 
   // `choices` are [tokens, per_token], at most max_rows of them.
   void set(std::span<const ExpertChoice> choices, size_t per_token);

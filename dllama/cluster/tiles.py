@@ -17,11 +17,11 @@ from dllama.formats.tensor import TensorInfo
 from dllama.plan import Range, Shard, TensorSlice, tensor_slice
 from dllama.plan.slices import ROW_GROUP
 
-TILING = 1  # raised when tiles are cut in another way, so that nobody takes hashes of the one for those of the other
+TILING = 2  # raised when tiles are cut in another way, so that nobody takes hashes of the one for those of the other
 LIST_BYTES = 400  # of memory for each tile in lists
 _LEAST_TILES = 64  # in which FFN columns and vocabulary are cut, where they are long enough
 _LEAST_EXPERT_TILES = 4  # the same of each expert, of which there are many thousands
-_BLOCK_ROWS = 2048  # of a tensor that is cut by columns
+_BLOCK_ROWS = 2048  # of a router, or of a tensor that is cut by columns
 _BLOCK_BYTES = 16 << 20  # at most, in such a block of whole rows
 
 
@@ -103,6 +103,8 @@ def _steps(config: ModelConfig, info: TensorInfo) -> tuple[int, int]:
             return config.head_dim, info.cols
         case "gate_proj" | "up_proj" | "lm_head":
             return _many_blocks(info.rows, _least_tiles(info)), info.cols
+        case "router":
+            return _block_rows(info), info.cols
         case "o_proj":
             return _block_rows(info), query_heads
         case "down_proj":

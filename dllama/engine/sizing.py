@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dllama import _native
@@ -103,8 +103,7 @@ def settle_size(config: ModelConfig, plan: Plan, rank: int, options: NodeOptions
     Raises:
         NotEnoughMemory: It cannot fit; the text has need and have in MiB and what to change.
     """
-    free = [available if each == rank else None for each in range(len(plan.shards))]
-    return settle_sizes(config, plan, options, free)[rank]
+    return _settle(config, plan, options, [rank], {rank: available}, ())[0]
 
 
 def settle_sizes(
@@ -125,30 +124,8 @@ def settle_sizes(
     Raises:
         NotEnoughMemory: One cannot fit; the text names it, with need and have in MiB and what to change.
     """
-
-    def sizes_for(kv_tokens: int, ranks: Sequence[int]) -> list[NodeSize]:
-        return _sizes(config, plan, options, min(max_seq_len, kv_tokens), kv_tokens, ranks)
-
-    def lacks(kv_tokens: int) -> list[int]:
-        """Bytes that each rank in ``known`` needs beyond what it has."""
-        return [size.memory.total - free[rank] for size, rank in zip(sizes_for(kv_tokens, known), known, strict=True)]
-
-    everyone = range(len(available))
     free = {rank: have for rank, have in enumerate(available) if have is not None}
-    known = list(free)
-    max_seq_len = min(config.max_seq_len, options.max_seq_len or _DEFAULT_MAX_SEQ_LEN)
-    wanted = options.kv_tokens or max_seq_len
-    sizes = sizes_for(wanted, everyone)
-    if max(lacks(wanted), default=0) <= 0:
-        return sizes
-    fitting = bisect_right(range(1, wanted + 1), 0, key=lambda kv_tokens: max(lacks(kv_tokens)))
-    if options.max_seq_len is None and options.kv_tokens is None and fitting >= _LEAST_MAX_SEQ_LEN:
-        return sizes_for(fitting, everyone)
-    lack = lacks(fitting + 1)
-    rank = known[lack.index(max(lack))]  # the one that allows no more
-    name = "" if len(everyone) == 1 else names[rank] if names else node_name(rank)
-    sizes[rank].memory.check(free[rank], _advice(fitting, options), name)
-    return sizes
+    return _settle(config, plan, options, range(len(available)), free, names)
 
 
 def max_logits(config: ModelConfig) -> int:
@@ -233,22 +210,74 @@ def _check_type(name: str, value: object, allowed: tuple[DType, ...]) -> None:
         raise UsageError(f"{name}: expected {expected}, found {value!r:.80}")
 
 
+def _settle(
+    config: ModelConfig,
+    plan: Plan,
+    options: NodeOptions,
+    ranks: Sequence[int],
+    free: Mapping[int, int],
+    names: Sequence[str],
+) -> list[NodeSize]:
+    """Give the sizes of ``ranks``, each of which fits what it has in ``free``, if it is there."""
+
+    def sizes_for(kv_tokens: int, ranks: Sequence[int]) -> list[NodeSize]:
+        return _sizes(config, plan, options, min(max_seq_len, kv_tokens), kv_tokens, {r: weights[r] for r in ranks})
+
+    def lacks(kv_tokens: int) -> list[int]:
+        """Bytes that each rank in ``known`` needs beyond what it has."""
+        return [size.memory.total - free[rank] for size, rank in zip(sizes_for(kv_tokens, known), known, strict=True)]
+
+    known = list(free)
+    max_seq_len = min(config.max_seq_len, options.max_seq_len or _DEFAULT_MAX_SEQ_LEN)
+    weights = _weight_sizes(config, plan, options, ranks)
+    wanted = options.kv_tokens or max_seq_len
+    sizes = sizes_for(wanted, ranks)
+    if max(lacks(wanted), default=0) <= 0:
+        return sizes
+    fitting = bisect_right(range(1, wanted + 1), 0, key=lambda kv_tokens: max(lacks(kv_tokens)))
+    if options.max_seq_len is None and options.kv_tokens is None and fitting >= _LEAST_MAX_SEQ_LEN:
+        return sizes_for(fitting, ranks)
+    lack = lacks(fitting + 1)
+    rank = known[lack.index(max(lack))]  # the one that allows no more
+    name = "" if len(plan.shards) == 1 else names[rank] if names else node_name(rank)
+    sizes[ranks.index(rank)].memory.check(free[rank], _advice(fitting, options), name)
+    return sizes
+
+
+@dataclass(frozen=True, slots=True)
+class _WeightSize:
+    """Bytes of a rank's weights, and of those that it reads for a token: no context changes them."""
+
+    total: int
+    per_token: int
+
+
+def _weight_sizes(
+    config: ModelConfig, plan: Plan, options: NodeOptions, ranks: Sequence[int]
+) -> dict[int, _WeightSize]:
+    node = make_node_config(config, plan, options, max_seq_len=1, num_pages=1, num_slots=1)
+    sizes = {rank: node.weight_bytes(rank) for rank in ranks}
+    return {rank: _WeightSize(size, size - idle_bytes(config, plan.shards[rank])) for rank, size in sizes.items()}
+
+
 def _sizes(
-    config: ModelConfig, plan: Plan, options: NodeOptions, max_seq_len: int, kv_tokens: int, ranks: Sequence[int]
+    config: ModelConfig,
+    plan: Plan,
+    options: NodeOptions,
+    max_seq_len: int,
+    kv_tokens: int,
+    weights: Mapping[int, _WeightSize],
 ) -> list[NodeSize]:
     num_pages = -(-kv_tokens // _native.PAGE_SIZE)
     num_slots = min(_MAX_SLOTS, num_pages, options.max_batch_tokens)
     node = make_node_config(config, plan, options, max_seq_len, num_pages, num_slots)
-
     loading = IN_FLIGHT_BYTES if len(plan.shards) > 1 else 2 * PIECE_BYTES
 
-    def size_of(rank: int) -> NodeSize:
-        weights, buffers = node.weight_bytes(rank), node.buffer_bytes(rank) + loading
-        memory = MemoryPlan(weights=weights, kv=node.kv_bytes(rank), buffers=buffers)
-        token_weights = weights - idle_bytes(config, plan.shards[rank])
-        return NodeSize(max_seq_len, num_pages, num_slots, memory, token_weights)
+    def size_of(rank: int, weight: _WeightSize) -> NodeSize:
+        memory = MemoryPlan(weight.total, kv=node.kv_bytes(rank), buffers=node.buffer_bytes(rank) + loading)
+        return NodeSize(max_seq_len, num_pages, num_slots, memory, weight.per_token)
 
-    return [size_of(rank) for rank in ranks]
+    return [size_of(rank, weight) for rank, weight in weights.items()]
 
 
 def _max_rows(config: ModelConfig, options: NodeOptions, num_slots: int) -> int:

@@ -667,6 +667,9 @@ void test_scale_and_cap(const Kernels& k) {
   Floats ends{kInfinity, -kInfinity, 3e38f, -3e38f, 0.0f};
   k.scale_and_cap(ends.data(), 1.0f, 50.0f, ends.size());
   CHECK(ends == (Floats{50.0f, -50.0f, 50.0f, -50.0f, 0.0f}));
+  Floats damaged(19, NAN);
+  k.scale_and_cap(damaged.data(), 1.0f, 50.0f, damaged.size());
+  for (const float value : damaged) CHECK(std::isnan(value));
 }
 
 void test_rotate_half(const Kernels& k) {

@@ -18,6 +18,7 @@
 #include "base/os_memory.h"
 #include "check.h"
 #include "kernels/dispatch.h"
+#include "model/experts.h"
 #include "model/node.h"
 #include "ops/sample.h"
 
@@ -613,6 +614,46 @@ TEST(buffers_of_the_plan_grow_with_what_may_be_wanted) {
   CHECK(Node::buffer_bytes(one, 1) > Batch::max_frame_bytes(one) + kMaxCandidates * 8 + kMaxQueryIds * 4);
 }
 
+// Rows are tokens with one of their experts. A tensor's tables hold its name, among others.
+TEST(buffers_of_the_plan_grow_with_experts) {
+  const NodeConfig few = make_expert_config(1, DType::F32, DType::F32);
+  NodeConfig more = few;
+  more.num_experts_per_tok += 1;
+  const auto routing_bytes = [](const NodeConfig& config) {
+    return Routing::bytes(kExperts, config.max_tokens * config.num_experts_per_tok, kGateTokens);
+  };
+  const size_t per_thread = routing_bytes(more) - routing_bytes(few) + kRedundantTokens * sizeof(ExpertChoice);
+  const size_t per_row = sizeof(ExpertChoice) + kFfn * sizeof(float);
+  CHECK_EQ(Node::buffer_bytes(more, 0) - Node::buffer_bytes(few, 0), 2 * per_thread + few.max_tokens * per_row);
+
+  NodeConfig many = few;
+  many.num_experts += 100;
+  size_t name_bytes = 0;
+  for (const auto& name : Weights(kernels(), many, many.shards[0]).names()) name_bytes += sizeof(name) + name.size();
+  CHECK(Weights::table_bytes(many) > name_bytes);
+  CHECK(Node::buffer_bytes(many, 0) - Node::buffer_bytes(few, 0) >
+        Weights::table_bytes(many) - Weights::table_bytes(few));
+}
+
+// A thread that waits fetches what it reads first, if that is anything, and no more than fits L2.
+TEST(routers_are_fetched_in_part) {
+  NodeConfig config = make_expert_config(1, DType::Q40, DType::F32, 4);
+  config.hidden_size = 4096;
+  config.max_tokens = 1;
+  Weights weights(kernels(), config, config.shards[0]);
+  weights.allocate();
+  KvCache cache(kernels(), config, config.shards[0]);
+  Activations buffers(kernels(), config, config.shards[0]);
+  ThreadPool pool(config.num_threads);
+  Group group(0, {});
+  const Step step{kernels(), config, config.shards[0], weights, cache, buffers, pool, group};
+  const auto first = [&](size_t thread) { return first_router_weights(step, thread, weights.layers[0]); };
+  CHECK(first(0).empty() && first(2).empty());  // eight of the eleven experts, and the other three, are a part each
+  const auto* router = reinterpret_cast<const std::byte*>(weights.layers[0].router);
+  CHECK(first(1).data() == router && first(1).size() == size_t{64} << 10);
+  CHECK(first(3).data() == router + 8 * 4096 * sizeof(float) && first(3).size() == 3 * 4096 * sizeof(float));
+}
+
 TEST(a_refused_step_leaves_the_ranks_together) {
   Cluster cluster(make_config(2, DType::F32, DType::F32));
   Batch bad;
@@ -1073,7 +1114,17 @@ TEST(configs_that_do_not_fit_together_are_refused) {
   refused([](NodeConfig& c) { c.weight_type = DType::F16, c.q80_tensors = {"lm_head"}; }, "Q80 tensors");
   refused([](NodeConfig& c) { c.layers[0].has_experts = true; }, "num_experts");
   refused([](NodeConfig& c) { c.shards[0].expert_intermediate_size = 32; }, "expert");
+  refused(
+      [](NodeConfig& c) {
+        c = make_expert_config(1, DType::Q40, DType::Q80);
+        c.max_tokens = size_t{1} << 24;
+        c.num_experts = c.num_experts_per_tok = 257;
+      },
+      "at most 2^32");
   refused([](NodeConfig& c) { c.shards[0].kv_head_begin = SIZE_MAX; }, "out of range");
+  refused([](NodeConfig& c) { c.shards[0].kv_head_begin = 1; }, "follow each other");
+  refused([](NodeConfig& c) { c = make_config(2, DType::Q40, DType::Q80), c.shards[1].kv_head_begin = 2; }, "follow");
+  refused([](NodeConfig& c) { c = make_config(3, DType::Q40, DType::Q80), c.shards[2].kv_head_begin = 0; }, "follow");
   refused([](NodeConfig& c) { c.kv_type = DType::Q40; }, "kv_type");
   refused([](NodeConfig& c) { c.wire_type = DType::Q40; }, "wire_type");
   refused([](NodeConfig& c) { c.shards.clear(); }, "shard");

@@ -669,6 +669,8 @@ TEST(routing_lays_tokens_out_by_expert) {
   constexpr size_t kExperts = 7, kTokens = 50, kPerToken = 3, kTile = 8;
   std::mt19937 engine(4);
   Routing routing(kExperts, kTokens * kPerToken, kTile);
+  CHECK_EQ(Routing::bytes(kExperts, kTokens * kPerToken, kTile),
+           kExperts * 8 + kTokens * kPerToken * 8 + routing.tiles().capacity() * sizeof(ExpertTile));
   for (const size_t tokens : {kTokens, size_t{1}, size_t{17}}) {
     std::vector<ExpertChoice> choices;
     for (size_t t = 0; t < tokens; ++t) {

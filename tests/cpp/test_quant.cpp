@@ -219,8 +219,6 @@ TEST(errors_are_bounded_by_the_step) {
   }
 }
 
-CHECK_MAIN()
-
 namespace {
 
 struct Byte {
@@ -285,3 +283,5 @@ TEST(ggml_any_bytes_are_decoded) {
   }
   CHECK_EQ(ggml_block(static_cast<GgmlType>(4)).values, size_t{0});
 }
+
+CHECK_MAIN()
