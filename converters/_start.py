@@ -23,22 +23,22 @@ def start(main: Callable[[list[str]], None], usage: str, counts: tuple[int, ...]
         The exit code.
     """
     _enter_venv()
-    from dllama.errors import DllamaError
-    from dllama.hub.launcher import complain
+    from dllama.cli import finish, report
+    from dllama.errors import UsageError
 
-    words = sys.argv[1:]
-    if len(words) not in counts or {"-h", "--help"} & {*words}:
-        print(f"usage: python {Path(sys.argv[0]).name} {usage}")
-        return 0 if {"-h", "--help"} & {*words} else 2
+    words, usage = sys.argv[1:], f"usage: python {Path(sys.argv[0]).name} {usage}"
     try:
-        main(words)
-    except DllamaError as error:
-        return complain(f"🚨 {error}", error.exit_code)
-    except KeyboardInterrupt:
-        return complain("🛑 Interrupted; nothing was written", 130)
-    except OSError as error:
-        return complain(f"🚨 {error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1)
-    return 0
+        if {"-h", "--help"} & {*words}:
+            print(usage)
+        elif len(words) not in counts:
+            raise UsageError(f"{len(words)} words on the command line; {usage}")
+        else:
+            main(words)
+        return finish(0)
+    except BaseException as error:
+        if os.environ.get("DLLAMA_DEBUG") == "1":
+            raise
+        return report(error)
 
 
 def _enter_venv() -> None:

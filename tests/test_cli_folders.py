@@ -145,6 +145,10 @@ def test_a_folder_without_a_tokenizer_says_so(small, capsys):
     (small / "own.t").unlink()
     text = fails(capsys, 2, "inference", "--model", small, *GREEDY)
     assert f"--tokenizer: none is beside {small}" in text
+    (entry,) = [
+        each for each in json.loads(run(capsys, "models", "list", "--json"))["models"] if each["name"] == "small"
+    ]
+    assert entry["problem"] == "there is no tokenizer.json"
 
 
 def test_models_are_listed_shown_and_removed(small, models, capsys):

@@ -254,6 +254,10 @@ def test_remove_leaves_a_download_that_is_running(unfinished: Path, capsys: pyte
     with (unfinished / "dllama_model_big.m.part").open("r+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         assert "is being downloaded at this moment" in fails(capsys, "remove", "big", "-y")
+    folder = os.open(unfinished, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    assert "is being downloaded at this moment" in fails(capsys, "remove", "big", "-y")
+    os.close(folder)
     assert len([*unfinished.iterdir()]) == 3
     run(capsys, "remove", "big", "-y")
     assert not unfinished.exists()

@@ -19,6 +19,7 @@ import pytest
 from checkpoints import bf16, from_bf16, write_folder, write_pth  # type: ignore[import-not-found]
 from family_models import FOLDER, FamilyGolden  # type: ignore[import-not-found]
 
+import dllama
 from dllama.config import DType
 from dllama.formats.hf_folder import open_hf_folder
 from dllama.formats.m_copy import copy_to_m_file
@@ -272,11 +273,38 @@ def complaint(result: subprocess.CompletedProcess[str], status: int) -> str:
 
 
 def test_usage(tmp_path: Path) -> None:
-    result = convert("convert_hf.py", "a", cwd=tmp_path)
-    assert (result.returncode, result.stdout) == (2, "usage: python convert_hf.py SRC q40|q80|f16|f32 NAME\n")
-    assert convert("convert_llama.py", "--help", cwd=tmp_path).returncode == 0
+    usage = "usage: python convert_hf.py SRC q40|q80|f16|f32 NAME\n"
+    assert complaint(convert("convert_hf.py", "a", cwd=tmp_path), 2).endswith(usage)
+    result = convert("convert_hf.py", "--help", cwd=tmp_path)
+    assert (result.returncode, result.stdout, result.stderr) == (0, usage, "")
     folder = write_folder(tmp_path / "source", BASE, hf_weights(BASE))
     assert "one of q40, q80, f16, f32" in complaint(convert("convert_hf.py", folder, "q5", "x", cwd=tmp_path), 2)
+
+
+def test_what_nobody_expected_is_one_line(tmp_path: Path) -> None:
+    script = tmp_path / "x.py"
+    script.write_text(
+        f"import sys\nsys.path.insert(0, {str(CONVERTERS)!r})\nfrom _start import start\n"
+        "sys.exit(start(lambda words: 1 // 0, 'X', (0,)))\n"
+    )
+    result = subprocess.run([sys.executable, str(script)], capture_output=True, encoding="utf-8", timeout=60)
+    assert "internal error: ZeroDivisionError" in complaint(result, 1)
+
+
+def test_a_model_is_checked_without_its_weights(tmp_path: Path) -> None:
+    folder = tmp_path / "source"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(BASE))
+    assert "no tokenizer" in complaint(convert("check_hf.py", folder, "q40", cwd=tmp_path), 2)
+    shutil.copy(Path(dllama.__file__).parent / "demo" / "tokenizer.t", folder)
+    for words in (["q40"], ["q40", "64"]):
+        result = convert("check_hf.py", folder, *words, cwd=tmp_path)
+        assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    (folder / "config.json").write_text(json.dumps({**BASE, "num_hidden_layers": 1000, "intermediate_size": 1 << 20}))
+    assert "MiB of memory" in complaint(convert("check_hf.py", folder, "q40", "64", cwd=tmp_path), 5)
+    assert convert("check_hf.py", folder, "q40", cwd=tmp_path).returncode == 0
+    (folder / "config.json").write_text(json.dumps({**BASE, "model_type": "gemma3"}))
+    assert "vision tower" in complaint(convert("check_hf.py", folder, "q40", cwd=tmp_path), 3)
 
 
 def test_nothing_is_left_of_a_broken_model(tmp_path: Path) -> None:

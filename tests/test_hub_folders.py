@@ -211,3 +211,13 @@ def test_copies_are_found_by_where_the_model_is(home: Path, monkeypatch: pytest.
     make_model(places[0].parent, places[0].name)
     assert folders.copies_of(home / "link") == [places[0]]
     assert folders.copies_of(home / "b/model") == []
+
+
+def test_of_a_fetched_folder_only_what_was_fetched_is_the_models(home: Path) -> None:
+    model = "dllama_model_org_x_q40.m"
+    own = {"origin.json", "config.json", "tokenizer.json", "model.safetensors.part", model, f"{model}.0a1b2c3d.part"}
+    make_model(home / "models/org_x", *own, "notes.txt", "notes.part", "mine.m", "README.md")
+    found = folders.find_model("org_x")
+    assert found is not None
+    assert found.model.name == model
+    assert {path.name for path in found.files} == own

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,23 +17,27 @@ from checkpoints import write_safetensors  # type: ignore[import-not-found]
 from download_server import DownloadServer, serve  # type: ignore[import-not-found]
 
 from dllama.cli.models import state_of
-from dllama.errors import UnsupportedModel, UsageError
-from dllama.hub import checkout, folders, launcher, model_plan, repository_plan
+from dllama.errors import NotEnoughMemory, UnsupportedModel, UsageError
+from dllama.hub import checkout, folders, launcher, repository, repository_plan
 from dllama.hub.part_file import NotEnoughDisk
 from dllama.hub.remote import DownloadFailed
 from dllama.hub.repository import Reference, parse_reference
 
 PAGE, COMMIT, OTHER = "Tiny/Model-1B", "a" * 40, "b" * 40
 NAME = "tiny_model_1b"
-CONFIG = {"vocab_size": 8, "hidden_size": 32}
+CONFIG = {"model_type": "llama", "vocab_size": 8, "hidden_size": 32, "torch_dtype": "float32"}
 SMALL = {
     "config.json": json.dumps(CONFIG).encode(),
     "generation_config.json": b"{}",
     "tokenizer.json": b"{}",
     "tokenizer_config.json": b"{}",
 }
-# Stands for .venv's Python: makes the file that the converter would make, of all the weights.
-CONVERTER = '#!/bin/sh\necho "$@" > "$(dirname "$0")/words"\ncat "$2"/*.safetensors > "dllama_model_$4_$3.m"\n'
+# Stands for .venv's Python: finds every model right, and makes the file that the converter would make, of all weights.
+CONVERTER = """#!/bin/sh
+echo "$@" >> "$(dirname "$0")/words"
+case "$1" in *check_hf.py) exit 0;; esac
+cat "$2"/*.safetensors > "dllama_model_$4_$3.m"
+"""
 
 
 def safetensors(tmp_path: Path, seed: int) -> bytes:
@@ -114,8 +121,11 @@ def test_fetches_makes_and_runs(hub: Hub, monkeypatch: pytest.MonkeyPatch, capsy
     assert hub.files() == sorted([model.name, "origin.json", *SMALL])
     assert hub.command[1:6] == ["chat", "--model", str(model), "--tokenizer", str(model.parent)]
     assert hub.fetched() == {*SMALL, *shards, "model.safetensors.index.json"}
-    words = (hub.python.parent / "words").read_text().split()
-    assert words == [str(hub.tmp_path / "converters" / "convert_hf.py"), str(model.parent), "q40", NAME]
+    converters = hub.tmp_path / "converters"
+    assert (hub.python.parent / "words").read_text().splitlines() == [
+        f"{converters / 'check_hf.py'} {model.parent} q40 4096",
+        f"{converters / 'convert_hf.py'} {model.parent} q40 {NAME}",
+    ]
     assert re.search(r"64\.\d kB of fetched weights were removed", capsys.readouterr().out)
     tokens = {(seen.host, seen.token) for seen in hub.server.gets()}
     assert tokens == {(hub.server.url[7:], "Bearer hf_secret"), (hub.server.other_url[7:], None)}
@@ -198,10 +208,67 @@ def test_weights_that_somebody_else_put_there_stay(hub: Hub) -> None:
 
 def test_a_converter_that_fails_keeps_what_was_fetched(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
     publish_sharded(hub)
-    hub.python.write_text("#!/bin/sh\nexit 3\n")
+    hub.python.write_text('#!/bin/sh\ncase "$1" in *convert_hf.py) exit 3;; esac\n')
     assert hub.run(f"hf:{PAGE}", "-y") == 3
     assert "no model was made; what was fetched is kept" in capsys.readouterr().err
     assert "model-00002-of-00002.safetensors" in hub.files()
+
+
+def test_weights_are_fetched_once_all_else_is_right(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+    publish_sharded(hub)
+    hub.python.write_text('#!/bin/sh\necho "🚨 config.json: wrong" >&2\nexit 3\n')
+    assert hub.run(f"hf:{PAGE}", "-y") == 3
+    assert capsys.readouterr().err == f"🚨 hf:{PAGE}: config.json: wrong; its weights were not fetched\n"
+    assert hub.files() == sorted(["origin.json", *SMALL])
+
+
+def test_memory_is_compared_where_the_model_is_run(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publish_sharded(hub)
+    monkeypatch.setattr(repository_plan, "free_memory", lambda: 8000)
+    for flags in (["-y"], ["--dry-run"]):
+        assert hub.run(f"hf:{PAGE}", *flags) == NotEnoughMemory.exit_code
+        out, err = capsys.readouterr()
+        assert "needs at least 8.89 kB of memory, but 8.00 kB are free" in out + err
+    assert not hub.models.exists()
+    assert hub.run(f"hf:{PAGE}", "-y", "--workers", "10.0.0.2:9990") == 0
+    assert "check_hf.py" in (words := (hub.python.parent / "words").read_text())
+    assert "4096" not in words
+
+
+def test_who_waits_for_another_launcher_takes_what_that_made(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+    publish_sharded(hub)
+    folder = hub.models / NAME
+    folder.mkdir(parents=True)
+    held = os.open(folder, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    launched = threading.Thread(target=hub.run, args=(f"hf:{PAGE}", "-y"), daemon=True)
+    launched.start()
+    out, end = "", time.monotonic() + 20
+    while "Another program works on" not in out and time.monotonic() < end:
+        time.sleep(0.01)
+        out += capsys.readouterr().out
+    (folder / f"dllama_model_{NAME}_q40.m").write_bytes(b"made")
+    (folder / "origin.json").write_text(json.dumps({"reference": f"hf:{PAGE}", "commit": COMMIT}))
+    os.close(held)
+    launched.join(timeout=20)
+    assert hub.command
+    assert hub.fetched() == {*SMALL, "model.safetensors.index.json"}
+    assert not (hub.python.parent / "words").exists()
+
+
+def test_another_commit_is_not_mixed_in(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish_sharded(hub)
+
+    def set_up(_extras: list[str]) -> None:  # meanwhile another launcher has begun
+        (hub.models / NAME).mkdir(parents=True)
+        origin = {"reference": f"hf:{PAGE}", "commit": OTHER}
+        (hub.models / NAME / "origin.json").write_text(json.dumps(origin))
+
+    monkeypatch.setattr(checkout, "set_up", set_up)
+    assert hub.run(f"hf:{PAGE}", "-y") == DownloadFailed.exit_code
+    assert hub.files() == ["origin.json"]
 
 
 # --- GGUF ---------------------------------------------------------------------------------------
@@ -220,11 +287,23 @@ def test_gguf_is_chosen_and_run_as_it_is(hub: Hub) -> None:
 
 def test_gguf_choices_are_told(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
     hub.publish(GGUFS)
-    for choice in ("", ":Q5_0", ":0"):
+    for choice in ("", ":Q5_0"):
         assert hub.run(f"hf:{PAGE}{choice}", "-y") == 2
         err = capsys.readouterr().err
-        assert err.endswith("of: model-Q4_0, model-Q4_K_M, model-Q8_0\n")
+        assert err.endswith(f"choose one, e.g. hf:{PAGE}:model-Q4_0, of: model-Q4_0, model-Q4_K_M, model-Q8_0\n")
         assert err.count("\n") == 1
+        assert ("no GGUF file's name ends in" in err) == bool(choice)
+
+
+def test_gguf_choices_that_fit_several_are_told(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+    hub.publish({f"x-{kind}.gguf": b"GGUF" for kind in ("Q4_K_M", "UD-Q4_K_M", "Q8_0")})
+    assert hub.run(f"hf:{PAGE}:Q4_K_M", "-y") == 2
+    choice = f"hf:{PAGE}:x-Q4_K_M"
+    text = f"2 GGUF files fit Q4_K_M; choose one, e.g. {choice}, of: x-Q4_K_M, x-UD-Q4_K_M\n"
+    assert capsys.readouterr().err.endswith(text)
+    assert hub.run(choice, "-y") == 0
+    assert hub.run(f"hf:{PAGE}:M", "-y") == 2
+    assert "2 GGUF files fit M; choose one" in capsys.readouterr().err
 
 
 def test_the_only_gguf_needs_no_choice(hub: Hub) -> None:
@@ -279,6 +358,10 @@ def test_unknown_repository(hub: Hub, capsys: pytest.CaptureFixture[str]) -> Non
         ({"README.md": b"x"}, "choose another repository"),
         ({"consolidated.safetensors": b"x", "config.json": b"{}"}, "found consolidated.safetensors"),
         ({"model.safetensors": b"x"}, "expected config.json, found none"),
+        (
+            {"model.safetensors": b"x", "config.json": b"{}"},
+            "expected tokenizer.json or tokenizer.model, found neither",
+        ),
         ({"../model.gguf": b"x", ".hidden.gguf": b"x"}, "choose another repository"),
     ],
 )
@@ -287,6 +370,42 @@ def test_repositories_without_a_model(
 ) -> None:
     hub.publish(files)
     assert what in refused(hub, capsys, UnsupportedModel.exit_code)
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"model_type": "mamba"}, r"model_type: expected one of gemma2, .*qwen3_moe, found 'mamba'"),
+        ({"model_type": "_fields"}, r"model_type: expected one of"),
+        ({"model_type": ["llama"]}, r"model_type: expected one of"),
+        ({"quantization_config": {"bits": 4}}, r"quantization_config: expected no such field.* found {'bits': 4}"),
+    ],
+)
+def test_models_that_no_dllama_runs(
+    hub: Hub, capsys: pytest.CaptureFixture[str], changes: dict[str, object], what: str
+) -> None:
+    config = json.dumps({**CONFIG, **changes}).encode()
+    hub.publish({**SMALL, "config.json": config, "model.safetensors": b"x"})
+    assert re.search(what, refused(hub, capsys, UnsupportedModel.exit_code))
+    assert hub.run(f"hf:{PAGE}", "--dry-run") == UnsupportedModel.exit_code
+
+
+def test_a_busy_server_is_given_the_time_that_it_asks_for(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish_sharded(hub)
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    hub.server.faults.statuses, hub.server.faults.headers = [429, 429], {"Retry-After": "7"}
+    assert hub.run(f"hf:{PAGE}", "--dry-run") == 0
+    assert [wait_s for wait_s in waits if wait_s >= 1] == [7, 7]
+
+
+def test_a_listing_that_trickles_is_given_up(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publish_sharded(hub)
+    monkeypatch.setattr(time, "sleep", lambda _seconds: None)
+    monkeypatch.setattr(repository, "_LONGEST_ANSWER_S", 0.0)
+    assert "not all came in 0 s" in refused(hub, capsys, DownloadFailed.exit_code)
 
 
 @pytest.mark.parametrize(
@@ -398,10 +517,3 @@ def test_paths_that_are_no_model(
     err = capsys.readouterr().err
     assert what in err
     assert err.count("\n") == 1
-
-
-def test_memory_is_not_guessed(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a model of a repository needs is known once it is there; the command itself then compares it."""
-    monkeypatch.setattr(model_plan, "free_memory", lambda: 1)
-    publish_sharded(hub)
-    assert hub.run(f"hf:{PAGE}", "-y") == 0

@@ -54,11 +54,11 @@ def main(arguments: list[str] | None = None) -> int:
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):  # a terminal that lacks a character shows "?", and the program goes on
                 stream.reconfigure(errors="replace")
-        return _finish(_run(sys.argv[1:] if arguments is None else arguments))
+        return finish(_run(sys.argv[1:] if arguments is None else arguments))
     except BaseException as error:
         if os.environ.get("DLLAMA_DEBUG") == "1":
             raise
-        return _report(error)
+        return report(error)
 
 
 def _run(arguments: list[str]) -> int:
@@ -139,14 +139,14 @@ def _help(usage: str, commands: dict[str, str]) -> str:
     )
 
 
-def _finish(status: int) -> int:
+def finish(status: int) -> int:
     """Write out what is buffered, so that a full disk or a closed pipe is met here and not at the interpreter's end."""
     if sys.stdout is not None:
         sys.stdout.flush()
     return status
 
 
-def _report(error: BaseException) -> int:
+def report(error: BaseException) -> int:
     """Say what went wrong in one line, and give its exit code."""
     if isinstance(error, KeyboardInterrupt):
         return _complain("🛑 Interrupted", INTERRUPTED)

@@ -24,7 +24,7 @@ class State(NamedTuple):
 def state_of(model: Installed) -> State:
     """Look at a model's files, and into the header of the model file."""
     if not model.is_complete:
-        missing = model.model if not model.model.is_file() else model.tokenizer
+        missing = model.tokenizer if folders.is_model(model.model) else model.model
         if find_entry(model.name):
             return State("unfinished", f"python3 launch.py {model.name} goes on with the download")
         if origin := origin_of(model.folder):

@@ -14,6 +14,7 @@ from dllama.cli.common import say, to_json
 from dllama.cli.models import find
 from dllama.errors import DllamaError, UsageError
 from dllama.hub.catalogue import Entry
+from dllama.hub.folder_lock import is_locked
 from dllama.hub.progress import size_text
 
 if TYPE_CHECKING:
@@ -47,23 +48,9 @@ def removable(name: str) -> Installed:
             raise UsageError(f"{path} is a link to {path.readlink()}; only a model's own files are removed: unlink it")
         if path != model.folder and not path.is_file():
             raise UsageError(f"{path} is not a file; only a model's own files are removed: move it away")
-    if any(_is_in_use(path) for path in model.leftovers):
+    if any(map(is_locked, [model.folder, *model.leftovers])):
         raise UsageError(f"{model.name} is being downloaded at this moment; end that first")
     return model
-
-
-def _is_in_use(path: Path) -> bool:
-    """Whether a program that downloads this file has locked it."""
-    import fcntl
-
-    try:
-        with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # not ours to read, or a file system without locks
-        return False
-    return False
 
 
 def confirm(model: Installed) -> bool:

@@ -20,7 +20,7 @@ from dllama.config import DType, ModelConfig
 from dllama.errors import BadFile, UnsupportedModel, UsageError
 from dllama.families import Part, describe
 from dllama.formats.checked_file import CheckedFile
-from dllama.formats.hf_shards import CONFIG, INDEX, shard_names
+from dllama.formats.hf_shards import shard_names
 from dllama.formats.json_file import read_json
 from dllama.formats.m_layout import tensors_in_order
 from dllama.formats.opened import OpenModel
@@ -28,6 +28,7 @@ from dllama.formats.quants import Floats, RawRows, check_magnitude, decode
 from dllama.formats.recode import FloatType, in_threads, recode
 from dllama.formats.safetensors_file import StoredArray, open_safetensors
 from dllama.formats.tensor import TensorInfo
+from dllama.hub.folders import CONFIG, INDEX
 
 _CHUNK_BYTES = 1 << 20  # of a checkpoint that one thread converts at a time
 _FREQUENCIES = ".rotary_emb.inv_freq"  # the end of the names of tensors that are not read

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
 import msgspec
 
 from dllama.errors import BadFile
 from dllama.formats.checked_file import CheckedFile
 from dllama.formats.json_file import bound_members, one_line
+from dllama.hub.folders import INDEX, SINGLE
 
-CONFIG: Final = "config.json"
-INDEX: Final = "model.safetensors.index.json"
-_SINGLE = "model.safetensors"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _MOST_INDEX_BYTES = 64 << 20  # several times that of the largest mixtures of experts
 _MOST_COLONS = 1 << 18  # one a tensor, and a few: several times those of the largest mixtures of experts
@@ -39,8 +36,8 @@ def shard_names(path: str, names: Sequence[str]) -> list[str]:
     Raises:
         BadFile: There are none that dllama reads, or the index is not what it must be.
     """
-    if _SINGLE in names:
-        return [_SINGLE]
+    if SINGLE in names:
+        return [SINGLE]
     if INDEX in names:
         return _listed(Path(path, INDEX))
     found = [name for name in names if name.endswith(".safetensors")]

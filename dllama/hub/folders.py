@@ -23,14 +23,15 @@ ORIGIN = "origin.json"  # says which repository a folder's files are from
 _UNFINISHED = (".part", ".part.json", ".part.json.new")  # all that a download leaves behind a file's name
 _PACKAGE = Path(dllama.__file__).resolve().parent
 # What a Hugging Face model consists of.
-_CONFIG, _WEIGHTS = "config.json", ".safetensors"
-_TOKENIZERS = {"tokenizer.json", "tokenizer.model"}
-_HF_FILES = {
-    *_TOKENIZERS,
-    *(_CONFIG, "generation_config.json", "model.safetensors.index.json"),
-    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"),
-    *("chat_template.jinja", "chat_template.json"),
-}
+CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+TOKENIZERS = ("tokenizer.json", "tokenizer.model")
+SMALL_FILES = (
+    *(CONFIG, "generation_config.json", *TOKENIZERS, "tokenizer_config.json"),
+    *("special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
+)
+_WEIGHTS = ".safetensors"
+_HF_FILES = {*SMALL_FILES, INDEX, "vocab.json", "merges.txt", "chat_template.json"}  # the last three nobody reads
+_MADE = re.compile(r"dllama_model_.+_q40\.m")  # of what was fetched
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +186,7 @@ def find_model(name: str) -> Installed | None:
 
 def is_model(path: Path) -> bool:
     """Whether a model may be there: a file, or the folder of a Hugging Face model."""
-    return path.is_file() or (path / _CONFIG).is_file()
+    return path.is_file() or (path / CONFIG).is_file()
 
 
 def find_tokenizer(model: Path) -> Path | None:
@@ -194,7 +195,7 @@ def find_tokenizer(model: Path) -> Path | None:
         return model
     if model.is_dir():
         names = _names(model)
-        return model if {*names} & _TOKENIZERS else _only(names, model, ".t")
+        return model if set(TOKENIZERS) & {*names} else _only(names, model, ".t")
     stem = model.name.removesuffix(".m")
     named = [f"{stem}.t"]
     if stem.startswith("dllama_model_"):
@@ -203,7 +204,12 @@ def find_tokenizer(model: Path) -> Path | None:
         if (model.parent / name).is_file():
             return model.parent / name
     names = _names(model.parent)
-    return _only(names, model.parent, ".t") or (model.parent if {*names} & _TOKENIZERS else None)
+    return _only(names, model.parent, ".t") or (model.parent if set(TOKENIZERS) & {*names} else None)
+
+
+def is_weights(name: str) -> bool:
+    """Whether a file of a Hugging Face model holds weights, or says which do."""
+    return name.endswith(_WEIGHTS) or name == INDEX
 
 
 def size_of(path: Path) -> int:
@@ -235,23 +241,30 @@ def _model_in(folder: Path) -> Installed | None:
     only = _only(names, folder, ".m") or _only(names, folder, ".gguf")
     if only is not None:
         return Installed(name, folder, only, find_tokenizer(only) or tokenizer)
-    if _CONFIG not in names or not any(each.endswith(_WEIGHTS) for each in names):
+    if CONFIG not in names or not any(each.endswith(_WEIGHTS) for each in names):
         return None
-    parts = tuple(folder / each for each in names if each.endswith(_WEIGHTS) or each in _HF_FILES)
-    return Installed(name, folder, folder, find_tokenizer(folder) or tokenizer, leftovers, parts)
+    parts = tuple(folder / each for each in names if is_weights(each) or each in _HF_FILES)
+    return Installed(name, folder, folder, find_tokenizer(folder) or folder / TOKENIZERS[0], leftovers, parts)
 
 
 def _fetched_model(folder: Path, names: list[str]) -> Installed:
     """Give the model of a folder that ``launch.py`` fills from a repository, whole or not."""
-    paths = [folder / name for name in names]
+    paths = [folder / name for name in names if _is_fetched(name)]
     ggufs = [path for path in paths if path.suffix == ".gguf"]
     of = re.search(r"-of-(\d{5})\.gguf$", ggufs[0].name) if ggufs else None
     whole = ggufs if of is None or int(of[1]) == len(ggufs) else []
     models = [*(path for path in paths if path.suffix == ".m"), *whole]
     model = models[0] if models else folder / f"dllama_model_{folder.name}_q40.m"
-    leftovers = tuple(path for path in paths if path.name.endswith((*_UNFINISHED, _WEIGHTS)))
+    leftovers = tuple(path for path in paths if path.name.endswith(_UNFINISHED) or is_weights(path.name))
     parts = tuple(path for path in paths if path not in leftovers)
-    return Installed(folder.name, folder, model, find_tokenizer(model) or folder / "tokenizer.json", leftovers, parts)
+    return Installed(folder.name, folder, model, find_tokenizer(model) or folder / TOKENIZERS[0], leftovers, parts)
+
+
+def _is_fetched(name: str) -> bool:
+    """Whether ``launch.py`` gives such names to what it fetches from a repository, and makes of it."""
+    whole = re.sub(r"(\.[0-9a-f]{8})?\.part(\.json(\.new)?)?$", "", name)
+    is_large = is_weights(whole) or whole.endswith(".gguf") or _MADE.fullmatch(whole) is not None
+    return is_large or whole in {*_HF_FILES, ORIGIN, f"{ORIGIN}.new"}
 
 
 def _only(names: list[str], folder: Path, suffix: str) -> Path | None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-import time
 from collections.abc import Sequence
 
-from dllama.hub.remote import DownloadFailed, Facts, Server, Trouble
+from dllama.hub.remote import DownloadFailed, Facts, Server, Trouble, insist
 
 _QUESTIONS_AT_ONCE = 8
 
@@ -31,7 +30,7 @@ def ask_facts(server: Server, urls: Sequence[str]) -> tuple[list[Facts], str]:
         with contextlib.suppress(queue.Empty):
             while True:
                 index = waiting.get_nowait()
-                answers[index] = _ask_twice(server, urls[index])
+                answers[index] = _ask(server, urls[index])
 
     # Threads that nobody waits for at the end: an interrupt must not sit out the answers.
     threads = [threading.Thread(target=work, daemon=True) for _ in range(min(_QUESTIONS_AT_ONCE, len(urls)))]
@@ -46,17 +45,14 @@ def ask_facts(server: Server, urls: Sequence[str]) -> tuple[list[Facts], str]:
     return facts, next((str(answer) for answer in answers if isinstance(answer, Trouble)), "")
 
 
-def _ask_twice(server: Server, url: str) -> Facts | Exception:
+def _ask(server: Server, url: str) -> Facts | Exception:
     """Ask for the facts of one file; give what was said, or what went wrong."""
-    answer: Facts | Exception = Facts()
-    for wait_s in (1.0, 0.0):
-        try:
-            reply = server.ask(url, "HEAD")
-            reply.close()
+
+    def attempt() -> Facts:
+        with contextlib.closing(server.ask(url, "HEAD")) as reply:
             return reply.facts
-        except DownloadFailed as error:
-            return error
-        except Trouble as trouble:
-            answer = trouble
-        time.sleep(wait_s)
-    return answer
+
+    try:
+        return insist(attempt, waits_s=(1.0,))
+    except (DownloadFailed, Trouble) as error:
+        return error

@@ -14,9 +14,10 @@ import re
 import ssl
 import time
 import urllib.request
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from http.client import HTTPMessage, HTTPResponse
-from typing import Self
+from typing import Self, TypeVar
 from urllib.parse import quote, urljoin, urlsplit
 
 import dllama
@@ -30,6 +31,8 @@ _NO_HEAD = (405, 501)
 _TRUE = ("1", "on", "yes", "true")
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _PORTS = {"http": 80, "https": 443}
+_LONGEST_WAIT_S = 60.0  # whatever the server asks for
+_T = TypeVar("_T")
 
 
 class DownloadFailed(DllamaError):
@@ -177,6 +180,20 @@ class Server:
                 raise DownloadFailed(f"{_host(url)}: {reason.verify_message}; {advice}") from error
             raise Trouble(f"{_host(url)}: {_why(error)}") from error
         return response
+
+
+def insist(attempt: Callable[[], _T], waits_s: Sequence[float]) -> _T:
+    """Make attempts at a small answer, as any may fail; between them wait so long, or as long as the server asks for.
+
+    Raises:
+        Trouble: The last one failed, too.
+    """
+    for wait_s in waits_s:
+        try:
+            return attempt()
+        except Trouble as trouble:
+            time.sleep(max(wait_s, min(trouble.wait_s or 0.0, _LONGEST_WAIT_S)))
+    return attempt()
 
 
 def is_offline() -> bool:

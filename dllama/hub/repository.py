@@ -14,21 +14,17 @@ from typing import Any
 from urllib.parse import quote
 
 from dllama.errors import UnsupportedModel, UsageError
-from dllama.hub.remote import DownloadFailed, Server, Trouble
+from dllama.hub.folders import CONFIG, INDEX, SINGLE, SMALL_FILES, TOKENIZERS
+from dllama.hub.remote import DownloadFailed, Server, Trouble, insist
 
 PREFIX = "hf:"
 _FORM = "hf:ORG/MODEL, hf:ORG/MODEL@REVISION or, to choose a GGUF file, hf:ORG/MODEL:Q4_K_M"
 _REFERENCE = re.compile(r"([\w.-]{1,96})/([\w.-]{1,96})(?:@([\w./-]{1,128}))?(?::([\w./-]{1,256}))?", re.ASCII)
 _PLAIN = re.compile(r"[\w-][\w.-]{0,200}", re.ASCII)  # neither hidden nor a path
 _SPLIT = re.compile(r"-(\d{5})-of-(\d{5})$")
-_INDEX = "model.safetensors.index.json"
-SMALL_FILES = (
-    *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model"),
-    *("special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja"),
-    "chat_template.json",
-)
 _LARGEST_LISTING = 32 << 20  # bytes; repositories of thousands of files have 1 or 2 MB
-_ATTEMPTS_WAIT_S = (1.0, 3.0, 0.0)
+_LONGEST_ANSWER_S = 60.0
+_WAITS_S = (1.0, 3.0)  # between attempts
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,30 +110,32 @@ def choose_files(server: Server, reference: Reference, listing: Listing) -> list
     ggufs = sorted(name for name in names if _is_gguf_model(name))
     if reference.choice or not any(name.endswith(".safetensors") for name in names):
         return _choose_gguf(reference, ggufs, names)
-    if "config.json" not in names:
-        raise _unsupported(reference, "config.json", "none")
-    if "model.safetensors" in names:
-        weights = ["model.safetensors"]  # as transformers does, which then looks for no index
-    elif _INDEX in names:
-        weights = [_INDEX, *_indexed_files(server, reference, listing, names)]
+    if CONFIG not in names:
+        raise _unsupported(reference, CONFIG, "none")
+    if SINGLE in names:
+        weights = [SINGLE]  # as transformers does, which then looks for no index
+    elif INDEX in names:
+        weights = [INDEX, *_indexed_files(server, reference, listing, names)]
     else:
         others = sorted(name for name in names if name.endswith(".safetensors"))
-        raise _unsupported(reference, "model.safetensors or its index", ", ".join(others)[:120])
+        raise _unsupported(reference, f"{SINGLE} or its index", ", ".join(others)[:120])
+    if not names & {*TOKENIZERS}:
+        raise _unsupported(reference, " or ".join(TOKENIZERS), "neither; choose another repository")
     return [*(name for name in SMALL_FILES if name in names), *weights]
 
 
 def _indexed_files(server: Server, reference: Reference, listing: Listing, names: set[str]) -> list[str]:
     """Read from the index which files hold the weights."""
-    index = _read_json(server, server.url(reference.page, _INDEX, listing.commit))
+    index = _read_json(server, server.url(reference.page, INDEX, listing.commit))
     try:
         files = sorted({str(file) for file in index["weight_map"].values()})
     except (KeyError, TypeError, AttributeError):
-        raise _unsupported(reference, f"weight_map in {_INDEX}", "something else") from None
+        raise _unsupported(reference, f"weight_map in {INDEX}", "something else") from None
     for file in files:
         if not (_PLAIN.fullmatch(file) and file.endswith(".safetensors") and file in names):
-            raise _unsupported(reference, f"files of the repository in {_INDEX}", f"{file!r:.80}")
+            raise _unsupported(reference, f"files of the repository in {INDEX}", f"{file!r:.80}")
     if not files:
-        raise _unsupported(reference, f"files in {_INDEX}", "none")
+        raise _unsupported(reference, f"files in {INDEX}", "none")
     return files
 
 
@@ -149,13 +147,23 @@ def _choose_gguf(reference: Reference, ggufs: list[str], names: set[str]) -> lis
         raise _no_weights(reference, names)
     wanted = _stem(reference.choice).lower()
     endings = tuple(f"{mark}{wanted}" for mark in "-._/") if wanted else ("",)
-    fitting = [stem for stem in groups if f"/{stem.lower()}".endswith(endings)]
+    exact = [stem for stem in groups if stem.lower() == wanted]
+    fitting = exact or [stem for stem in groups if f"/{stem.lower()}".endswith(endings)]
     if len(fitting) != 1:
-        short = sorted(stem.rpartition("/")[2] for stem in groups)
-        what = "no GGUF file or several are" if reference.choice else f"{len(short)} GGUF files are there, none is"
-        example = f"{PREFIX}{reference.page}:{re.split('[-.]', short[-1])[-1]}"
-        raise UsageError(f"{reference}: {what} chosen; choose one, e.g. {example}, of: {', '.join(short)[:1000]}")
+        raise UsageError(_which(reference, fitting, sorted(groups)))
     return groups[fitting[0]]
+
+
+def _which(reference: Reference, fitting: list[str], stems: list[str]) -> str:
+    """Say what there is to choose from."""
+    if not reference.choice:
+        what = f"{len(stems)} GGUF files are there, none is chosen"
+    elif fitting:
+        what, stems = f"{len(fitting)} GGUF files fit {reference.choice}", sorted(fitting)
+    else:
+        what = f"no GGUF file's name ends in {reference.choice}"
+    example = f"{PREFIX}{reference.page}:{stems[0]}"
+    return f"{reference}: {what}; choose one, e.g. {example}, of: {', '.join(stems)[:1000]}"
 
 
 def _no_weights(reference: Reference, names: set[str]) -> Exception:
@@ -183,36 +191,29 @@ def _is_gguf_model(name: str) -> bool:
 
 
 def _read_json(server: Server, url: str) -> Any:
-    """Read a document of the server's; several attempts, as any may fail."""
-    trouble = Trouble("")
-    for wait_s in _ATTEMPTS_WAIT_S:
-        try:
-            return json.loads(_read_all(server, url))
-        except Trouble as error:
-            trouble = error
-            time.sleep(wait_s)
-        except (ValueError, RecursionError):
-            raise DownloadFailed(f"{url}: expected JSON, found something else; is HF_ENDPOINT right?") from None
-    raise DownloadFailed(str(trouble))
+    """Read a document of the server's."""
+    try:
+        return json.loads(insist(lambda: _read_all(server, url), _WAITS_S))
+    except Trouble as trouble:
+        raise DownloadFailed(str(trouble)) from trouble
+    except (ValueError, RecursionError):
+        raise DownloadFailed(f"{url}: expected JSON, found something else; is HF_ENDPOINT right?") from None
 
 
 def _read_all(server: Server, url: str) -> bytes:
-    data = bytearray()
+    data, end = bytearray(), time.monotonic() + _LONGEST_ANSWER_S
     with contextlib.closing(server.ask(url)) as answer:
         while piece := answer.read(1 << 18):
             data += piece
             if len(data) > _LARGEST_LISTING:
                 raise DownloadFailed(f"{url}: more than {_LARGEST_LISTING} bytes, which is no list of files")
+            if time.monotonic() > end:
+                raise Trouble(f"{url}: not all came in {_LONGEST_ANSWER_S:.0f} s")
         if answer.length is not None and len(data) < answer.length:
             raise Trouble(f"{url}: the connection was cut")
     return bytes(data)
 
 
-def embedding_bytes(server: Server, reference: Reference, commit: str) -> int:
-    """Give the bytes of a model's embedding in F32, by its ``config.json``; 0 if that does not say."""
-    config = _read_json(server, server.url(reference.page, "config.json", commit))
-    if isinstance(config, dict) and isinstance(config.get("text_config"), dict):
-        config = config["text_config"]
-    sizes = [config.get(name) for name in ("vocab_size", "hidden_size")] if isinstance(config, dict) else []
-    known = [size for size in sizes if isinstance(size, int) and 0 < size < 1 << 24]
-    return 4 * known[0] * known[1] if len(known) == 2 else 0
+def read_config(server: Server, reference: Reference, commit: str) -> Any:
+    """Read a model's ``config.json``."""
+    return _read_json(server, server.url(reference.page, CONFIG, commit))

@@ -14,7 +14,9 @@ import sys
 
 from dllama.errors import DllamaError
 from dllama.hub import checkout, folders
+from dllama.hub.catalogue import CONTEXT
 from dllama.hub.download import Patience
+from dllama.hub.folder_lock import only_one_in
 from dllama.hub.model_launch import ask, check_may_download, fetch, run_model
 from dllama.hub.progress import size_text
 from dllama.hub.remote import DownloadFailed, Server, is_offline
@@ -23,7 +25,11 @@ from dllama.hub.repository_plan import RepositoryPlan, make_plan, read_origin, r
 
 
 class ConversionFailed(DllamaError):
-    """The converter ended with an error, which it has told the user itself; the exit code is its own."""
+    """The model cannot be made or run; the exit code is that of the program that said so."""
+
+    def __init__(self, text: str, status: int) -> None:
+        super().__init__(text)
+        self.exit_code = status if status > 0 else 1
 
 
 def dry_run(reference: Reference, options: argparse.Namespace) -> int:
@@ -31,12 +37,12 @@ def dry_run(reference: Reference, options: argparse.Namespace) -> int:
     if is_offline():
         raise DownloadFailed(f"{reference}: HF_HUB_OFFLINE is set; unset it to ask what is there")
     plan = make_plan(reference, Server.from_environment())
-    problem = plan.problem()
+    problems = plan.problems(is_run=_is_run_here(options))
     if options.json:
-        print(json.dumps({**plan.as_json(), "problems": [str(problem)] if problem else []}, indent=1), flush=True)
+        print(json.dumps({**plan.as_json(), "problems": [str(problem) for problem in problems]}, indent=1), flush=True)
     else:
-        print("\n".join([*plan.lines(), *([f"❌ {problem}"] if problem else [])]), flush=True)
-    return problem.exit_code if problem else 0
+        print("\n".join([*plan.lines(), *(f"❌ {problem}" for problem in problems)]), flush=True)
+    return problems[0].exit_code if problems else 0
 
 
 def launch_repository(reference: Reference, options: argparse.Namespace) -> int:
@@ -47,18 +53,37 @@ def launch_repository(reference: Reference, options: argparse.Namespace) -> int:
             read_origin(found.folder, reference)
         again = f"to download it again, remove it first: dllama models remove {reference.name}"
         print(f"✅ {reference} is in {found.folder}; {again}", flush=True)
-    plan = _agree(reference, options) if found is None else None
-    if not options.skip_run or (plan is not None and plan.is_converted):
-        with checkout.only_one():
-            checkout.set_up([])
-    if plan is not None:
-        _obtain(plan)
-        found = folders.find_model(reference.name)
-    if found is not None and found.model.suffix == ".m" and (freed := remove_weights(found.folder)):
-        print(f"🧹 {size_text(freed)} of fetched weights were removed: {found.model.name} is made", flush=True)
+    if found is None:
+        found = _get(reference, options)
+    elif not options.skip_run:
+        _set_up()
+    with only_one_in(found.folder):
+        if found.model.suffix == ".m" and (freed := remove_weights(found.folder)):
+            print(f"🧹 {size_text(freed)} of fetched weights were removed: {found.model.name} is made", flush=True)
+    return run_model(reference.name, found.model, found.tokenizer, options, source=str(reference))
+
+
+def _get(reference: Reference, options: argparse.Namespace) -> folders.Installed:
+    """Fetch what is missing of a model, and make what is run of it."""
+    plan = _agree(reference, options)
+    if plan.is_converted or not options.skip_run:
+        _set_up()
+    with only_one_in(plan.folder):
+        _obtain(plan, is_run_here=_is_run_here(options))
+    found = folders.find_model(reference.name)
     if found is None:
         raise DownloadFailed(f"{reference}: another program has removed it; run the same command again")
-    return run_model(reference.name, found.model, found.tokenizer, options, source=str(reference))
+    return found
+
+
+def _is_run_here(options: argparse.Namespace) -> bool:
+    """Whether the model must fit this machine's memory."""
+    return not options.skip_run and not options.workers
+
+
+def _set_up() -> None:
+    with checkout.only_one():
+        checkout.set_up([])
 
 
 def _agree(reference: Reference, options: argparse.Namespace) -> RepositoryPlan:
@@ -68,30 +93,48 @@ def _agree(reference: Reference, options: argparse.Namespace) -> RepositoryPlan:
     server = Server.from_environment()
     print(f"🔎 Asking {server.endpoint} for files and sizes", flush=True)
     plan = make_plan(reference, server)
-    problem = plan.problem()
-    if problem:
+    for problem in plan.problems(is_run=_is_run_here(options)):
         raise problem
     if not options.yes:
         ask(plan.files, plan.folder)
     return plan
 
 
-def _obtain(plan: RepositoryPlan) -> None:
-    """Fetch the files that are missing, and make the model of them."""
+def _obtain(plan: RepositoryPlan, *, is_run_here: bool) -> None:
+    """Fetch the files that are missing, and make the model of them; weights come once all else is found right."""
     write_origin(plan)
     for file in plan.files:
-        fetch(file, Patience())
-    if plan.is_converted and not plan.model.exists():
+        if file not in plan.weights:
+            fetch(file, Patience())
+    if not plan.is_converted or plan.model.exists():
+        return
+    _check(plan, is_run_here=is_run_here)
+    for file in plan.weights:
+        if not plan.model.exists():  # where folders cannot be locked, another program may have made it
+            fetch(file, Patience())
+    if not plan.model.exists():
         _convert(plan)
+
+
+def _check(plan: RepositoryPlan, *, is_run_here: bool) -> None:
+    """Let ``.venv`` say what is wrong with the model, by its small files, before its weights are fetched."""
+    context = [str(CONTEXT)] if is_run_here else []
+    checker = _converter("check_hf.py")
+    result = subprocess.run([*checker, str(plan.folder), "q40", *context], stderr=subprocess.PIPE, check=False)
+    if result.returncode:
+        why = " ".join(result.stderr.decode(errors="replace").removeprefix("🚨 ").split())
+        raise ConversionFailed(f"{plan.reference}: {why}; its weights were not fetched", result.returncode)
 
 
 def _convert(plan: RepositoryPlan) -> None:
     """Make the ``.m`` file by the converter, in the model's folder."""
-    converter = checkout.ROOT / "converters" / "convert_hf.py"
-    command = [str(checkout.VENV / "bin" / "python"), str(converter), str(plan.folder), "q40", plan.reference.name]
+    command = [*_converter("convert_hf.py"), str(plan.folder), "q40", plan.reference.name]
     sys.stdout.flush()
     status = subprocess.run(command, cwd=plan.folder, check=False).returncode
     if status or not plan.model.is_file():
-        error = ConversionFailed(f"{plan.reference}: no model was made; what was fetched is kept in {plan.folder}")
-        error.exit_code = status if status > 0 else 1
-        raise error
+        kept = f"what was fetched is kept in {plan.folder}"
+        raise ConversionFailed(f"{plan.reference}: no model was made; {kept}", status)
+
+
+def _converter(name: str) -> list[str]:
+    return [str(checkout.VENV / "bin" / "python"), str(checkout.ROOT / "converters" / name)]

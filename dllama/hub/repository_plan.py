@@ -10,17 +10,17 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from dllama.errors import UsageError
+from dllama.errors import DllamaError, NotEnoughMemory, UsageError
 from dllama.hub import folders
-from dllama.hub.folders import ORIGIN
-from dllama.hub.model_plan import RESERVE_BYTES, FilePlan, folder_of, free_disk, plan_file
+from dllama.hub.config_facts import ConfigFacts, read_facts
+from dllama.hub.folders import ORIGIN, is_weights
+from dllama.hub.model_plan import RESERVE_BYTES, FilePlan, folder_of, free_disk, free_memory, plan_file
 from dllama.hub.part_file import NotEnoughDisk
 from dllama.hub.probe import ask_facts
 from dllama.hub.progress import size_text
 from dllama.hub.remote import DownloadFailed, Server
-from dllama.hub.repository import Reference, choose_files, embedding_bytes, read_listing
+from dllama.hub.repository import Reference, choose_files, read_config, read_listing
 
-WEIGHTS = (".safetensors", ".safetensors.index.json")
 _CONVERTED_SHARE = 18 / 64  # of 16-bit numbers, as Q40
 
 
@@ -47,7 +47,8 @@ class RepositoryPlan:
         folder: Where they belong.
         files: All that is needed, small ones first.
         free_disk: Bytes free on that disk.
-        embedding_bytes: Of the embedding in a ``.m`` file.
+        free_memory: Bytes free in memory; None if this system does not tell.
+        config: What ``config.json`` says; None if the files are run as they are.
     """
 
     reference: Reference
@@ -55,13 +56,19 @@ class RepositoryPlan:
     folder: Path
     files: tuple[FilePlan, ...]
     free_disk: int
-    embedding_bytes: int = 0
+    free_memory: int | None
+    config: ConfigFacts | None
 
     @property
     def model(self) -> Path:
         """The file that is run in the end."""
         gguf = next((file.target for file in self.files if file.target.suffix == ".gguf"), None)
         return gguf or self.folder / self.reference.model_name
+
+    @property
+    def weights(self) -> list[FilePlan]:
+        """What the ``.m`` file is made of."""
+        return [file for file in self.files if is_weights(file.target.name)]
 
     @property
     def is_converted(self) -> bool:
@@ -76,13 +83,34 @@ class RepositoryPlan:
     @property
     def converted_bytes(self) -> int:
         """Most bytes of the file that is made of the weights; 0 if they are run as they are, or it is there."""
-        if not self.is_converted or self.model.exists():
+        if self.config is None or self.model.exists():
             return 0
-        weights = sum(file.size for file in self.files if file.target.name.endswith(WEIGHTS))
         # A model without an output matrix of its own has the embedding a second time, as Q40.
-        return int(_CONVERTED_SHARE * weights + 1.2 * self.embedding_bytes)
+        return int(_CONVERTED_SHARE * self._weight_bytes + 1.2 * self.config.embedding_bytes)
 
-    def problem(self) -> NotEnoughDisk | None:
+    @property
+    def least_memory(self) -> int:
+        """Bytes of memory that the ``.m`` file's matrices take at least; 0 if that is not known."""
+        return self.config.least_memory(self._weight_bytes) if self.config else 0
+
+    @property
+    def _weight_bytes(self) -> int:
+        return sum(file.size for file in self.weights)
+
+    def problems(self, *, is_run: bool) -> list[DllamaError]:
+        """List what keeps the model from being made and, if that is meant too, from being run on this machine."""
+        found = [self._disk_problem(), self._memory_problem() if is_run else None]
+        return [problem for problem in found if problem]
+
+    def _memory_problem(self) -> NotEnoughMemory | None:
+        """Say what is wrong if the model cannot fit into memory."""
+        if self.free_memory is None or self.least_memory <= self.free_memory:
+            return None
+        need, have = size_text(self.least_memory), size_text(self.free_memory)
+        advice = "choose a smaller model, or only download it, with -skip-run"
+        return NotEnoughMemory(f"{self.reference}: needs at least {need} of memory, but {have} are free; {advice}")
+
+    def _disk_problem(self) -> NotEnoughDisk | None:
         """Say what is wrong if the disk lacks room."""
         need = self.missing + self.converted_bytes
         if need == 0 or need + RESERVE_BYTES <= self.free_disk:
@@ -99,6 +127,8 @@ class RepositoryPlan:
             lines.append(f"   {self.model.name}: at most {size_text(self.converted_bytes)}, made of these (Q40)")
         lines.append(f"💾 Disk: {size_text(self.missing)} to fetch, {size_text(self.free_disk)} free")
         if self.is_converted:
+            free = "unknown" if self.free_memory is None else size_text(self.free_memory)
+            lines.append(f"📀 Memory: at least {size_text(self.least_memory)}, {free} free")
             lines.append("   The fetched weights are removed once the model is made")
         return lines
 
@@ -115,6 +145,7 @@ class RepositoryPlan:
                 "fetched_bytes": self.missing,
                 "free_bytes": self.free_disk,
             },
+            "memory": {"least_bytes": self.least_memory, "free_bytes": self.free_memory},
         }
 
 
@@ -123,7 +154,7 @@ def make_plan(reference: Reference, server: Server) -> RepositoryPlan:
 
     Raises:
         UsageError: The folder holds another repository or revision, or no file was chosen of several.
-        UnsupportedModel: The repository holds no weights that dllama reads.
+        UnsupportedModel: The repository holds no model that dllama runs, as far as can be told without installing it.
         DownloadFailed: A file that is missing is not to be had.
     """
     folder = folder_of(reference.name)
@@ -132,8 +163,9 @@ def make_plan(reference: Reference, server: Server) -> RepositoryPlan:
     origin = origin or Origin(str(reference), listing.commit)
     names = choose_files(server, reference, listing)
     is_converted = not any(name.endswith(".gguf") for name in names)
+    config = read_facts(str(reference), read_config(server, reference, origin.commit)) if is_converted else None
     if is_converted and (folder / reference.model_name).exists():  # its weights are not needed again
-        names = [name for name in names if not name.endswith(WEIGHTS)]
+        names = [name for name in names if not is_weights(name)]
     targets = {folder / name.rpartition("/")[2]: server.url(reference.page, name, origin.commit) for name in names}
     asked = [url for target, url in targets.items() if not target.exists()]
     facts, trouble = ask_facts(server, asked)
@@ -143,8 +175,7 @@ def make_plan(reference: Reference, server: Server) -> RepositoryPlan:
     files = tuple(
         plan_file(target, (url,), (known[url],) if url in known else (), 0) for target, url in targets.items()
     )
-    embedding = embedding_bytes(server, reference, origin.commit) if is_converted else 0
-    return RepositoryPlan(reference, origin, folder, files, free_disk(folder), embedding)
+    return RepositoryPlan(reference, origin, folder, files, free_disk(folder), free_memory(), config)
 
 
 def read_origin(folder: Path, reference: Reference) -> Origin | None:
@@ -172,8 +203,14 @@ def origin_of(folder: Path) -> Origin | None:
 
 
 def write_origin(plan: RepositoryPlan) -> None:
-    """Note in the folder where its files are from."""
-    plan.folder.mkdir(parents=True, exist_ok=True)
+    """Note in the folder where its files are from.
+
+    Raises:
+        UsageError: Another program has begun with another reference.
+        DownloadFailed: It has begun with another commit.
+    """
+    if read_origin(plan.folder, plan.reference) not in (None, plan.origin):
+        raise DownloadFailed(f"{plan.reference}: another program fetches another commit; run the same command again")
     fresh = plan.folder / f"{ORIGIN}.new"
     fresh.write_text(json.dumps(asdict(plan.origin), indent=1), "utf-8")
     fresh.replace(plan.folder / ORIGIN)
@@ -183,7 +220,7 @@ def remove_weights(folder: Path) -> int:
     """Remove what was fetched of a model that is made of it, and nothing of others; give the bytes that this freed."""
     freed = 0
     for path in folder.iterdir() if origin_of(folder) else ():
-        if path.name.endswith(WEIGHTS):
+        if is_weights(path.name):
             freed += folders.size_of(path)
             path.unlink(missing_ok=True)
     return freed
