@@ -158,7 +158,9 @@ def _puts_space(file: TokenizerJson) -> bool:
     """Whether the normalizer is Llama 2's: a space before every text, and spaces marked."""
     part = file.parts["normalizer"] or {}
     members = part.get("normalizers")
-    if not isinstance(members, list) or [each.get("type") for each in members] != ["Prepend", "Replace"]:
+    if not isinstance(members, list) or not all(isinstance(each, dict) for each in members):
+        return False
+    if [each.get("type") for each in members] != ["Prepend", "Replace"]:
         return False
     written = (members[0].get("prepend"), members[1].get("pattern"), members[1].get("content"))
     return written == (SPACE_MARK, {"String": " "}, SPACE_MARK)
