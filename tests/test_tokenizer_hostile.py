@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +205,29 @@ def test_files_cut_anywhere(tmp_path: Path, name: str) -> None:
     for size in [1, 2, 3, 8, *(len(raw) * part // 24 for part in range(1, 24)), len(raw) - 1]:
         path.write_bytes(raw[:size])
         use(path)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"type": ["Prepend"]}, {"normalizers": [{"type": "Prepend", "prepend": "▁"}, [[]]]}]
+)
+def test_parts_that_are_no_objects_or_of_no_kind(tmp_path: Path, changes: dict[str, Any]) -> None:
+    top = json.loads(SOUND["sentencepiece.json"])
+    top["normalizer"] |= changes
+    (tmp_path / "a.json").write_text(json.dumps(top))
+    use(tmp_path / "a.json")
+
+
+def test_ids_with_a_large_hole_take_little_memory(tmp_path: Path) -> None:
+    vocab = BYTE_LEVEL["model"]["vocab"]
+    (tmp_path / "a.json").write_bytes(model(vocab=vocab | {max(vocab, key=vocab.get): (1 << 20) - 1}))
+    tokenizer = open_tokenizer(tmp_path / "a.json")
+    tracemalloc.start()
+    try:
+        with pytest.raises(UnsupportedModel):
+            tokenizer.data  # noqa: B018
+        assert tracemalloc.get_traced_memory()[1] < 32 << 20
+    finally:
+        tracemalloc.stop()
 
 
 _JSON = st.recursive(
