@@ -10,7 +10,7 @@ FIXED_LAYOUT = $(shell setarch $$(uname -m) -R true 2> /dev/null && echo setarch
 CPP_FILES := csrc tests/cpp benchmarks -name '*.h' -o -name '*.cpp'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build dllama test test-slow test-lan models-table lint format bench bench-check sanitize test-isa clean
+.PHONY: help setup build dllama test test-slow fuzz test-lan models-table lint format bench bench-check sanitize test-isa clean
 
 # Show the targets.
 help:
@@ -41,6 +41,11 @@ test:
 # Run the tests that take minutes: faults, many times over.
 test-slow: build
 	$(BIN)/python -m pytest -m slow --timeout 600 $(PYTEST_ARGS)
+
+# Change files at random and read them, TIMES (10) as many as the tests do.
+fuzz: build
+	@$(PYTHON) launch.py setup test
+	FUZZ_TIMES=$(or $(TIMES),10) $(BIN)/python -m pytest tests/test_fuzz_readers.py --timeout 0 $(PYTEST_ARGS)
 
 # Run a cluster's tests on networks of namespaces with links of 1 Gbit/s; for root.
 test-lan:

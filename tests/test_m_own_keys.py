@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import struct
 from dataclasses import fields, replace
 from pathlib import Path
@@ -170,26 +169,6 @@ def test_unsound_headers_are_refused(tmp_path, pairs, text):
     with pytest.raises(BadFile) as caught:
         open_m_file(tmp_path / "a.m")
     assert text in str(caught.value)
-
-
-def test_changed_bytes_are_refused_or_loaded(tmp_path):
-    path, texts = tmp_path / "a.m", set[str]()
-    write_tiny_model(path, tiny_config(**KINDS["gemma2"]))
-    good = path.read_bytes()
-    end, rng = 32 + len(encode_config(tiny_config(**KINDS["gemma2"]))), random.Random(3)
-    with path.open("r+b", buffering=0) as file:
-        for _ in range(3000):
-            raw = bytearray(good[:end])
-            for _ in range(rng.randint(1, 3)):
-                raw[rng.randrange(end)] = rng.choice([rng.randrange(256), *b'0139"{}[],:-.e'])
-            file.seek(0)
-            file.write(raw)
-            try:
-                open_m_file(path).close()
-            except BadFile as error:
-                texts.add(str(error))
-    assert texts
-    assert not any("\n" in text for text in texts)
 
 
 def test_a_config_too_long_for_a_header_is_refused(tmp_path):

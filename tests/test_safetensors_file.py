@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import time
 import tracemalloc
 from pathlib import Path
@@ -171,30 +170,6 @@ def test_every_truncation_and_any_tail_is_refused(tmp_path):
         refusal(path)
     path.write_bytes(good + b"x")
     assert "1 more than the header describes" in refusal(path)
-
-
-def test_changed_bytes_are_refused_or_loaded(tmp_path):
-    """Every byte of length and header, changed in several ways; 10,000 changes of several bytes."""
-    good = bytearray(safetensors_bytes({"__metadata__": {"format": "pt"}, "a": ONE, "b": TWO}, bytes(32)))
-    end, rng, loaded = len(good) - 32, random.Random(5), 0
-    changes = [{place: value} for place in range(end) for value in {0, 0x22, 0x5B, 0x7B, 0xFF, good[place] ^ 1}]
-    changes += [{rng.randrange(end): rng.randrange(256) for _ in range(rng.randint(1, 4))} for _ in range(10_000)]
-    path, texts = tmp_path / "x", set[str]()
-    path.write_bytes(good)
-    with path.open("r+b", buffering=0) as file:
-        for change in changes:
-            raw = bytes(change.get(place, byte) for place, byte in enumerate(good[:end]))
-            os.pwrite(file.fileno(), raw, 0)
-            try:
-                opened, arrays = open_safetensors(path)
-            except BadFile as error:
-                texts.add(str(error))
-                continue
-            loaded += 1
-            opened.close()
-            assert all(array.offset <= len(good) for array in arrays.values())
-    assert 0 < loaded < len(changes)
-    assert not any("\n" in text for text in texts)
 
 
 JSON = st.recursive(st.none() | st.integers() | st.text(max_size=5), st.lists)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import struct
 import time
 import tracemalloc
@@ -230,21 +229,6 @@ def test_every_truncation_is_refused(tmp_path):
         os.truncate(path, length)
         with pytest.raises(BadFile):
             read_t_file(path)
-
-
-def test_changed_bytes_are_refused_or_loaded(tmp_path):
-    path, rng = tmp_path / "a.t", random.Random(5)
-    good = file_bytes({7: 5, 4: 3}, middle=b"templ" + struct.pack("<i", 3))
-    loaded = 0
-    for offset in range(len(good)):
-        for value in {0, 0x7F, 0xFF, good[offset] ^ 1, rng.randrange(256)}:
-            try:
-                data = read(path, good[:offset] + bytes([value]) + good[offset + 1 :])
-            except BadFile:
-                continue
-            loaded += 1
-            assert all(0 <= token_id < data.vocab_size for token_id in (data.bos_id, *data.eos_ids))
-    assert loaded > len(good) // 8
 
 
 def test_reading_closes_the_file(tmp_path):

@@ -170,7 +170,7 @@ def check_kinds(path: str, name: str, part: object, known: set[str]) -> None:
         pattern = each.get("pattern")
         if isinstance(pattern, dict) and is_risky(str(pattern.get("Regex", ""))):
             raise UnsupportedModel(path, name, "patterns that match in one way", f"{pattern['Regex']!r:.80}")
-        if each.get("type") not in known:
+        if not isinstance(each.get("type"), str) or each["type"] not in known:
             raise UnsupportedModel(path, name, f"one of {', '.join(sorted(known))}", f"{each.get('type')!r:.80}")
 
 

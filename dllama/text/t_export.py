@@ -92,7 +92,8 @@ def _bytes_problem(vocabulary: JsonVocabulary) -> str | None:
     normalizer = (file.parts["normalizer"] or {}).get("type")
     if _pattern(file) != (QWEN_PATTERN if qwen else LLAMA3_PATTERN) or normalizer != ("NFC" if qwen else None):
         return "one that cuts text in another way than Llama 3 and Qwen"
-    if set(range(first, len(file.pieces))) - {token.id for token in file.added} or not all(map(_is_plain, file.added)):
+    num_added = len({token.id for token in file.added})
+    if num_added != len(file.pieces) - first or not all(map(_is_plain, file.added)):
         return "one with added tokens amid its pieces, or that are text or take spaces"
     if not all(is_silent(token.content) for token in file.added if token.id < vocabulary.facts.bos_id):
         return "one with other added tokens before BOS"
@@ -158,7 +159,9 @@ def _puts_space(file: TokenizerJson) -> bool:
     """Whether the normalizer is Llama 2's: a space before every text, and spaces marked."""
     part = file.parts["normalizer"] or {}
     members = part.get("normalizers")
-    if not isinstance(members, list) or [each.get("type") for each in members] != ["Prepend", "Replace"]:
+    if not isinstance(members, list) or not all(isinstance(each, dict) for each in members):
+        return False
+    if [each.get("type") for each in members] != ["Prepend", "Replace"]:
         return False
     written = (members[0].get("prepend"), members[1].get("pattern"), members[1].get("content"))
     return written == (SPACE_MARK, {"String": " "}, SPACE_MARK)
