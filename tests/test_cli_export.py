@@ -51,6 +51,13 @@ def test_a_file_that_runs_by_itself(model, tmp_path, capsys):
     assert texts[0] == texts[1]
 
 
+def test_a_name_of_phi_3_asks_llama_cpp_for_no_token_that_is_missing(model, tmp_path):
+    for output, name in (("my-Phi3.gguf", "my-phi 3"), ("phi-4.gguf", "phi-4")):
+        assert main(["export", "gguf", "--model", str(model), "--output", str(tmp_path / output)]) == 0
+        with open_gguf(tmp_path / output) as found:
+            assert found.metadata["general.name"] == name
+
+
 def with_extra_token(vocab_size):
     """Give the metadata of a vocabulary that has one token more than a model."""
     metadata = gguf_metadata(Tokenizer(byte_tokenizer_data(vocab_size)))

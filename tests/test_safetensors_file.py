@@ -119,6 +119,14 @@ UNSOUND: list[tuple[Any, str]] = [
     (changed(TWO, shape=[2], data_offsets=[28, 32]), "expected its first byte to be 24"),
     (changed(ONE, shape=[2, 2], data_offsets=[8, 24]), "expected its first byte to be 0, behind the header"),
     # names
+    (
+        b'{"a":'
+        + json.dumps(ONE).encode().replace(b"data_", b"data\\u005f")
+        + b',"a":'
+        + json.dumps({**TWO}).encode()
+        + b"}",
+        "letters as they are",
+    ),
     (b'{"a":' + json.dumps(ONE).encode() + b',"a":' + json.dumps({**TWO}).encode() + b"}", "every tensor once"),
     ({"x\n" * 300: {**ONE, "dtype": "Q"}}, "a number type of the format"),
 ]

@@ -145,9 +145,35 @@ def test_normalizers_that_want_all_memory_are_refused(tmp_path: Path, name: str)
     assert expected in run.stdout
 
 
+EMPTY = {"type": "Replace", "pattern": {"String": ""}, "content": "a"}
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "expected"),
+    [
+        (
+            "decoder",
+            {"type": "Sequence", "decoders": [LONG] * 5},
+            "decoder: expected one that makes a text at most 256",
+        ),
+        ("decoder", {**LONG, "content": "a" * 1000}, "decoder: expected one that makes a text at most 256"),
+        ("normalizer", EMPTY, "normalizer: expected patterns that match something"),
+        ("normalizer", {**EMPTY, "pattern": {"Regex": ""}}, "normalizer: expected patterns that match something"),
+        ("pre_tokenizer", {"type": "Split", "pattern": {"String": ""}, "behavior": "Isolated"}, "match something"),
+    ],
+)
+def test_steps_that_the_library_or_memory_could_not_bear_are_refused(tmp_path, capfd, part, value, expected) -> None:
+    (tmp_path / "tokenizer.json").write_bytes(changed(**{part: value}))
+    with pytest.raises(BadFile, match=expected):
+        open_tokenizer(tmp_path).encode("a text")
+    assert capfd.readouterr() == ("", "")  # no panic was printed
+
+
 def test_normalizers_in_use_are_not_refused() -> None:
-    check_growth("x", [{"type": "Prepend", "prepend": "▁"}, {**LONG, "pattern": {"String": " "}, "content": "▁"}])
-    check_growth("x", [{"type": "NFKC"}, {**LONG, "pattern": {"Regex": " {2,}"}, "content": "▁"}])
+    check_growth(
+        "x", "normalizer", [{"type": "Prepend", "prepend": "▁"}, {**LONG, "pattern": {"String": " "}, "content": "▁"}]
+    )
+    check_growth("x", "normalizer", [{"type": "NFKC"}, {**LONG, "pattern": {"Regex": " {2,}"}, "content": "▁"}])
 
 
 def test_merges_that_make_no_piece_are_refused(tmp_path: Path) -> None:

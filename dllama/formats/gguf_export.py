@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -26,6 +27,7 @@ _PADDING = f"{_TOKENIZER}padding_token_id"
 _UNUSED, _LOWEST = 5, -1e4  # llama.cpp's kind of a token that is never written, and a score below all others
 _TYPE_IDS = {DType.F32: 0, DType.F16: 1, DType.Q40: 2, DType.Q80: 8}
 _PIECE_BYTES = 1 << 22
+_PHI3_TOKENS = {"</s>", "<unk>", "<s>", "<|endoftext|>"}
 
 
 def export_gguf(
@@ -58,8 +60,14 @@ def export_gguf(
     ]
     stored_as = [each for each in stored_tensors(source.config, arch) if each.name != HEAD or arch.has_head]
     tensors += [_new_tensor(source, arch, stored) for stored in stored_as]
-    named = {"general.name": name} if name else {}
+    named = {"general.name": _harmless(name, tokenizer)} if name else {}
     write_container(path, named | metadata | _fitted(tokenizer, source.config.vocab_size), tensors, progress)
+
+
+def _harmless(name: str, tokenizer: Mapping[str, Any]) -> str:
+    """Spell a name of Phi-3 otherwise where its vocabulary lacks the tokens that llama.cpp looks for by that name."""
+    is_whole = set(tokenizer.get(f"{_TOKENIZER}tokens", ())) >= _PHI3_TOKENS
+    return name if is_whole else re.sub("phi-?3", "phi 3", name, flags=re.IGNORECASE)
 
 
 def _fitted(tokenizer: Mapping[str, Any], vocab_size: int) -> dict[str, Any]:

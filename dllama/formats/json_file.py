@@ -67,7 +67,7 @@ def read_object(path: str | os.PathLike[str], what: str) -> dict[str, Any]:
     with CheckedFile(path, what) as file:
         value = read_json(file)
         if not isinstance(value, dict):
-            raise file.bad("", "its known form, a JSON object", type(value).__name__)
+            raise file.bad("", "a JSON object", type(value).__name__)
         return value
 
 

@@ -1,4 +1,4 @@
-"""By how much the normalizer of a ``tokenizer.json`` may lengthen a text.
+"""By how much the normalizer and the decoder of a ``tokenizer.json`` may lengthen a text.
 
 The library asks for whatever memory the changed text needs, and ends the process where there is not as much.
 """
@@ -18,16 +18,16 @@ _MOST_GROWTH = 256  # times; T5's table of characters and its marks make 132
 _GROWTH = {"NFC": 3, "NFD": 3, "NFKC": 11, "NFKD": 11, "Lowercase": 2}  # bytes that one may become, by Unicode
 
 
-def check_growth(path: str, normalizers: Iterable[Mapping[str, Any]]) -> None:
-    """Check tables of characters, and that all normalizers together make no text too long.
+def check_growth(path: str, name: str, steps: Iterable[Mapping[str, Any]]) -> None:
+    """Check tables of characters, and that all steps of part ``name`` together make no text too long.
 
     Raises:
         BadFile: A table is broken, or a text could grow without measure.
     """
-    growth = math.prod(_growth(path, each) for each in normalizers)
+    growth = math.prod(_growth(path, each) for each in steps)
     if growth > _MOST_GROWTH:
         expected = f"one that makes a text at most {_MOST_GROWTH} times as long"
-        raise BadFile(path, "normalizer", expected, "one that makes it longer")
+        raise BadFile(path, name, expected, "one that makes it longer")
 
 
 def _growth(path: str, normalizer: Mapping[str, Any]) -> int:

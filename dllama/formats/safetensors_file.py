@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ _NUMBER_BYTES = {
     **dict.fromkeys(("I32", "U32", "F32"), 4),
     **dict.fromkeys(("I64", "U64", "F64", "C64"), 8),
 }
+_ESCAPED_LETTER = re.compile(rb"\\u00(?:4[1-9a-f]|5[0-9af]|6[1-9a-f]|7[0-9a])", re.IGNORECASE)  # or _
 _Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
 
 
@@ -97,6 +99,8 @@ def _entries(file: CheckedFile, raw: bytearray) -> Mapping[str, _Entry]:
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise file.bad("header", "JSON that names tensors", one_line(error)) from None
     entries.pop("__metadata__", None)
+    if _ESCAPED_LETTER.search(raw):  # no writer escapes letters, and a name could be hidden from the count below
+        raise file.bad("header", "letters as they are", "letters escaped by their numbers")
     if raw.count(b'"data_offsets"') > len(entries):
         raise file.bad("header", "every tensor once", f"{len(entries)} names for more tensors than that")
     return entries

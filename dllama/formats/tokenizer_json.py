@@ -146,7 +146,8 @@ def parse_tokenizer_json(path: str, raw: bytes) -> TokenizerJson:
     added = _added(path, top.get("added_tokens", msgspec.Raw(b"[]")))
     parts = {name: _part(path, name, top) for name in ("normalizer", "pre_tokenizer", "post_processor", "decoder")}
     check_kinds(path, "normalizer", parts["normalizer"], NORMALIZERS)
-    check_growth(path, walk(parts["normalizer"]))
+    check_growth(path, "normalizer", walk(parts["normalizer"]))
+    check_growth(path, "decoder", walk(parts["decoder"]))
     check_kinds(path, "pre_tokenizer", parts["pre_tokenizer"], PRE_TOKENIZERS)
     kind = _kind(path, top["model"])
     if kind == "Unigram":
@@ -168,6 +169,8 @@ def check_kinds(path: str, name: str, part: object, known: set[str]) -> None:
     """Raise UnsupportedModel if a part has a kind that is not ``known``, or a pattern that may take forever."""
     for each in walk(part):
         pattern = each.get("pattern")
+        if isinstance(pattern, dict) and "" in pattern.values():  # the library panics
+            raise BadFile(path, name, "patterns that match something", "an empty one")
         if isinstance(pattern, dict) and is_risky(str(pattern.get("Regex", ""))):
             raise UnsupportedModel(path, name, "patterns that match in one way", f"{pattern['Regex']!r:.80}")
         if not isinstance(each.get("type"), str) or each["type"] not in known:
