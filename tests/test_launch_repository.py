@@ -295,6 +295,13 @@ def test_gguf_choices_are_told(hub: Hub, capsys: pytest.CaptureFixture[str]) -> 
         assert ("no GGUF file's name ends in" in err) == bool(choice)
 
 
+def test_gguf_types_that_cannot_be_read_are_refused_before_they_are_fetched(hub, capsys) -> None:
+    hub.publish({f"x-{kind}.gguf": b"GGUF" for kind in ("IQ4_NL", "Q8_0")})
+    assert hub.run(f"hf:{PAGE}:IQ4_NL", "-y") == 3
+    assert capsys.readouterr().err.endswith("found IQ4_NL; choose another file\n")
+    assert not list(hub.models.rglob("*.gguf*"))
+
+
 def test_gguf_choices_that_fit_several_are_told(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
     hub.publish({f"x-{kind}.gguf": b"GGUF" for kind in ("Q4_K_M", "UD-Q4_K_M", "Q8_0")})
     assert hub.run(f"hf:{PAGE}:Q4_K_M", "-y") == 2

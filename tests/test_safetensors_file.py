@@ -152,6 +152,12 @@ def test_a_header_beyond_the_limit_is_refused_unread(tmp_path):
     assert f"expected at most {HEADER_LIMIT}" in refusal(tmp_path / "x")
 
 
+def test_a_shape_that_never_ends_is_not_parsed(tmp_path):
+    path = write(tmp_path / "x", b'{"a":{"shape":[' + b"1," * (32 * MOST_TENSORS) + b"1]}}")
+    with pytest.raises(BadFile, match="header: expected shapes of at most 16 sizes, found more"):
+        open_safetensors(path)
+
+
 def test_too_many_tensors_are_refused_unparsed(tmp_path):
     path = write(tmp_path / "x", b"{" + b'"a":{"x":0},' * (3 * MOST_TENSORS) + b"}")
     with pytest.raises(BadFile, match=f"header: expected at most {MOST_TENSORS} tensors, found more"):

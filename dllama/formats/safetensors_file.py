@@ -24,6 +24,7 @@ HEADER_LIMIT: Final = 100_000_000  # bytes, by the format
 MOST_TENSORS: Final = 1 << 17  # in one file: several times those of the largest mixtures of experts
 _LENGTH = struct.Struct("<Q")
 _COLONS_PER_TENSOR = 4  # behind its name and behind each of its three fields
+_MOST_AXES = 16
 _SPARE_COLONS = 1 << 12  # in the header's free text
 # Bytes of a number of each type that the format has in whole bytes.
 _NUMBER_BYTES = {
@@ -40,7 +41,7 @@ class _Entry(msgspec.Struct):
     """A tensor as the header has it; the free text under ``__metadata__`` reads as one without fields."""
 
     dtype: str = ""
-    shape: Annotated[list[_Count], msgspec.Meta(max_length=16)] = []
+    shape: Annotated[list[_Count], msgspec.Meta(max_length=_MOST_AXES)] = []
     data_offsets: tuple[_Count, _Count] = (0, 0)
 
 
@@ -91,9 +92,11 @@ def open_safetensors(path: str | os.PathLike[str]) -> tuple[CheckedFile, dict[st
 
 
 def _entries(file: CheckedFile, raw: bytearray) -> Mapping[str, _Entry]:
-    """Parse the header, which may be anything: its colons bound what the parser can allocate."""
+    """Parse the header, which may be anything: its colons and commas bound what the parser can allocate."""
     most = MOST_TENSORS * _COLONS_PER_TENSOR + _SPARE_COLONS
     bound_members(file.path, "header", raw, most, f"at most {MOST_TENSORS} tensors")
+    if raw.count(b",") > most + MOST_TENSORS * _MOST_AXES:
+        raise file.bad("header", f"shapes of at most {_MOST_AXES} sizes", "more")
     try:
         entries = _decoder.decode(raw)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:

@@ -21,6 +21,7 @@ PREFIX = "hf:"
 _FORM = "hf:ORG/MODEL, hf:ORG/MODEL@REVISION or, to choose a GGUF file, hf:ORG/MODEL:Q4_K_M"
 _REFERENCE = re.compile(r"([\w.-]{1,96})/([\w.-]{1,96})(?:@([\w./-]{1,128}))?(?::([\w./-]{1,256}))?", re.ASCII)
 _PLAIN = re.compile(r"[\w-][\w.-]{0,200}", re.ASCII)  # neither hidden nor a path
+_UNREAD_TYPE = re.compile(r"(?:^|[-._/])((?:IQ|TQ)[1-9]\w*|MXFP4\w*)", re.IGNORECASE)
 _SPLIT = re.compile(r"-(\d{5})-of-(\d{5})$")
 _LARGEST_LISTING = 32 << 20  # bytes; repositories of thousands of files have 1 or 2 MB
 _LONGEST_ANSWER_S = 60.0
@@ -151,6 +152,11 @@ def _choose_gguf(reference: Reference, ggufs: list[str], names: set[str]) -> lis
     fitting = exact or [stem for stem in groups if f"/{stem.lower()}".endswith(endings)]
     if len(fitting) != 1:
         raise UsageError(_which(reference, fitting, sorted(groups)))
+    if unread := _UNREAD_TYPE.search(
+        fitting[0]
+    ):  # said before it is fetched; its types are looked at when it is opened
+        expected = "Q4_0, Q8_0, a K type, F16, BF16 or F32"
+        raise _unsupported(reference, f"{expected} in the name of a GGUF file", f"{unread[1]}; choose another file")
     return groups[fitting[0]]
 
 
