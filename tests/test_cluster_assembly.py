@@ -25,7 +25,6 @@ SIZES = {
     "num_kv_heads": 4,
     "head_dim": 32,
     "intermediate_size": 32 * 70,
-    "moe_intermediate_size": 160,
     "vocab_size": 9001,
 }
 
@@ -33,7 +32,8 @@ SIZES = {
 @pytest.fixture(scope="module", params=["qwen3", "qwen3_moe"])
 def file(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("assembly") / "model.m"
-    write_tiny_model(path, tiny_config(request.param, num_layers=1, **SIZES))
+    experts = {"moe_intermediate_size": 160} if request.param == "qwen3_moe" else {}
+    write_tiny_model(path, tiny_config(request.param, num_layers=1, **SIZES, **experts))
     with open_m_file(path) as file:
         yield file
 

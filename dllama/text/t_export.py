@@ -92,8 +92,8 @@ def _bytes_problem(vocabulary: JsonVocabulary) -> str | None:
     normalizer = (file.parts["normalizer"] or {}).get("type")
     if _pattern(file) != (QWEN_PATTERN if qwen else LLAMA3_PATTERN) or normalizer != ("NFC" if qwen else None):
         return "one that cuts text in another way than Llama 3 and Qwen"
-    num_added = len({token.id for token in file.added})
-    if num_added != len(file.pieces) - first or not all(map(_is_plain, file.added)):
+    num_amid = sum(token.id < len(file.pieces) for token in file.added)
+    if num_amid != max(0, len(file.pieces) - first) or not all(map(_is_plain, file.added)):
         return "one with added tokens amid its pieces, or that are text or take spaces"
     if not all(is_silent(token.content) for token in file.added if token.id < vocabulary.facts.bos_id):
         return "one with other added tokens before BOS"
