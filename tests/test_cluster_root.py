@@ -65,13 +65,17 @@ class FakeWorker:
     def _accept(self) -> tuple[Channel, Hello]:
         connection, _ = self._listener.accept()
         channel, deadline = Channel(connection), time.monotonic() + 5
-        hello, transcript = handshake.answer(channel, deadline)
-        key = link_key(None, hello.session) if hello.role == "link" else None
-        handshake.prove(channel, hello, transcript, key, deadline)
+        try:
+            hello, transcript = handshake.answer(channel, deadline)
+            key = link_key(None, hello.session) if hello.role == "link" else None
+            handshake.prove(channel, hello, transcript, key, deadline)
+        except BaseException:
+            channel.close()
+            raise
         return channel, hello
 
     def _accept_links(self) -> None:
-        with suppress(OSError):
+        with suppress(OSError, ChannelClosed, handshake.Stranger):  # the root may give up in the middle of it
             self.link, _ = self._accept()
             self._linked.set()
 
