@@ -34,7 +34,7 @@ def export(model: ModelSource, tokenizer: Tokenizer, output: str, is_quiet: bool
     if is_quiet:
         export_gguf(model, output, metadata, name)
         return
-    with Progress(f"Writing {Path(output).name}", 0) as bar:
+    with Progress(f"Writing {Path(output).name}", 0, mark="🔶") as bar:
 
         def show(done: int, total: int) -> None:
             bar.total = total

@@ -28,7 +28,7 @@ from dllama.hub.remote import DownloadFailed, Server, is_offline
 def dry_run(entry: Entry, options: argparse.Namespace) -> int:
     """Say what ``launch_model`` would fetch, and whether there is room; write nothing."""
     plan = make_plan(entry, Server.from_environment(), is_offline=is_offline())
-    problems = [*_bad_files(plan), *plan.problems(is_run=not options.skip_run)]
+    problems = [*_bad_files(plan), *plan.problems(is_run=is_run_here(options))]
     if options.json:
         print(json.dumps({**plan.as_json(), "problems": [str(problem) for problem in problems]}, indent=1), flush=True)
     else:
@@ -104,7 +104,7 @@ def _agree(entry: Entry, options: argparse.Namespace) -> ModelPlan:
     plan = make_plan(entry, server, is_offline=False)
     for problem in _bad_files(plan):
         raise problem
-    for problem in plan.problems(is_run=not options.skip_run):
+    for problem in plan.problems(is_run=is_run_here(options)):
         raise problem
     if not options.yes:
         ask(plan.files, plan.folder)
@@ -121,6 +121,11 @@ def _fetch_all(plan: ModelPlan) -> None:
 
 
 # --- wherever a model is from -------------------------------------------------------------------
+
+
+def is_run_here(options: argparse.Namespace) -> bool:
+    """Whether the model must fit this machine's memory."""
+    return not options.skip_run and not options.workers
 
 
 def check_may_download(name: str, options: argparse.Namespace) -> None:

@@ -21,7 +21,7 @@ from dllama.hub.progress import size_text
 from dllama.hub.remote import Facts, Server
 
 _TOKENIZER_BYTES = 3 << 20  # of a tokenizer, until the server says more
-RESERVE_BYTES = 64 << 20  # left free on a disk
+_RESERVE_BYTES = 64 << 20  # left free on a disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +100,7 @@ class ModelPlan:
 
     def _disk_problem(self) -> DllamaError | None:
         """Say what is wrong if the disk lacks room for what is missing."""
-        if self.missing == 0 or self.missing + RESERVE_BYTES <= self.free_disk:
-            return None
-        need, have = size_text(self.missing + RESERVE_BYTES), size_text(self.free_disk)
-        advice = "make room, or name a folder on another disk in DLLAMA_MODELS"
-        return NotEnoughDisk(f"{self.entry.name}: needs {need} in {self.folder}, but {have} are free; {advice}")
+        return disk_problem(self.entry.name, self.folder, self.missing, self.free_disk)
 
     def _memory_problem(self) -> DllamaError | None:
         """Say what is wrong if the model would not fit into memory."""
@@ -170,6 +166,15 @@ def plan_file(target: Path, urls: tuple[str, ...], facts: tuple[Facts, ...], siz
     sizes = [each.size for each in facts]
     whole = sum(each or 0 for each in sizes) if None not in sizes else size
     return FilePlan(target, urls, facts, whole, bytes_there(target, source_names(urls)), is_there=False)
+
+
+def disk_problem(name: str, folder: Path, need: int, free: int, what: str = "") -> NotEnoughDisk | None:
+    """Say what is wrong if the disk lacks room; ``what`` is what the room is for."""
+    if need == 0 or need + _RESERVE_BYTES <= free:
+        return None
+    wanted, have = size_text(need + _RESERVE_BYTES), size_text(free)
+    advice = "make room, or name a folder on another disk in DLLAMA_MODELS"
+    return NotEnoughDisk(f"{name}: needs {wanted} in {folder}{what}, but {have} are free; {advice}")
 
 
 def folder_of(name: str) -> Path:

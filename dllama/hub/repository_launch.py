@@ -17,7 +17,7 @@ from dllama.hub import checkout, folders
 from dllama.hub.catalogue import CONTEXT
 from dllama.hub.download import Patience
 from dllama.hub.folder_lock import only_one_in
-from dllama.hub.model_launch import ask, check_may_download, fetch, run_model
+from dllama.hub.model_launch import ask, check_may_download, fetch, is_run_here, run_model
 from dllama.hub.progress import size_text
 from dllama.hub.remote import DownloadFailed, Server, is_offline
 from dllama.hub.repository import Reference
@@ -37,7 +37,7 @@ def dry_run(reference: Reference, options: argparse.Namespace) -> int:
     if is_offline():
         raise DownloadFailed(f"{reference}: HF_HUB_OFFLINE is set; unset it to ask what is there")
     plan = make_plan(reference, Server.from_environment())
-    problems = plan.problems(is_run=_is_run_here(options))
+    problems = plan.problems(is_run=is_run_here(options))
     if options.json:
         print(json.dumps({**plan.as_json(), "problems": [str(problem) for problem in problems]}, indent=1), flush=True)
     else:
@@ -69,16 +69,11 @@ def _get(reference: Reference, options: argparse.Namespace) -> folders.Installed
     if plan.is_converted or not options.skip_run:
         _set_up()
     with only_one_in(plan.folder):
-        _obtain(plan, is_run_here=_is_run_here(options))
+        _obtain(plan, is_run_here=is_run_here(options))
     found = folders.find_model(reference.name)
     if found is None:
         raise DownloadFailed(f"{reference}: another program has removed it; run the same command again")
     return found
-
-
-def _is_run_here(options: argparse.Namespace) -> bool:
-    """Whether the model must fit this machine's memory."""
-    return not options.skip_run and not options.workers
 
 
 def _set_up() -> None:
@@ -93,7 +88,7 @@ def _agree(reference: Reference, options: argparse.Namespace) -> RepositoryPlan:
     server = Server.from_environment()
     print(f"🔎 Asking {server.endpoint} for files and sizes", flush=True)
     plan = make_plan(reference, server)
-    for problem in plan.problems(is_run=_is_run_here(options)):
+    for problem in plan.problems(is_run=is_run_here(options)):
         raise problem
     if not options.yes:
         ask(plan.files, plan.folder)

@@ -14,7 +14,7 @@ from dllama.errors import DllamaError, NotEnoughMemory, UsageError
 from dllama.hub import folders
 from dllama.hub.config_facts import ConfigFacts, read_facts
 from dllama.hub.folders import ORIGIN, is_weights
-from dllama.hub.model_plan import RESERVE_BYTES, FilePlan, folder_of, free_disk, free_memory, plan_file
+from dllama.hub.model_plan import FilePlan, disk_problem, folder_of, free_disk, free_memory, plan_file
 from dllama.hub.part_file import NotEnoughDisk
 from dllama.hub.probe import ask_facts
 from dllama.hub.progress import size_text
@@ -113,12 +113,8 @@ class RepositoryPlan:
     def _disk_problem(self) -> NotEnoughDisk | None:
         """Say what is wrong if the disk lacks room."""
         need = self.missing + self.converted_bytes
-        if need == 0 or need + RESERVE_BYTES <= self.free_disk:
-            return None
-        wanted, have = size_text(need + RESERVE_BYTES), size_text(self.free_disk)
         what = " for its files and the model that is made of them" if self.converted_bytes else ""
-        advice = "make room, or name a folder on another disk in DLLAMA_MODELS"
-        return NotEnoughDisk(f"{self.reference}: needs {wanted} in {self.folder}{what}, but {have} are free; {advice}")
+        return disk_problem(str(self.reference), self.folder, need, self.free_disk, what)
 
     def lines(self) -> list[str]:
         """Say it for people."""

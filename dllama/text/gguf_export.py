@@ -85,7 +85,7 @@ def _ids(tokenizer: Tokenizer) -> dict[str, Any]:
 
 def _of_bytes(vocabulary: JsonVocabulary) -> dict[str, Any]:
     file = vocabulary.file
-    tokens, kinds = _tokens(file, vocabulary.vocab_size, NORMAL)
+    tokens, kinds = _tokens(file, vocabulary.vocab_size)
     pre = _pre_name(file)
     if pre is None:
         raise UnsupportedModel(file.path, "pre_tokenizer", _EXPECTED, "one without a name there")
@@ -93,13 +93,13 @@ def _of_bytes(vocabulary: JsonVocabulary) -> dict[str, Any]:
     return _metadata("gpt2", pre, tokens, kinds) | {f"{_PREFIX}merges": merges}
 
 
-def _tokens(file: TokenizerJson, vocab_size: int, kind: int) -> tuple[list[str], list[int]]:
+def _tokens(file: TokenizerJson, vocab_size: int) -> tuple[list[str], list[int]]:
     """Give the texts and kinds of all tokens; an id without a token gets a name that no text has."""
     texts = [f"[PAD{token_id}]" for token_id in range(vocab_size)]
     kinds = [UNUSED] * vocab_size
     for token_id, piece in enumerate(file.pieces):
         if piece is not None:
-            texts[token_id], kinds[token_id] = piece, kind
+            texts[token_id], kinds[token_id] = piece, NORMAL
     for token in file.added:
         texts[token.id], kinds[token.id] = token.content, CONTROL if token.special else USER_DEFINED
     return texts, kinds
@@ -128,7 +128,7 @@ def _pre_name(file: TokenizerJson) -> str | None:
 def _of_pairs(vocabulary: JsonVocabulary) -> dict[str, Any]:
     """Give a BPE or Unigram of SentencePiece's form, scored by the order of its merges."""
     file = vocabulary.file
-    tokens, kinds = _tokens(file, vocabulary.vocab_size, NORMAL)
+    tokens, kinds = _tokens(file, vocabulary.vocab_size)
     unk = {token.id for token in file.added if token.content == "<unk>"}
     kinds = [UNKNOWN if token_id in unk else kind for token_id, kind in enumerate(kinds)]
     bytes_ids = {token_id for token_id, text in enumerate(tokens) if BYTE_PIECE.fullmatch(text)}

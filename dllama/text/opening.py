@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from dllama.errors import BadFile, UnsupportedModel, UsageError
 from dllama.formats.checked_file import CheckedFile
 from dllama.formats.t_file import read_t_file
+from dllama.hub.folders import TOKENIZERS
 from dllama.text.t_vocabulary import TVocabulary
 from dllama.text.tokenizer import Tokenizer
 from dllama.text.vocabulary import NO_ID, Facts, Vocabulary
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from dllama.formats.tokenizer_json import AddedToken, TokenizerJson
     from dllama.text.hf_files import HfFiles
 
-# The files of a folder in the order in which they are believed.
-_NAMES = ("tokenizer.json", "tokenizer.model")
 _KINDS = "a tokenizer: .t, tokenizer.json, tokenizer.model (SentencePiece or tiktoken), or GGUF"
 _T_MAGICS = (b"\x24\x71\x56\x00", b"\x23\x71\x56\x00")
 # transformers adds BOS and EOS for these by tokenizer_config.json, whatever tokenizer.json says.
@@ -57,7 +56,7 @@ def open_vocabulary(path: str | os.PathLike[str]) -> Vocabulary:
 def find_in_folder(folder: Path) -> Path | None:
     """Find the tokenizer of a Hugging Face folder, or its only ``.t`` file."""
     own = sorted(folder.glob("*.t"))
-    named = [folder / name for name in _NAMES] + (own if len(own) == 1 else [])
+    named = [folder / name for name in TOKENIZERS] + (own if len(own) == 1 else [])
     return next((path for path in named if path.is_file()), None)
 
 
@@ -66,7 +65,7 @@ def _file_of(path: Path) -> Path:
         return path
     found = find_in_folder(path)
     if found is None:
-        raise UsageError(f"{path}: no tokenizer in this folder; expected {' or '.join(_NAMES)}, or one .t file")
+        raise UsageError(f"{path}: no tokenizer in this folder; expected {' or '.join(TOKENIZERS)}, or one .t file")
     return found
 
 

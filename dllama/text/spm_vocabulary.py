@@ -131,6 +131,8 @@ class SpmVocabulary:
 
     @cached_property
     def _without_space(self) -> sentencepiece.SentencePieceProcessor:
+        if not self.model.adds_space:
+            return self._with_space
         return self._load(replace(self._unspellable, adds_space=False))
 
     @cached_property

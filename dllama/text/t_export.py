@@ -124,14 +124,19 @@ def _pattern(file: TokenizerJson) -> str | None:
     return pattern.get("Regex") if isinstance(pattern, dict) else None
 
 
+def _made(file: TokenizerJson) -> list[int]:
+    """Give the id of what each merge makes, in the order of the merges."""
+    ids = {piece: token_id for token_id, piece in enumerate(file.pieces) if piece is not None}
+    return [ids[left + right] for left, right in file.merges()]
+
+
 def _merges_are_ranks(file: TokenizerJson, regular: list[bytes]) -> bool:
     """Whether joining the pair whose piece has the lowest id is what the merges say.
 
     It is if merges come in the order of what they make, and all pieces but bytes are made by one, or words that are
     pieces are taken whole, as readers of ranks do.
     """
-    ids = {piece: token_id for token_id, piece in enumerate(file.pieces) if piece is not None}
-    made = [ids[left + right] for left, right in file.merges()]
+    made = _made(file)
     is_ordered = made == sorted(made)
     longer = {token_id for token_id, piece in enumerate(regular) if len(piece) > 1}
     return is_ordered and (file.ignores_merges or longer == set(made))
@@ -143,8 +148,7 @@ def _pairs_problem(file: TokenizerJson) -> str | None:
         return "one that is neither byte-level nor a BPE of SentencePiece's form"
     if not _puts_space(file):
         return "one that treats spaces in its own way"
-    ids = {piece: token_id for token_id, piece in enumerate(file.pieces) if piece is not None}
-    made = [ids[left + right] for left, right in file.merges()]
+    made = _made(file)
     if made != sorted(made):
         return "one whose merges do not follow its ids"
     first_byte = first_byte_id([(piece or "").encode() for piece in file.pieces])

@@ -87,7 +87,7 @@ def _converse(chat: Chat, args: argparse.Namespace, sampling: str) -> None:
         name, context = chat.conversation.template.name, chat.engine.max_seq_len
         template = "the model's own chat template" if name == STORED else f"chat template {name}"
         screen.line(f"{chat.talk.files.name}: {context} tokens of context, {template}")
-        if sampling:
+        if sampling and not args.load:  # which has settings of its own
             screen.line(f"The model's makers choose {sampling}.")
         screen.line("/help lists commands, Ctrl-C or Space stops an answer, Ctrl-D ends the chat.\n")
         if args.load:
