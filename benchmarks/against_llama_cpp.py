@@ -64,9 +64,8 @@ RACES = [
 
 def problem() -> str | None:
     """Say why nothing can be compared here, or None."""
-    missing = [name for name in ("llama_cpp",) if importlib.util.find_spec(name) is None]
-    if missing:
-        return f"missing: {', '.join(missing)}; run: PIP_NO_BINARY=llama-cpp-python python3 launch.py setup compare"
+    if importlib.util.find_spec("llama_cpp") is None:
+        return "missing: llama_cpp; run: PIP_NO_BINARY=llama-cpp-python python3 launch.py setup compare"
     return None
 
 

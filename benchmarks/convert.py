@@ -25,8 +25,10 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import records
+from benchmarks.facts import machine_facts
+from benchmarks.models import ROOT
+from dllama.cli.parser import whole
 
-ROOT = Path(__file__).resolve().parent.parent
 REQUIRED_MB_S, REQUIRED_MIB = 400.0, 1024.0
 _HIDDEN, _FFN, _HEADS, _KV_HEADS, _HEAD_DIM, _VOCAB = 2048, 8192, 32, 8, 64, 32000  # Llama 3.2 1B but for the words
 _LAYER_BYTES = 2 * (2 * _HIDDEN * _HEADS * _HEAD_DIM + 2 * _HIDDEN * _KV_HEADS * _HEAD_DIM + 3 * _HIDDEN * _FFN)
@@ -118,20 +120,19 @@ def measure(type_name: str, num_bytes: int, rounds: int) -> list[records.Record]
     ]
 
 
-def main() -> None:
-    """Measure, and print what was found."""
+def main() -> int:
+    """Measure, and print what was found; 1 if a requirement is missed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--gigabytes", type=float, default=2.0, help="of the checkpoint (default: %(default)s)")
     parser.add_argument("--type", choices=["q40", "q80", "f16", "f32"], default="q40")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=whole(1, 1024), default=5)
     parser.add_argument("--json", type=Path, help="write the records there, too")
     options = parser.parse_args()
-    found = measure(options.type, int(options.gigabytes * 1e9), options.rounds)
-    for record in found:
-        print(records.line(record))
+    found = records.show(measure(options.type, int(options.gigabytes * 1e9), options.rounds))
     if options.json:
-        options.json.write_text(json.dumps(found, indent=1))
+        records.write(options.json, found, machine_facts())
+    return 0 if all(map(records.is_met, found)) else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -82,7 +82,7 @@ def _expert(name: str) -> str:
 def make_model(model: Path, tokenizer: Path, shape: Shape = LLAMA_1B) -> None:
     """Write a model and its tokenizer unless they are there; one that a user named must be there."""
     if not (model.is_file() and tokenizer.is_file()):
-        if model.parent != MODEL.parent:
+        if model.resolve() != shape.model:
             raise SystemExit(f"{model}: no such model, or no {tokenizer.name} beside it; without --model one is made")
         model.parent.mkdir(exist_ok=True)
         tool, layers = ROOT / "tools" / "random_model.py", ["--layers", str(shape.layers)] if shape.layers else []

@@ -92,10 +92,10 @@ def products_share(side: Dllama, costs: TokenCosts, threads: int, rounds: int, r
     """Compare the products of a prompt of 512 tokens by themselves with the whole of it."""
     side.prepare(PREFILL, threads)
     found, disturbed = quiet.rounds(rounds, lambda _number: (side.product_seconds(BATCH), side.seconds(PREFILL)))
-    products, whole = columns(found)
-    shares = [one / other for one, other in zip(products, whole, strict=True)]
+    products, prompts = columns(found)
+    shares = [one / other for one, other in zip(products, prompts, strict=True)]
     rate = BATCH * costs.multiplies / statistics.median(products) / 1e9
-    rates = [BATCH / seconds for seconds in whole]
+    rates = [BATCH / seconds for seconds in prompts]
     more = {"threads": threads, "disturbed": disturbed, "rates": rates, "gmac_per_second": rate}
     return spread(f"{PREFILL.name}, its products alone / all of it", shares, required, "", **more)
 

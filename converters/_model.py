@@ -8,8 +8,9 @@ from contextlib import contextmanager
 
 from dllama.config import DType
 from dllama.errors import UsageError
-from dllama.formats.m_copy import TensorStore, copy_to_m_file
+from dllama.formats.m_copy import copy_to_m_file
 from dllama.formats.m_layout import total_nbytes
+from dllama.formats.source import ModelSource
 from dllama.hub.progress import Progress
 
 TYPES = ("q40", "q80", "f16", "f32")
@@ -22,7 +23,7 @@ def number_type(name: str) -> DType:
     return DType[name.upper()]
 
 
-def write_model(source: TensorStore, path: str, header: bytes | None) -> None:
+def write_model(source: ModelSource, path: str, header: bytes | None) -> None:
     """Write a model, and say so."""
     with _bar(path, total_nbytes(source.config)) as update:
         copy_to_m_file(source, path, header, update)

@@ -18,16 +18,14 @@ def main(words: list[str]) -> None:
 
     from _model import number_type, write_model  # type: ignore[import-not-found]
 
-    from dllama.formats.checked_file import CheckedFile
     from dllama.formats.hf_folder import open_hf_folder
-    from dllama.formats.json_file import read_json
+    from dllama.formats.json_file import read_object
     from dllama.formats.peer_header import header_of_config
 
     folder, type_name, name = words
-    with open_hf_folder(folder, number_type(type_name)) as source, CheckedFile(Path(folder, "config.json"), "") as file:
-        raw = read_json(file)
-        header = header_of_config(raw, source.config) if isinstance(raw, dict) else None
-        write_model(source, f"dllama_model_{name}_{type_name}.m", header)
+    with open_hf_folder(folder, number_type(type_name)) as source:
+        raw = read_object(Path(folder, "config.json"), "configuration")
+        write_model(source, f"dllama_model_{name}_{type_name}.m", header_of_config(raw, source.config))
 
 
 if __name__ == "__main__":

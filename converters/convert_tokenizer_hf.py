@@ -19,15 +19,13 @@ def main(words: list[str]) -> None:
 
     from _tokenizer import write_tokenizer  # type: ignore[import-not-found]
 
+    from dllama.formats.generation_config import eos_ids_of
     from dllama.text.hf_files import read_hf_files
     from dllama.text.opening import open_tokenizer
 
     folder, name = words
     data = open_tokenizer(folder).data
-    eos = read_hf_files(Path(folder)).model.get("eos_token_id")
-    listed = eos if isinstance(eos, list) else [eos]
-    eos_ids = tuple(each for each in listed if isinstance(each, int) and not isinstance(each, bool))
-    if eos_ids:
+    if eos_ids := eos_ids_of(read_hf_files(Path(folder)).model):
         data = replace(data, eos_ids=eos_ids)
     write_tokenizer(data, name)
 

@@ -15,8 +15,19 @@ import numpy as np
 from dllama.limits import LARGEST_NUMBER, SMALLEST_NUMBER
 from dllama.rope import Frequencies, RopeScaling, rope_frequencies
 
-__all__ = ["BLOCK_SIZE", "Activation", "DType", "LayerSpec", "ModelConfig", "Problem", "QkNorm", "RopeScaling"]
+__all__ = [
+    "BLOCK_SIZE",
+    "MAX_LAYERS",
+    "Activation",
+    "DType",
+    "LayerSpec",
+    "ModelConfig",
+    "Problem",
+    "QkNorm",
+    "RopeScaling",
+]
 
+MAX_LAYERS = 1 << 12  # readers make no more of them than this, however many a file says
 BLOCK_SIZE = 32  # values per quantization block, the unit in which inputs and FFN columns are cut
 
 
@@ -274,7 +285,7 @@ class ModelConfig:
 _LIMITS = {
     "hidden_size": 1 << 20,
     "intermediate_size": 1 << 20,
-    "num_layers": 1 << 12,
+    "num_layers": MAX_LAYERS,
     "num_heads": 1 << 12,
     "num_kv_heads": 1 << 12,
     "head_dim": 1 << 12,

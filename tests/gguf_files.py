@@ -1,10 +1,10 @@
-"""GGUF files put together byte by byte, so that each part can be wrong; and small random ones of every family."""
+"""GGUF files put together byte by byte, so that each part can be wrong."""
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 MAGIC = b"GGUF"
 U8, I8, U16, I16, U32, I32, F32, BOOL, STRING, ARRAY, U64, I64, F64 = range(13)
@@ -57,7 +57,7 @@ class RawFile:
     num_tensors: int | None = None
     num_pairs: int | None = None
     alignment: int = 32
-    rest: bytes = field(default=b"")
+    rest: bytes = b""
 
     def raw(self) -> bytes:
         num_tensors = len(self.tensors) if self.num_tensors is None else self.num_tensors

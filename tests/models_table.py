@@ -35,7 +35,6 @@ COLUMNS = {
 _OPTION = "--write-models-table"
 
 
-@dataclass
 @dataclass(frozen=True)
 class Claim:
     """A test's word that something works."""

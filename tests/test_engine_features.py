@@ -10,6 +10,7 @@ from memory_model import MemoryModel  # type: ignore[import-not-found]
 from model_files import tiny_config  # type: ignore[import-not-found]
 from ranks import ranks  # type: ignore[import-not-found]
 from reference import Array, Reference  # type: ignore[import-not-found]
+from test_golden import MAX_FACTOR, MEAN_FACTOR, root_mean_square  # type: ignore[import-not-found]
 
 from dllama import _native
 from dllama.config import Activation, DType, LayerSpec, ModelConfig, QkNorm, RopeScaling
@@ -65,14 +66,11 @@ def model_of(**changes: object) -> MemoryModel:
     return MemoryModel(config)
 
 
-def root_mean_square(values: Array) -> float:
-    return float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))
-
-
 def excess(logits: Array, exact: Array, single: Array) -> float:
     """Give the errors in units of what is allowed, at most 1 for logits that agree: as in ``test_golden``."""
     errors, spread = np.abs(logits - exact), np.abs(single - exact)
-    return max(errors.max() / (4 * spread.max()), root_mean_square(errors) / (2 * root_mean_square(spread)))
+    typical = root_mean_square(errors) / (MEAN_FACTOR * root_mean_square(spread))
+    return max(errors.max() / (MAX_FACTOR * spread.max()), typical)
 
 
 @pytest.mark.parametrize("name", FEATURES)

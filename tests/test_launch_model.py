@@ -378,6 +378,11 @@ def test_too_little_memory_is_told_first(
     assert out.count("\n") == 1
 
 
+def test_memory_of_this_machine_does_not_count_where_others_lend_theirs(stages: Stages, monkeypatch) -> None:
+    monkeypatch.setattr(model_plan, "free_memory", lambda: 900_000_000)
+    assert stages.run(ENTRY.name, "--dry-run", "--workers", "10.0.0.2:9999", "--key-file", "key") == 0
+
+
 def test_too_little_disk_is_told_first_and_only_for_what_is_missing(
     stages: Stages, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], server: DownloadServer
 ) -> None:

@@ -83,7 +83,7 @@ def test_tasks_run_and_the_first_failure_is_raised():
     def fail(text: str) -> None:
         raise ValueError(text)
 
-    in_threads(partial(done.append, number) for number in range(20))
+    in_threads([partial(done.append, number) for number in range(20)])
     assert sorted(done) == list(range(20))
     with pytest.raises(ValueError, match="first"):
         in_threads([lambda: done.append(1), lambda: fail("first"), lambda: fail("second")])

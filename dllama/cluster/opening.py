@@ -174,10 +174,9 @@ def choose_exchange(node: _native.Node, config: ModelConfig, world_size: int, ma
     Returns:
         Tokens; 0 if it never is.
     """
-    never = 0
     if world_size == 2 or config.has_output_norms:
-        return never
-    best = never
+        return 0
+    best = 0
     for num_tokens in reversed([count for count in _PROBED_TOKENS if count <= max_tokens]):
         direct, scatter = (
             min(node.probe(num_tokens, is_scatter) for _ in range(_PROBES)) for is_scatter in (False, True)

@@ -123,12 +123,19 @@ class Cluster:
         return self._all(ask, self.peers)
 
     def link(self) -> _native.Group:
-        """Link all nodes with each other, and give the root's group."""
+        """Link all nodes with each other, and give the root's group.
+
+        Raises:
+            WorkerLost: One is gone. ClusterError: One cannot be linked to.
+        """
 
         def open_link(peer: Peer) -> None:
             key = link_key(self._key, self._session)
-            peer.link = Channel(connect(peer.address, peer.title))
-            handshake.connect(peer.link, Hello("link", b"", False, self._session), key, peer.title)
+            try:
+                peer.link = Channel(connect(peer.address, peer.title))
+                handshake.connect(peer.link, Hello("link", b"", False, self._session), key, peer.title)
+            except ClusterError as error:  # perhaps for its process has ended
+                raise self.explain(error) from None
             self._tell(peer, Connect())
             self._receive(peer, Linked)
 

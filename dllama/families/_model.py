@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from dllama.config import Activation, DType, LayerSpec, ModelConfig
+from dllama.config import MAX_LAYERS, Activation, DType, LayerSpec, ModelConfig
 from dllama.families import Checkpoint
 from dllama.families._fields import Fields
 from dllama.families._parts import tensor_parts
@@ -82,7 +82,7 @@ def _num_kv_heads(fields: Fields, default: int, num_heads: int) -> int:
 
 def num_layers(fields: Fields) -> int:
     """Give the number of layers, but no number too large to list: the check of the whole names those."""
-    return max(0, min(fields.integer("num_hidden_layers"), 1 << 12))
+    return max(0, min(fields.integer("num_hidden_layers"), MAX_LAYERS))
 
 
 def sliding_layers(fields: Fields, is_sliding: Callable[[int], bool]) -> list[bool]:
@@ -93,8 +93,6 @@ def sliding_layers(fields: Fields, is_sliding: Callable[[int], bool]) -> list[bo
     for kind in kinds:
         if kind not in (_FULL, _SLIDING):
             raise fields.refuse("layer_types", f"'{_FULL}' and '{_SLIDING}' only", kind)
-    if len(kinds) != fields.integer("num_hidden_layers"):
-        raise fields.bad("layer_types", "one for every layer", str(len(kinds)))
     return [kind == _SLIDING for kind in kinds]
 
 

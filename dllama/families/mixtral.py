@@ -31,6 +31,5 @@ def describe(raw: Mapping[str, object], path: str | PathLike[str]) -> Checkpoint
         num_experts=fields.integer("num_local_experts", 8),
         num_experts_per_tok=fields.integer("num_experts_per_tok", 2),
         moe_intermediate_size=config.intermediate_size,
-        norm_topk_prob=True,
     )
     return checkpoint(fields, config, names=_NAMES)

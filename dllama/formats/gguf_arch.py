@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dllama.config import Activation, LayerSpec, ModelConfig, QkNorm
-from dllama.formats.m_layout import tensors_in_order
+from dllama.formats.m_layout import is_rotated, tensors_in_order
 from dllama.formats.tensor import TensorInfo
 
 _PLAIN = LayerSpec()
@@ -146,4 +146,4 @@ def _stored_name(ours: str, arch: GgufArch) -> str:
 
 def interleaved_head_dim(config: ModelConfig, arch: GgufArch, name: str) -> int:
     """Give the head size if rows of our tensor ``name`` lie in pairs, else 0."""
-    return config.head_dim if arch.is_interleaved and name.endswith((".q_proj", ".k_proj")) else 0
+    return config.head_dim if arch.is_interleaved and is_rotated(name) else 0

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from reprlib import repr as brief
 
-from dllama.config import Activation, DType, LayerSpec, ModelConfig, RopeScaling
+from dllama.config import MAX_LAYERS, Activation, DType, LayerSpec, ModelConfig, RopeScaling
 from dllama.errors import BadFile, UnsupportedModel
 from dllama.formats.gguf_arch import ARCHS, EMBEDDING, ROPE_FREQS, ROPE_LONG, ROPE_SHORT, GgufArch
 from dllama.formats.gguf_container import GgufTensorInfo, shortest
@@ -122,7 +122,7 @@ def _model_type(arch: GgufArch, window: int, num_experts: int) -> str:
 
 def _layers(keys: Keys, arch: GgufArch, num_layers: int, window: int, has_experts: bool) -> Iterator[LayerSpec]:
     period = keys.integer("attention.sliding_window_pattern", arch.window_period) if window else 0
-    for index in range(min(num_layers, 1 << 12)):  # problem() names a count beyond that
+    for index in range(min(num_layers, MAX_LAYERS)):  # problem() names a count beyond that
         is_local = bool(window) and (not period or (index + 1) % period != 0)
         yield replace(
             arch.layer,

@@ -36,10 +36,7 @@ class GgufTensor(Tensor):
         pieces = [
             partial(self._convert, begin + first, out[first : first + step]) for first in range(0, len(out), step)
         ]
-        if len(pieces) == 1:
-            pieces[0]()
-        else:
-            in_threads(pieces)
+        in_threads(pieces)
 
     @property
     def _stored_row_bytes(self) -> int:

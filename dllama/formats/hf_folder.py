@@ -62,10 +62,7 @@ class CheckpointTensor(TensorInfo):
         step = max(1, _CHUNK_BYTES // self._stored_row_bytes)
         chunks = [(first, min(first + step, end)) for first in range(begin, end, step)]
         tasks = [partial(self._convert, first, last, out[first - begin : last - begin]) for first, last in chunks]
-        if len(tasks) > 1:
-            in_threads(tasks)
-        elif tasks:
-            tasks[0]()
+        in_threads(tasks)
         return out
 
     def read_floats(self, begin: int = 0, end: int | None = None) -> Floats:

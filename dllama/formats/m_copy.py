@@ -7,33 +7,20 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-from dllama.config import ModelConfig
 from dllama.formats.m_layout import is_rotated, tensors_in_order
 from dllama.formats.m_writer import write_m_file
 from dllama.formats.quants import RawRows
-from dllama.formats.source import StoredTensor
+from dllama.formats.source import ModelSource, StoredTensor
 from dllama.formats.tensor import TensorInfo
 
 _PIECE_VALUES = 1 << 21  # of one piece: 4 or 8 MiB as read, 1.1 MiB as Q40
 _PIECES_PER_THREAD = 3  # read and not yet written
 _MOST_THREADS = 8
-
-
-class TensorStore(Protocol):
-    """What is needed of a ``ModelSource``."""
-
-    @property
-    def config(self) -> ModelConfig:
-        """The model."""
-
-    @property
-    def tensors(self) -> Mapping[str, StoredTensor]:
-        """Every tensor by name."""
 
 
 class _Piece(NamedTuple):
@@ -46,7 +33,7 @@ class _Piece(NamedTuple):
 
 
 def copy_to_m_file(
-    source: TensorStore,
+    source: ModelSource,
     path: str | os.PathLike[str],
     header: bytes | None = None,
     on_bytes: Callable[[int], None] = lambda _count: None,
@@ -76,7 +63,7 @@ def copy_to_m_file(
         write_m_file(path, source.config, rows_of, header=header)
 
 
-def _pieces(source: TensorStore) -> Iterator[_Piece]:
+def _pieces(source: ModelSource) -> Iterator[_Piece]:
     """Cut every tensor, in file order, into pieces of whole rows, those of heads into whole heads."""
     for info in tensors_in_order(source.config):
         tensor = source.tensors[info.name]
@@ -86,7 +73,7 @@ def _pieces(source: TensorStore) -> Iterator[_Piece]:
             yield _Piece(tensor, begin, min(begin + step, info.rows))
 
 
-def _read_ahead(pool: ThreadPoolExecutor, source: TensorStore, num_pieces: int) -> Iterator[tuple[_Piece, RawRows]]:
+def _read_ahead(pool: ThreadPoolExecutor, source: ModelSource, num_pieces: int) -> Iterator[tuple[_Piece, RawRows]]:
     """Read all pieces, in order, ``num_pieces`` of them ahead of whoever takes them."""
     waiting: deque[tuple[_Piece, Future[RawRows]]] = deque()
     try:

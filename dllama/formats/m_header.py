@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from dllama.config import DType, LayerSpec, ModelConfig, QkNorm, RopeScaling
+from dllama.config import MAX_LAYERS, DType, LayerSpec, ModelConfig, QkNorm, RopeScaling
 from dllama.errors import BadFile, UnsupportedModel
 
 MAGIC = 0x0A00ABCD
@@ -263,7 +263,7 @@ def config_of(header: MHeader) -> ModelConfig:
         rope_theta=float(header[Key.rope_theta]),
         weight_type=DType(weight_type),
         # No more specs than any model may have layers: the number is not yet checked.
-        layers=(layer,) * min(max(num_layers, 0), 1 << 12),
+        layers=(layer,) * min(max(num_layers, 0), MAX_LAYERS),
         rope_scaling=_rope_scaling(header),
         num_experts=header[Key.num_experts],
         num_experts_per_tok=header[Key.num_experts_per_tok] if layer.has_experts else 0,

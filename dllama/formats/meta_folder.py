@@ -25,7 +25,7 @@ from dllama.formats.opened import OpenModel
 from dllama.formats.pth_file import PthTensor, open_pth
 from dllama.formats.quants import Floats, RawRows, check_magnitude, decode
 from dllama.formats.recode import recode
-from dllama.formats.tensor import TensorInfo
+from dllama.formats.tensor import TensorInfo, halves_from_interleaved
 
 _MOST_FILES = 64
 _NAMES = {"embed_tokens": "tok_embeddings", "norm": "norm", "lm_head": "output"}
@@ -76,8 +76,7 @@ class MetaTensor(TensorInfo):
             return self._stored(begin, end)
         first, last = begin - begin % head_dim, end + -end % head_dim
         stored = self._stored(first, last)
-        pairs = stored.reshape((last - first) // head_dim, head_dim // 2, 2, stored.shape[1])
-        return np.ascontiguousarray(pairs.transpose(0, 2, 1, 3).reshape(stored.shape)[begin - first : end - first])
+        return np.ascontiguousarray(halves_from_interleaved(stored, head_dim)[begin - first : end - first])
 
     def _stored(self, begin: int, end: int) -> RawRows:
         if self.is_cut_by_columns:

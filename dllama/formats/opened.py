@@ -144,5 +144,6 @@ def _scaling_text(scaling: RopeScaling) -> str:
 def _window_facts(config: ModelConfig) -> Iterator[tuple[str, str]]:
     """Say how far layers look back, where some do not see all that was before."""
     counts = Counter(layer.window for layer in config.layers if layer.window)
-    for window, count in counts.items():
-        yield "Window", f"{window}, in {count} of {config.num_layers} layers"
+    if counts:
+        windows = (f"{window}, in {count} of {config.num_layers} layers" for window, count in counts.items())
+        yield "Window", "; ".join(windows)

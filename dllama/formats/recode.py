@@ -6,7 +6,7 @@ The work is the core's; ``quants`` says in numpy what it does. Nothing else in t
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from enum import IntEnum
 from functools import cache
@@ -60,12 +60,15 @@ def recode_blocks(blocks: RawRows, ggml_type: int, dtype: DType, out: RawRows) -
     return _native.recode_blocks(blocks, ggml_type, dtype, out)
 
 
-def in_threads(tasks: Iterable[Callable[[], None]]) -> None:
-    """Run tasks, several at a time, and wait for all of them; raise what the first that failed raised.
+def in_threads(tasks: Sequence[Callable[[], None]]) -> None:
+    """Run a task here, or several in threads; wait for all, and raise what the first that failed raised.
 
     Raises:
         NotEnoughMemory: The system refused a thread.
     """
+    if len(tasks) == 1:
+        tasks[0]()
+        return
     started: list[Future[None]] = []
     try:
         started.extend(_pool().submit(task) for task in tasks)
@@ -79,4 +82,4 @@ def in_threads(tasks: Iterable[Callable[[], None]]) -> None:
 
 @cache
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1), thread_name_prefix="dllama-recode")
+    return ThreadPoolExecutor(min(_MOST_THREADS, len(os.sched_getaffinity(0))), thread_name_prefix="dllama-recode")

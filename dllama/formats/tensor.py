@@ -111,13 +111,14 @@ class Tensor(TensorInfo):
         for first in range(begin - begin % head_dim, end, head_dim):
             self._read_stored(first, head)
             low, high = max(begin, first), min(end, first + head_dim)
-            out[low - begin : high - begin] = halves_from_interleaved(head)[low - first : high - first]
+            out[low - begin : high - begin] = halves_from_interleaved(head, head_dim)[low - first : high - first]
 
 
-def halves_from_interleaved(head: RawRows) -> RawRows:
-    """Reorder the rows of one head from interleaved pairs to halves: row 2j + c becomes row c * head_dim / 2 + j."""
-    head_dim, row_bytes = head.shape
-    return head.reshape(head_dim // 2, 2, row_bytes).transpose(1, 0, 2).reshape(head_dim, row_bytes)
+def halves_from_interleaved(heads: RawRows, head_dim: int) -> RawRows:
+    """Reorder the rows of whole heads from interleaved pairs to halves: row 2j + c becomes row c * head_dim / 2 + j."""
+    rows, row_bytes = heads.shape
+    pairs = heads.reshape(rows // head_dim, head_dim // 2, 2, row_bytes)
+    return pairs.transpose(0, 2, 1, 3).reshape(rows, row_bytes)
 
 
 def interleaved_from_halves(heads: RawRows, head_dim: int) -> RawRows:

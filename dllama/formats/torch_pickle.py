@@ -1,8 +1,8 @@
 """What a PyTorch checkpoint's ``data.pkl`` says of its tensors, read as data: nothing that it names is ever called.
 
 A pickle is a program for a stack machine. This one knows the instructions that ``torch.save`` writes for a dictionary
-of tensors, and of the functions that such a program may ask for the three that rebuild a tensor or an ordered
-dictionary, XX
+of tensors, and of the functions that such a program may ask for the three that rebuild a tensor, a parameter or an
+ordered dictionary; all else is refused.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from dllama.config import ModelConfig
 from dllama.errors import NotEnoughMemory
 from dllama.plan.partition import Shard
+from dllama.plan.slices import tensor_slice
 
 MIB = 1 << 20
 
@@ -46,12 +47,9 @@ def mib(num_bytes: int) -> int:
 
 def idle_bytes(config: ModelConfig, shard: Shard) -> int:
     """Bytes of a shard's weights that a token does not read: experts that are not chosen for it."""
-    prefixes = (f"layers.{index}.experts.0." for index, layer in enumerate(config.layers) if layer.has_experts)
-    each = sum(_ffn_bytes(config, prefix, shard.expert_ffn.size) for prefix in prefixes)
+    kinds = ("gate_proj", "up_proj", "down_proj")
+    layers = [index for index, layer in enumerate(config.layers) if layer.has_experts]
+    names = [f"layers.{index}.experts.0.{kind}" for index in layers for kind in kinds]
+    slices = {name: tensor_slice(config, shard, name) for name in names}
+    each = sum(part.rows.size * config.matrix_type(name).row_bytes(part.columns.size) for name, part in slices.items())
     return each * (config.num_experts - config.num_experts_per_tok)
-
-
-def _ffn_bytes(config: ModelConfig, prefix: str, columns: int) -> int:
-    hidden = config.hidden_size
-    shapes = {"gate_proj": (columns, hidden), "up_proj": (columns, hidden), "down_proj": (hidden, columns)}
-    return sum(rows * config.matrix_type(prefix + name).row_bytes(cols) for name, (rows, cols) in shapes.items())
